@@ -1,0 +1,65 @@
+"""Files that are complete or absent: written beside the target, flushed, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+PARTIAL = ".partial"
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write to; it becomes `target` when the block ends without an exception.
+
+    After an exception the partial file is removed. After SIGKILL it stays under its hidden name
+    `.NAME.HOST-PID.partial`; the next writer of the same target on that host removes it.
+    """
+    _remove_stale(target)
+    partial = target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL}")
+    try:
+        yield partial
+        flush_to_disk(partial)
+        partial.rename(target)
+        flush_to_disk(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `target`, complete or not at all."""
+    with atomic_path(target) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+
+
+def flush_to_disk(path: Path) -> None:
+    """fsync a file, or a folder's entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(target: Path) -> None:
+    prefix = f".{target.name}.{socket.gethostname()}-"
+    if not target.parent.is_dir():
+        return
+    for name in os.listdir(target.parent):  # noqa: PTH208 (target names may hold glob characters)
+        if name.startswith(prefix) and name.endswith(PARTIAL):
+            pid = name.removeprefix(prefix).removesuffix(PARTIAL)
+            if pid.isdigit() and not _is_running(int(pid)):
+                (target.parent / name).unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

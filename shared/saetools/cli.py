@@ -1,0 +1,141 @@
+"""The small kit every command line is built from: exit codes, errors, logging, common options.
+
+A tool is a module with a Typer app and
+
+    def main() -> None:
+        run("dump-acts", app)
+
+Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 130 after Ctrl-C, 143 after SIGTERM.
+Data goes to stdout, everything said to a person to stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shlex
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import click
+import typer
+
+from saetools import __version__
+from saetools.errors import UserError
+
+logger = logging.getLogger("saetools")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        name = click.get_current_context().find_root().info_name
+        sys.stdout.write(f"{name} {__version__}\n")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        callback=lambda on: logger.setLevel(logging.DEBUG if on else logging.INFO),
+        help="Say more on stderr, and show the traceback of an error.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option(help="Seeds everything that is drawn at random.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+def new_app() -> typer.Typer:
+    """An empty app with the behaviour every command shares (no shell completion, plain tracebacks)."""
+    return typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def command_line() -> str:
+    """The command as it was typed, quoted for a shell: what provenance records."""
+    return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])  # noqa: PTH119 (a name, not a file)
+
+
+def write_line(line: str) -> None:
+    """Write one line of data to stdout at once, so that the next program in the pipe can start."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def run(name: str, app: typer.Typer) -> NoReturn:
+    """Run `app` as the command `name` and exit the process with the project's exit codes."""
+    _log_to_stderr(name)
+    signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    sys.exit(_exit_code(name, app))
+
+
+def _exit_code(name: str, app: typer.Typer) -> int:
+    try:
+        returned = app(prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        hint = f"{name} --help lists the options and arguments"
+        return _fail(name, f"{error.format_message()}\n{hint}", 2)
+    except click.ClickException as error:
+        return _fail(name, error.format_message(), error.exit_code)
+    except UserError as error:
+        return _fail(name, str(error), 1)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(name, "interrupted; files that are complete are kept", 130)
+    except BrokenPipeError:
+        _silence_stdout()
+        return 0
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        return _fail(name, f"{where}{what}; free some space or write elsewhere, then run it again", 1)
+    return returned if isinstance(returned, int) else 0
+
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+def _fail(name: str, message: str, code: int) -> int:
+    if logger.isEnabledFor(logging.DEBUG) and code == 1:
+        logger.debug("where it happened:", exc_info=True)
+    sys.stderr.write(f"{name}: error: {message}\n")
+    return code
+
+
+def _silence_stdout() -> None:
+    """Point stdout at nothing: what is still buffered must not raise again when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _exit_on_sigterm(_signum: int, _frame: object) -> NoReturn:
+    """Leave through the `finally` blocks, so that temporary files go."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+class _AboveProgressBars(logging.StreamHandler):
+    """Writes a log line above the progress bar on the last line of a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _log_to_stderr(name: str) -> None:
+    handler = _AboveProgressBars()
+    handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

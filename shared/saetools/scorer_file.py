@@ -1,0 +1,128 @@
+"""Scorers on disk: one HDF5 file each, see docs/formats.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from saetools.atomic import atomic_path
+from saetools.errors import UserError
+from saetools.hdf5 import open_hdf5
+from saetools.provenance import Format, Provenance, canonical_json
+from saetools.sae import SAE, SAEConfig, check_config
+from saetools.scorers import Linear
+
+SCORERS = Format("saetools-scorer", 1, "train-sae")
+LINEAR_KINDS = ("random", "kmeans", "pca", "linear")
+
+
+@dataclass(frozen=True)
+class ScorerFile:
+    """A scorer and what is known of it.
+
+    kind: sae, random, kmeans, pca or linear
+    trained_on: model, weights, hook, preprocess, layer, and the number of tokens seen
+    evaluation: l0, mse, nmse, explained_variance, dead, dense, n_tokens (of an SAE)
+    """
+
+    kind: str
+    scorer: SAE | Linear
+    provenance: Provenance
+    trained_on: Mapping[str, Any]
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def d_model(self) -> int:
+        return self.scorer.config.d_model if isinstance(self.scorer, SAE) else self.scorer.d_model
+
+
+def save_scorer(target: Path, contents: ScorerFile) -> None:
+    """Write a scorer file, complete or not at all."""
+    scorer = contents.scorer
+    with atomic_path(target) as partial, h5py.File(partial, "w", libver="v110") as file:
+        attributes: dict[str, Any] = {"kind": contents.kind, **contents.provenance.to_attributes()}
+        attributes["trained_on"] = canonical_json(contents.trained_on)
+        attributes["evaluation"] = canonical_json(contents.evaluation)
+        if isinstance(scorer, SAE):
+            attributes["config"] = canonical_json(asdict(scorer.config))
+            attributes["scale"] = scorer.scale
+            tensors = {name: getattr(scorer, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "mean")}
+            if scorer.threshold is not None:
+                tensors["threshold"] = scorer.threshold
+        else:
+            tensors = {"vectors": scorer.vectors, "bias": scorer.bias}
+        for name, tensor in tensors.items():
+            file[name] = np.ascontiguousarray(tensor.detach().cpu().numpy(), "<f4")
+        for name, value in attributes.items():
+            file.attrs[name] = value
+
+
+def load_scorer(path: Path) -> ScorerFile:
+    """Read a scorer file onto the CPU; raises UserError where it is broken, unknown or incomplete."""
+    with open_hdf5(path, SCORERS) as file:
+        provenance = Provenance.from_attributes(file.attrs, SCORERS, path)
+        kind = _attribute(file, "kind", path)
+        trained_on = json.loads(_attribute(file, "trained_on", path))
+        evaluation = json.loads(file.attrs.get("evaluation", "{}"))
+        if kind == "sae":
+            scorer: SAE | Linear = _read_sae(file, path)
+        elif kind in LINEAR_KINDS:
+            vectors = _read(file, "vectors", (None, None), path)
+            scorer = Linear(vectors, _read(file, "bias", (len(vectors),), path))
+        else:
+            raise UserError(
+                f"{path}: unknown kind of scorer {kind!r}; known are sae, {', '.join(LINEAR_KINDS)};"
+                " update saetools"
+            )
+    return ScorerFile(kind, scorer, provenance, trained_on, evaluation)
+
+
+def _read_sae(file: h5py.File, path: Path) -> SAE:
+    settings = json.loads(_attribute(file, "config", path))
+    if unknown := set(settings) - set(SAEConfig.__dataclass_fields__):
+        raise UserError(f"{path}: unknown setting {min(unknown)!r} in its config; update saetools")
+    config = SAEConfig(**settings)
+    check_config(config, str(path))
+    d, s = config.d_model, config.d_sae
+    return SAE(
+        config,
+        W_enc=_read(file, "W_enc", (d, s), path),
+        b_enc=_read(file, "b_enc", (s,), path),
+        W_dec=_read(file, "W_dec", (s, d), path),
+        b_dec=_read(file, "b_dec", (d,), path),
+        threshold=_read(file, "threshold", (s,), path) if needs_threshold(config) else None,
+        mean=_read(file, "mean", (d,), path),
+        scale=float(_attribute(file, "scale", path)),
+    )
+
+
+def needs_threshold(config: SAEConfig) -> bool:
+    return config.activation in ("batchtopk", "jumprelu")
+
+
+def _attribute(file: h5py.File, name: str, path: Path) -> Any:
+    if name not in file.attrs:
+        raise UserError(
+            f"{path}: the attribute {name!r} is missing; {SCORERS.name} files have it; train again"
+        )
+    return file.attrs[name]
+
+
+def _read(file: h5py.File, name: str, shape: tuple[int | None, ...], path: Path) -> torch.Tensor:
+    if name not in file:
+        raise UserError(f"{path}: /{name} is missing; its kind of scorer needs it; train again")
+    found = file[name].shape
+    fits = len(found) == len(shape) and all(e in (None, f) for e, f in zip(shape, found, strict=True))
+    if not fits:
+        raise UserError(f"{path}: /{name} has shape {found}, expected {shape}; train again")
+    values = file[name][...].astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: /{name} holds NaN or infinite values; train again with a lower --lr")
+    return torch.from_numpy(values)

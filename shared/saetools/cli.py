@@ -17,7 +17,8 @@ import os
 import shlex
 import signal
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Callable
+from typing import Annotated, NoReturn, TypeVar
 
 import click
 import typer
@@ -26,6 +27,7 @@ from saetools import __version__
 from saetools.errors import UserError
 
 logger = logging.getLogger("saetools")
+N = TypeVar("N", int, float)
 
 
 def _print_version(asked: bool) -> None:
@@ -64,6 +66,18 @@ def new_app() -> typer.Typer:
 def command_line() -> str:
     """The command as it was typed, quoted for a shell: what provenance records."""
     return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])  # noqa: PTH119 (a name, not a file)
+
+
+def parse_numbers(option: str, text: str, kind: Callable[[str], N], count: int | None = None) -> list[N]:
+    """The numbers of an option like `--layers 8,11`; a usage error where it is no list of (count) numbers."""
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or (count is not None and len(numbers) != count):
+        expected = f"{count} numbers" if count is not None else "numbers"
+        raise typer.BadParameter(f"{option} {text!r}: expected {expected} with commas between them")
+    return numbers
 
 
 def write_line(line: str) -> None:

@@ -1,0 +1,25 @@
+"""Which device to compute on."""
+
+from __future__ import annotations
+
+import torch
+
+from saetools.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is cuda where there is one, else mps, else cpu; raises UserError where `name` is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from error
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False):
+        raise UserError(
+            f"--device {name}: this machine has none, or torch was built without it; use cpu or auto"
+        )
+    return device

@@ -1,0 +1,66 @@
+"""Weights from a local file, checked against the model that they are for."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from saetools.errors import UserError
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a .safetensors file or a torch checkpoint (read without executing pickled code)."""
+    if path.suffix == ".safetensors":
+        import safetensors
+        import safetensors.torch
+
+        try:
+            return safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise UserError(f"{path}: not a safetensors file, or cut short: {error}; get it again") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path}: torch.load could not read it ({str(error).splitlines()[0]});"
+            " expected .safetensors, or a state dict saved with torch.save"
+        ) from error
+    for key in ("state_dict", "model", "teacher"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: it holds no state dict of tensors; save model.state_dict() to it")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def fit_weights(
+    module: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    path: Path,
+    name: str,
+    ignore: Sequence[str] = (),
+) -> None:
+    """Load the state dict into the module; raises UserError unless every tensor has its place and shape.
+
+    ignore: prefixes (a classifier's) of tensors that the file may have and the module does not need.
+    """
+    wanted = module.state_dict()
+    state = {key: value for key, value in state.items() if key in wanted or not _starts_with(key, ignore)}
+    other = f"these are weights of another model than {name}"
+    if missing := sorted(wanted.keys() - state.keys()):
+        raise UserError(f"{path}: {len(missing)} tensors are missing, for example {missing[0]}; {other}")
+    if surplus := sorted(state.keys() - wanted.keys()):
+        raise UserError(f"{path}: {len(surplus)} tensors too many, for example {surplus[0]}; {other}")
+    for key, value in state.items():
+        if value.shape != wanted[key].shape:
+            raise UserError(
+                f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(wanted[key].shape)}; {other}"
+            )
+    module.load_state_dict(dict(state))
+
+
+def _starts_with(key: str, prefixes: Sequence[str]) -> bool:
+    return any(key == prefix or key.startswith(prefix + ".") for prefix in prefixes)

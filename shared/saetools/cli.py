@@ -24,7 +24,7 @@ import click
 import typer
 
 from saetools import __version__
-from saetools.errors import UserError
+from saetools.errors import UsageError, UserError
 
 logger = logging.getLogger("saetools")
 N = TypeVar("N", int, float)
@@ -76,7 +76,7 @@ def parse_numbers(option: str, text: str, kind: Callable[[str], N], count: int |
         numbers = []
     if not numbers or (count is not None and len(numbers) != count):
         expected = f"{count} numbers" if count is not None else "numbers"
-        raise typer.BadParameter(f"{option} {text!r}: expected {expected} with commas between them")
+        raise UsageError(f"{option} {text!r}: expected {expected} with commas between them")
     return numbers
 
 
@@ -103,7 +103,7 @@ def _exit_code(name: str, app: typer.Typer) -> int:
     except click.ClickException as error:
         return _fail(name, error.format_message(), error.exit_code)
     except UserError as error:
-        return _fail(name, str(error), 1)
+        return _fail(name, str(error), 2 if isinstance(error, UsageError) else 1)
     except (KeyboardInterrupt, click.Abort):
         return _fail(name, "interrupted; files that are complete are kept", 130)
     except BrokenPipeError:

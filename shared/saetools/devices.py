@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from saetools.errors import UserError
+from saetools.errors import UsageError, UserError
 
 
 def choose_device(name: str) -> torch.device:
@@ -16,7 +16,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from error
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from error
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, False):
         raise UserError(

@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class UsageError(UserError):
+    """The command line itself is wrong, whatever the files hold; the exit code is 2."""
+
+
 def near_names(name: str, known: Sequence[str]) -> str:
     """'; did you mean A, B or C?' for a misspelt name, else ''."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)

@@ -30,6 +30,9 @@ class Const:
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
         return activations.new_zeros(len(activations), 1)
 
+    def to(self, device: torch.device) -> Const:  # noqa: ARG002 (as the others have it)
+        return self
+
 
 class Linear:
     """Scores by inner product: x @ vectors.T + bias, for vectors {K, D} and bias {K} (default 0)."""
@@ -40,6 +43,9 @@ class Linear:
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
         return torch.addmm(self.bias, activations, self.vectors.T)
+
+    def to(self, device: torch.device) -> Linear:
+        return Linear(self.vectors.to(device), self.bias.to(device))
 
     @property
     def n_prototypes(self) -> int:

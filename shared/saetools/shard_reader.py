@@ -64,6 +64,11 @@ class Shard:
         """Activations float32 {n, P, D} of the images from `start` to before `stop`."""
         return to_float32(np.array(self.stored(layer)[start:stop]), self.dtype(layer))
 
+    def tokens(self, layer: int, rows: np.ndarray) -> torch.Tensor:
+        """Activations float32 {len(rows), D} of single patches; row = image * P + patch."""
+        stored = self.stored(layer).reshape(-1, self.d_model)
+        return to_float32(stored[rows], self.dtype(layer))
+
 
 class _Place:
     """Where in the file the contiguous bytes of a data set stand."""

@@ -17,6 +17,7 @@ from saetools.cli import (
     run,
     write_line,
 )
+from saetools.errors import UsageError, UserError
 
 app = new_app()
 
@@ -65,16 +66,15 @@ def dump_acts(
         for flag, text in (("--mean", mean), ("--std", std))
     }
     if channels["--std"] is not None and min(channels["--std"]) <= 0:
-        raise typer.BadParameter("--std: every value must be above 0")
+        raise UsageError("--std: every value must be above 0")
     for flag, value, known in (("--layout", layout, LAYOUTS), ("--dtype", dtype, STORED_TYPES)):
         if value not in known:
-            raise typer.BadParameter(f"{flag} {value}: expected one of {', '.join(known)}")
+            raise UsageError(f"{flag} {value}: expected one of {', '.join(known)}")
     found = list_images(images, layout, split)  # before the slow imports: a typo should not take seconds
 
     from dump_acts.recording import RecordingSettings, default_images_per_shard, record
     from dump_acts.vision_models import load_model
     from saetools.devices import choose_device
-    from saetools.errors import UserError
 
     vision = load_model(
         model,

@@ -1,0 +1,169 @@
+"""Training steps against float64 autograd of the printed formulas and torch.optim.Adam."""
+
+import numpy as np
+import pytest
+import torch
+
+from train_sae.steps import SAEParameters, StepSettings, make_step
+from train_sae.steps.prefixes import draw_prefixes
+
+B, D, S, SEED = 48, 24, 192, 7
+LR = 1e-3
+
+
+class Oracle:
+    """One SAE in float64, written from the formulas of `train_sae.steps` alone."""
+
+    def __init__(self, parameters, settings):
+        self.settings = settings
+        self.w = {name: value.double().requires_grad_() for name, value in parameters.trained().items()}
+        self.optimiser = torch.optim.Adam(self.w.values(), lr=1.0, betas=settings.betas, eps=settings.eps)
+        self.since_fired = torch.zeros(parameters.n_latents, dtype=torch.int64)
+        self.steps = 0
+
+    def activate(self, z):
+        settings = self.settings
+        if settings.activation == "relu":
+            return z.relu()
+        if settings.activation == "jumprelu":
+            theta = self.w["log_threshold_s"].exp().detach()
+            return z * (z > theta)
+        if settings.activation == "topk":
+            keep = torch.zeros_like(z).scatter_(1, z.topk(settings.k, dim=1).indices, 1.0)
+        else:
+            flat = z.relu().flatten()
+            keep = torch.zeros_like(flat).scatter_(0, flat.topk(settings.k * len(z)).indices, 1.0).view_as(z)
+        return z.relu() * keep.detach()
+
+    def loss(self, x, l1, l0):
+        settings, w = self.settings, self.w
+        s = len(w["b_enc_s"])
+        z = (x - w["b_dec_d"]) @ w["enc_sd"].T + w["b_enc_s"]
+        f = self.activate(z)
+        self.f, self.z = f.detach(), z.detach()
+        prefixes = [s]
+        if settings.objective == "matryoshka":
+            key = (SEED, self.steps)
+            prefixes = draw_prefixes(s, settings.n_prefixes, settings.prefix_min, settings.prefix_power, key)
+        mses = [((f[:, :p] @ w["dec_sd"][:p] + w["b_dec_d"] - x) ** 2).mean() for p in prefixes]
+        parts = {"mse": mses[-1], "l1": l1 * f.sum() / len(x), "loss": sum(mses) / len(mses)}
+        parts["loss"] = parts["loss"] + parts["l1"]
+        if settings.aux_k:
+            parts["aux"] = settings.aux_weight * self.aux(x, z, f)
+            parts["loss"] = parts["loss"] + parts["aux"]
+        if settings.activation == "jumprelu":
+            parts["loss"] = parts["loss"] + self.straight_through(
+                f, z, sum(mses) / len(mses) + parts["l1"], l0
+            )
+        return parts
+
+    def aux(self, x, z, f):
+        dead = self.since_fired >= self.settings.dead_after_tokens
+        if not dead.any():
+            return torch.zeros((), dtype=torch.float64)
+        residual = (x - f @ self.w["dec_sd"] - self.w["b_dec_d"]).detach()
+        masked = z.detach().masked_fill(~dead, -torch.inf)
+        k = min(self.settings.aux_k, int(dead.sum()))
+        keep = torch.zeros_like(z).scatter_(1, masked.topk(k, dim=1).indices, 1.0)
+        codes = keep * (z.relu() if self.settings.activation in ("topk", "batchtopk") else z)
+        return ((codes @ self.w["dec_sd"] - residual) ** 2).mean()
+
+    def straight_through(self, f, z, so_far, l0):
+        """A term whose value is the L0 penalty and whose gradient is the estimate of arXiv 2407.14435, eq. 11, 12."""
+        width = self.settings.bandwidth
+        theta = self.w["log_threshold_s"].exp()
+        window = ((z - theta).abs() < width / 2).double().detach()
+        df = torch.autograd.grad(so_far, f, retain_graph=True)[0]
+        slope = (-theta / width * window * df - l0 / len(z) / width * window).sum(0).detach()
+        return l0 * (f > 0).double().sum().detach() / len(z) + (slope * (theta - theta.detach())).sum()
+
+    def step(self, x, lr, scale):
+        x, settings = x.double(), self.settings
+        self.optimiser.zero_grad()
+        parts = self.loss(x, settings.l1 * scale, settings.l0 * scale)
+        parts["loss"].backward()
+        with torch.no_grad():
+            decoder = self.w["dec_sd"]
+            decoder.grad -= (decoder.grad * decoder).sum(1, keepdim=True) * decoder
+            largest = settings.grad_clip or float("inf")
+            norm = torch.nn.utils.clip_grad_norm_(self.w.values(), largest)
+            self.optimiser.param_groups[0]["lr"] = lr
+            self.optimiser.step()
+            decoder /= decoder.norm(dim=1, keepdim=True)
+        self.steps += 1
+        fired = (self.f > 0).any(0)
+        self.since_fired = torch.where(fired, 0, self.since_fired + len(x))
+        report = {name: float(value.detach()) for name, value in parts.items()}
+        return report | {"grad_norm": float(norm), "l0": float((self.f > 0).double().sum() / len(x))}
+
+
+def start(settings, seed=0):
+    rng = np.random.default_rng(seed)
+    decoder = rng.standard_normal((S, D))
+    encoder = decoder / np.linalg.norm(decoder, axis=1, keepdims=True) + 0.01 * rng.standard_normal((S, D))
+    threshold = rng.uniform(0.05, 0.6, S) if settings.activation == "jumprelu" else None
+    bias = 0.1 * rng.standard_normal(S) - 0.05
+    if settings.aux_k:  # a third of the latents begin far below the others, and so die
+        bias[::3] -= 20 if settings.activation in ("relu", "jumprelu") else 4
+        bias[::6] += 3.5 if settings.activation in ("topk", "batchtopk") else 0
+    return SAEParameters.from_arrays(encoder, bias, decoder, 0.1 * rng.standard_normal(D), threshold)
+
+
+def batches(n, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(40, D, generator=generator)
+    for _ in range(n):
+        codes = torch.rand(B, 40, generator=generator) * (torch.rand(B, 40, generator=generator) < 0.1)
+        yield codes @ features + 0.05 * torch.randn(B, D, generator=generator)
+
+
+def assert_equal_to_oracle(settings, steps=6, tolerance=2e-5):
+    parameters = start(settings)
+    oracle = Oracle(parameters, settings)
+    step = make_step(parameters, settings, B, SEED)
+    for i, x in enumerate(batches(steps)):
+        scale = min(1.0, (i + 1) / 3)
+        expected = oracle.step(x, LR * (i + 1), scale)
+        found = step.step(x, LR * (i + 1), sparsity_scale=scale)
+        for name, value in found.items():
+            assert value == pytest.approx(expected[name], rel=1e-4, abs=1e-9), (i, name)
+        np.testing.assert_array_equal(step.fired_s, oracle.since_fired.numpy())
+    moved = 0.0
+    for name, value in parameters.trained().items():
+        expected = oracle.w[name].detach().float()
+        assert (value.cpu() - expected).abs().max() < tolerance, name
+        moved = max(moved, float((expected - start(settings).trained()[name]).abs().max()))
+    assert moved > 100 * tolerance  # the tolerance is far below what training did
+    return found
+
+
+TOPK = {"activation": "topk", "k": 6, "eps": 1e-8}
+MATRYOSHKA = {"objective": "matryoshka", "n_prefixes": 5}
+
+
+@pytest.mark.parametrize("objective", [{}, MATRYOSHKA], ids=["mse", "matryoshka"])
+@pytest.mark.parametrize("extra", [{}, {"l1": 1e-2}, {"grad_clip": 0.02, "log_grad_norm": True}])
+def test_topk(objective, extra):
+    found = assert_equal_to_oracle(StepSettings(**TOPK, **objective, **extra))
+    assert found["l0"] == 6
+    assert ("grad_norm" in found) == ("log_grad_norm" in extra)
+
+
+RELU = {"activation": "relu", "l1": 1e-2, "eps": 1e-8}
+JUMP = {"activation": "jumprelu", "l0": 1e-2, "bandwidth": 0.2, "eps": 1e-8}
+BATCH = {"activation": "batchtopk", "k": 6, "eps": 1e-8}
+AUX = {"aux_k": 12, "dead_after_tokens": 2 * B}
+
+
+@pytest.mark.parametrize("objective", [{}, MATRYOSHKA], ids=["mse", "matryoshka"])
+@pytest.mark.parametrize("extra", [{}, {"grad_clip": 0.02, "log_grad_norm": True}], ids=["", "clip"])
+@pytest.mark.parametrize("activation", [RELU, JUMP, BATCH], ids=["relu", "jumprelu", "batchtopk"])
+def test_others(activation, objective, extra):
+    assert_equal_to_oracle(StepSettings(**activation, **objective, **extra))
+
+
+@pytest.mark.parametrize("objective", [{}, MATRYOSHKA], ids=["mse", "matryoshka"])
+@pytest.mark.parametrize("activation", [RELU, JUMP], ids=["relu", "jumprelu"])
+def test_sparse_way_of_dense_activations(activation, objective, monkeypatch):
+    monkeypatch.setattr("train_sae.steps.cpu.SPARSE_BELOW", 2.0)
+    assert_equal_to_oracle(StepSettings(**activation, **objective))

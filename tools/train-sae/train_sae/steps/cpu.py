@@ -1,0 +1,203 @@
+"""One training step on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train_sae.steps.adam import Adam
+from train_sae.steps.auxk import DeadSelector
+from train_sae.steps.dense import DenseBackward
+from train_sae.steps.events import Events
+from train_sae.steps.matmul import float32_matmul
+from train_sae.steps.parameters import SAEParameters
+from train_sae.steps.prefixes import draw_prefixes
+from train_sae.steps.selection import BatchTopKSelector, Selector, ThresholdSelector, TopKSelector
+from train_sae.steps.settings import StepSettings
+from train_sae.steps.sparse import SparseBackward
+from train_sae.steps.workers import Workers
+
+# ReLU's and JumpReLU's codes begin dense and end sparse. Below this share of active values the sparse
+# step is faster; the next step's way is chosen by this step's share.
+SPARSE_BELOW = 0.03
+
+
+class CpuStep:
+    """The fast path: the step of `plain.TorchStep`, equal to rounding, in less time and memory."""
+
+    def __init__(self, parameters: SAEParameters, settings: StepSettings, batch_size: int, seed: int) -> None:
+        self.parameters, self.settings, self.batch_size, self.seed = parameters, settings, batch_size, seed
+        self.adam = Adam(settings.betas, settings.eps)
+        self.fired_s = np.zeros(parameters.n_latents, dtype=np.int64)
+        self.share = 0.0 if settings.activation in ("topk", "batchtopk") else 1.0
+        self.workers = Workers()
+        self.centred_bd = torch.empty(batch_size, parameters.d_model)
+        self.sparse = SparseBackward(parameters, settings, batch_size, self.workers)
+        self.signed = settings.activation in ("relu", "jumprelu")
+        self.dead = DeadSelector(parameters, settings.aux_k, self.signed, batch_size, self.workers)
+        # Their buffers are large, and only one of the two is in use at a time.
+        self._selector: Selector | None = None
+        self._dense: DenseBackward | None = None
+
+    def step(self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0) -> dict[str, float]:
+        n, d = x_bd.shape
+        assert x_bd.dtype == torch.float32 and x_bd.is_contiguous() and x_bd.device.type == "cpu"
+        assert d == self.parameters.d_model and 1 <= n <= self.batch_size, (
+            tuple(x_bd.shape),
+            self.batch_size,
+        )
+        with float32_matmul():
+            centred_bd = torch.sub(x_bd, self.parameters.b_dec_d, out=self.centred_bd[:n])
+            take_step = self._sparse_step if self.share < SPARSE_BELOW else self._dense_step
+            report = take_step(x_bd, centred_bd, lr, sparsity_scale)
+        if self.settings.activation in ("relu", "jumprelu"):
+            self.share = report["l0"] / self.parameters.n_latents
+        return report
+
+    @property
+    def threshold_s(self) -> np.ndarray | None:
+        """What the activation needs on single tokens, float32 {S}: JumpReLU's or BatchTopK's threshold, else None."""
+        if self.settings.activation == "batchtopk":
+            total, weight = self._batch_selector().running
+            return np.full(self.parameters.n_latents, total / weight if weight else 0.0, dtype=np.float32)
+        threshold_s = self.parameters.threshold_s
+        return None if threshold_s is None else threshold_s.numpy()
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        state = {
+            "step_count": np.array([self.adam.step_count], dtype=np.int64),
+            "seed": np.array([self.seed], dtype=np.int64),
+            "fired_s": self.fired_s.copy(),
+            "share": np.array([self.share]),
+        }
+        if self.settings.activation == "batchtopk":
+            state["running_threshold"] = self._batch_selector().running.copy()
+        return state
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        self.adam.step_count = int(state["step_count"][0])
+        self.seed = int(state["seed"][0])
+        self.fired_s[:] = state["fired_s"]
+        self.share = float(state["share"][0])
+        if self.settings.activation == "batchtopk":
+            self._batch_selector().running[:] = state["running_threshold"]
+
+    def _sparse_step(self, x_bd: Tensor, centred_bd: Tensor, lr: float, scale: float) -> dict[str, float]:
+        self._dense = None
+        n = len(x_bd)
+        l1, l0 = self.settings.l1 * scale, self.settings.l0 * scale
+        events = self._get_selector().select(centred_bd)
+        ends_p = self._prefixes()
+        mse_p = self.sparse.decode(x_bd, self.parameters.b_dec_d, events, ends_p, slab=0, weight=1.0)
+        aux, aux_loss = self._aux(centred_bd, ends_p)
+        self.sparse.group(events, l1 / n, aux, self.signed)
+        norm = self.sparse.update(centred_bd, self.adam, lr, self._threshold_gradient(events, l0 / n))
+        on_e = events.f_e > 0
+        self._note_fired(n, events.latent_e[on_e])
+        values = float(events.f_e.sum(dtype=np.float64))
+        return self._report(mse_p, l1 * values / n, l0, float(on_e.sum()) / n, aux_loss, norm)
+
+    def _dense_step(self, x_bd: Tensor, centred_bd: Tensor, lr: float, scale: float) -> dict[str, float]:
+        self._selector = None
+        if self._dense is None:
+            self._dense = DenseBackward(
+                self.parameters, self.settings, self.batch_size, self.workers, self.sparse
+            )
+        dense, n = self._dense, len(x_bd)
+        l1, l0 = self.settings.l1 * scale, self.settings.l0 * scale
+        ends_p = self._prefixes()
+        mse_p = dense.forward(x_bd, centred_bd, ends_p)
+        aux, aux_loss = self._aux(centred_bd, ends_p)
+        if aux is not None:
+            self.sparse.group(None, 0.0, aux, self.signed)
+        norm = dense.backward(centred_bd, ends_p, l1 / n, l0 / n, aux is not None, self.adam, lr)
+        self._note_fired(n, np.flatnonzero(dense.n_s))
+        values, active = (float(sums.sum(dtype=np.float64)) for sums in (dense.sum_s, dense.n_s))
+        return self._report(mse_p, l1 * values / n, l0, active / n, aux_loss, norm)
+
+    def _aux(self, centred_bd: Tensor, ends_p: np.ndarray) -> tuple[Events | None, float]:
+        """AuxK's events, decoded, and its weighted loss."""
+        if self.settings.aux_k == 0:
+            return None, 0.0
+        events = self.dead.select(centred_bd, self.fired_s >= self.settings.dead_after_tokens)
+        if events is None:
+            return None, 0.0
+        n, d = centred_bd.shape
+        last = self.sparse.G_rd[(len(ends_p) - 1) * n : len(ends_p) * n]
+        residual_bd = last * (-0.5 * len(ends_p) * n * d)  # G = 2 / (P B D) (x_hat - x)
+        every = np.array([self.parameters.n_latents])
+        weight = self.settings.aux_weight
+        mse_p = self.sparse.decode(
+            residual_bd, torch.zeros(d), events, every, slab=len(ends_p), weight=weight
+        )
+        return events, weight * float(mse_p[0])
+
+    def _threshold_gradient(self, events: Events, penalty: float) -> Tensor | None:
+        from train_sae.steps.kernels.threshold import threshold_gradient
+
+        threshold_s = self.parameters.threshold_s
+        if threshold_s is None:
+            return None
+        g_s = torch.zeros(self.parameters.n_latents)
+        half = np.float32(self.settings.bandwidth / 2)
+        threshold_gradient(
+            events.latent_e,
+            events.f_e,
+            events.df_e,
+            threshold_s.numpy(),
+            half,
+            np.float32(penalty),
+            g_s.numpy(),
+        )
+        return g_s
+
+    def _report(
+        self,
+        mse_p: np.ndarray,
+        l1_loss: float,
+        l0_weight: float,
+        l0: float,
+        aux_loss: float,
+        norm: float | None,
+    ) -> dict[str, float]:
+        loss = float(mse_p.mean()) + l1_loss + l0_weight * l0 + aux_loss
+        report = {"loss": loss, "mse": float(mse_p[-1]), "l1": l1_loss, "l0": l0}
+        if self.settings.aux_k:
+            report["aux"] = aux_loss
+        if norm is not None:
+            report["grad_norm"] = norm
+        return report
+
+    def _note_fired(self, n_tokens: int, latents: np.ndarray) -> None:
+        self.fired_s += n_tokens
+        self.fired_s[latents] = 0
+
+    def _prefixes(self) -> np.ndarray:
+        return prefixes_of_step(self.settings, self.parameters.n_latents, self.seed, self.adam.step_count)
+
+    def _get_selector(self) -> Selector:
+        if self._selector is None:
+            parameters, settings, size = self.parameters, self.settings, self.batch_size
+            if settings.activation == "topk":
+                self._selector = TopKSelector(parameters, settings.k, size, self.workers)
+            elif settings.activation == "batchtopk":
+                decay = settings.threshold_decay
+                self._selector = BatchTopKSelector(parameters, settings.k, decay, size, self.workers)
+            else:
+                self._selector = ThresholdSelector(parameters, settings.bandwidth, size, self.workers)
+        return self._selector
+
+    def _batch_selector(self) -> BatchTopKSelector:
+        selector = self._get_selector()
+        assert isinstance(selector, BatchTopKSelector)
+        return selector
+
+
+def prefixes_of_step(settings: StepSettings, n_latents: int, seed: int, step: int) -> np.ndarray:
+    """The ends of the prefixes whose mean squared errors the step's loss averages."""
+    if settings.objective == "mse":
+        return np.array([n_latents], dtype=np.int64)
+    return draw_prefixes(
+        n_latents, settings.n_prefixes, settings.prefix_min, settings.prefix_power, (seed, step)
+    )

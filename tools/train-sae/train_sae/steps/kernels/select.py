@@ -1,0 +1,110 @@
+"""Which latents are active: the largest pre-activations of a token, or those above a threshold."""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from train_sae.steps.kernels.flags import FAST
+
+
+def _fmax32(_context, a, _b):
+    if a != types.float32:
+        return None
+    signature = types.float32(types.float32, types.float32)
+
+    def codegen(_context, builder, _signature, args):
+        f32 = ir.FloatType()
+        maxnum = builder.module.declare_intrinsic("llvm.maxnum", [f32], ir.FunctionType(f32, [f32, f32]))
+        return builder.call(maxnum, args, fastmath=("nnan", "nsz"))
+
+    return signature, codegen
+
+
+# The larger of two float32, as LLVM's maxnum: unlike `max` or a comparison, a loop of it vectorises.
+fmax32: Any = intrinsic(_fmax32)
+
+
+@njit(**FAST)
+def kth_largest(values, n, k):
+    """The k-th largest of values[:n] (1 <= k <= n), which it reorders: Hoare's quickselect."""
+    lo, hi = 0, n - 1
+    want = k - 1
+    while lo < hi:
+        mid = (lo + hi) >> 1
+        a, b, c = values[lo], values[mid], values[hi]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = lo, hi
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if want <= j:
+            hi = j
+        elif want >= i:
+            lo = i
+        else:
+            break
+    return values[want]
+
+
+@njit(**FAST)
+def top_k_rows(_piece, lo, hi, z_bs, bias_s, k, width, floor, latent_bk, value_bk):
+    """latent, value = the k largest of z + bias of each row, ascending by latent; values below `floor` become it.
+
+    Equal to a stable descending sort: of equal values the lower latents are taken. `width`: length of the
+    blocks whose maxima give a lower bound on the k-th largest, so that only few blocks are looked at again;
+    there must be at least k blocks.
+    """
+    s = z_bs.shape[1]
+    n_blocks = (s + width - 1) // width
+    maxima = np.empty(n_blocks, np.float32)
+    ranked = np.empty(n_blocks, np.float32)
+    candidate = np.empty(s, np.int32)
+    score = np.empty(s, np.float32)
+    ranked_score = np.empty(s, np.float32)
+    for b in range(lo, hi):
+        for block in range(n_blocks):
+            start = block * width
+            stop = min(start + width, s)
+            largest = np.float32(-np.inf)
+            for i in range(start, stop):
+                largest = fmax32(largest, z_bs[b, i] + bias_s[i])
+            maxima[block] = largest
+            ranked[block] = largest
+        bound = kth_largest(ranked, n_blocks, k)
+        n = 0
+        for block in range(n_blocks):
+            if maxima[block] >= bound:
+                for i in range(block * width, min(block * width + width, s)):
+                    value = z_bs[b, i] + bias_s[i]
+                    if value >= bound:
+                        candidate[n] = i
+                        score[n] = value
+                        ranked_score[n] = value
+                        n += 1
+        kth = kth_largest(ranked_score, n, k) if n >= k else np.float32(np.nan)
+        ties = k
+        for i in range(n):
+            if score[i] > kth:
+                ties -= 1
+        chosen = 0
+        for i in range(n):
+            value = score[i]
+            if value > kth or (value == kth and ties > 0):
+                if value == kth:
+                    ties -= 1
+                latent_bk[b, chosen] = candidate[i]
+                value_bk[b, chosen] = max(value, floor)
+                chosen += 1
+        while chosen < k:  # only where NaN leaves nothing to choose from: let the loss show it
+            latent_bk[b, chosen] = s - 1
+            value_bk[b, chosen] = np.float32(np.nan)
+            chosen += 1

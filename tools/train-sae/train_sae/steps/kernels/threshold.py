@@ -1,0 +1,69 @@
+"""Pre-activations above a threshold, as events."""
+
+import numpy as np
+from numba import njit
+
+from train_sae.steps.kernels.flags import FAST
+
+BLOCK = 64
+
+
+@njit(**FAST)
+def count_above_rows(_piece, lo, hi, z_bs, bias_s, cut_s, n_b):
+    """n_b = how many latents of each row have z + bias > cut."""
+    for b in range(lo, hi):
+        n = np.int32(0)
+        for i in range(z_bs.shape[1]):
+            n += np.int32(z_bs[b, i] + bias_s[i] > cut_s[i])
+        n_b[b] = n
+
+
+@njit(**FAST)
+def take_above_rows(_piece, lo, hi, z_bs, bias_s, cut_s, theta_s, ptr_b, latent_e, f_e):
+    """Lists them from event `ptr_b[b]` on, with f = z + bias where that exceeds theta, else 0."""
+    s = z_bs.shape[1]
+    for b in range(lo, hi):
+        e = ptr_b[b]
+        for start in range(0, s, BLOCK):
+            stop = min(start + BLOCK, s)
+            n = np.int32(0)
+            for i in range(start, stop):
+                n += np.int32(z_bs[b, i] + bias_s[i] > cut_s[i])
+            if n > 0:
+                for i in range(start, stop):
+                    value = z_bs[b, i] + bias_s[i]
+                    if value > cut_s[i]:
+                        latent_e[e] = i
+                        f_e[e] = value if value > theta_s[i] else np.float32(0)
+                        e += 1
+
+
+@njit(**FAST)
+def keep_largest(ptr_b, n_tokens, latent_e, f_e, least, ties):
+    """Keeps, in place, the events with f > least and the first `ties` of those with f == least."""
+    kept = 0
+    start = ptr_b[0]
+    for b in range(n_tokens):
+        stop = ptr_b[b + 1]
+        for e in range(start, stop):
+            if f_e[e] > least or (f_e[e] == least and ties > 0):
+                if f_e[e] == least:
+                    ties -= 1
+                latent_e[kept] = latent_e[e]
+                f_e[kept] = f_e[e]
+                kept += 1
+        start = stop
+        ptr_b[b + 1] = kept
+
+
+@njit(**FAST)
+def threshold_gradient(latent_e, f_e, df_e, theta_s, half, penalty, g_s):
+    """g = dL/dlog(theta) by the rectangle estimate of width 2 half (arXiv 2407.14435, equations 11 and 12).
+
+    Events are those above theta - half; f is 0 for the ones that are not above theta. `penalty`: dL/d(count).
+    """
+    for e in range(len(latent_e)):
+        s = latent_e[e]
+        theta = theta_s[s]
+        if f_e[e] == np.float32(0) or f_e[e] - theta < half:
+            g_s[s] -= theta * (theta * df_e[e] + penalty) / (np.float32(2) * half)

@@ -1,0 +1,181 @@
+"""Gradients of a latent's two rows, and Adam on them, in one pass over the parameters."""
+
+import numpy as np
+from numba import njit
+
+from train_sae.steps.kernels.flags import FAST
+
+# Moments of latents that stay off decay geometrically; below this they are set to zero, long before
+# subnormal numbers slow every step. Their update would be below the rounding of the weights.
+TINY = np.float32(1e-36)
+
+
+@njit(**FAST)
+def _add_events(start, stop, n_tokens, row_e, f_e, dz_e, x_bd, G_rd, g_enc, g_dec):
+    """g_enc += sum dz x_b, g_dec += sum f G_row over the events [start, stop); returns sum dz."""
+    d = len(g_enc)
+    sum_dz = np.float32(0)
+    e = start
+    while e + 2 <= stop:
+        r0, r1 = np.uint64(row_e[e]), np.uint64(row_e[e + 1])
+        b0, b1 = r0 % np.uint64(n_tokens), r1 % np.uint64(n_tokens)
+        f0, f1, z0, z1 = f_e[e], f_e[e + 1], dz_e[e], dz_e[e + 1]
+        for i in range(d):
+            g_enc[i] += z0 * x_bd[b0, i] + z1 * x_bd[b1, i]
+            g_dec[i] += f0 * G_rd[r0, i] + f1 * G_rd[r1, i]
+        sum_dz += z0 + z1
+        e += 2
+    if e < stop:
+        r0 = np.uint64(row_e[e])
+        b0 = r0 % np.uint64(n_tokens)
+        f0, z0 = f_e[e], dz_e[e]
+        for i in range(d):
+            g_enc[i] += z0 * x_bd[b0, i]
+            g_dec[i] += f0 * G_rd[r0, i]
+        sum_dz += z0
+    return sum_dz
+
+
+@njit(**FAST)
+def _remove_parallel(g, w_sd, s):
+    """g -= <g, w> w for the unit row w."""
+    dot = np.float32(0)
+    for i in range(len(g)):
+        dot += g[i] * w_sd[s, i]
+    for i in range(len(g)):
+        g[i] -= dot * w_sd[s, i]
+
+
+@njit(**FAST)
+def _adam_row(s, g, w_sd, m_sd, v_sd, beta1, beta2, rate, root, eps):
+    """One Adam step on row s: m, v decay and take in g; w -= rate m / (root sqrt(v) + eps). Returns |w|^2.
+
+    rate = lr / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t), as in torch.optim.Adam.
+    """
+    one = np.float32(1)
+    square = np.float32(0)
+    for i in range(len(g)):
+        m = beta1 * m_sd[s, i] + (one - beta1) * g[i]
+        v = beta2 * v_sd[s, i] + (one - beta2) * (g[i] * g[i])
+        m = m if abs(m) > TINY else np.float32(0)
+        v = v if v > TINY else np.float32(0)
+        m_sd[s, i] = m
+        v_sd[s, i] = v
+        w = w_sd[s, i] - rate * m / (np.sqrt(v) * root + eps)
+        w_sd[s, i] = w
+        square += w * w
+    return square
+
+
+@njit(**FAST)
+def _normalise_row(s, w_sd, square):
+    if square > np.float32(0):
+        factor = np.float32(1) / np.sqrt(square)
+        for i in range(w_sd.shape[1]):
+            w_sd[s, i] *= factor
+
+
+@njit(**FAST)
+def update_from_events(
+    piece, lo, hi, ptr_s, row_e, f_e, dz_e, x_bd, G_rd, clip, adam,
+    enc_sd, enc_m, enc_v, dec_sd, dec_m, dec_v, g_b_enc, g_b_dec_pd,
+):  # fmt: skip
+    """Gradients of rows [lo, hi) from the events grouped by latent, then Adam; decoder rows end at unit norm.
+
+        g_enc[s] = sum over e of dz_e x_b(e),   g_b_enc[s] = sum of dz_e
+        g_dec[s] = sum over e of f_e G_row(e),  less its part parallel to dec[s]
+
+    All times `clip`. `g_b_dec_pd[piece]` = - sum over s of g_b_enc[s] enc[s]: b_dec's gradient through the encoder.
+    `adam` = (beta1, beta2, rate, root, eps), see `_adam_row`.
+    """
+    n_tokens, d = x_bd.shape
+    beta1, beta2, rate, root, eps = adam[0], adam[1], adam[2], adam[3], adam[4]
+    g_enc = np.empty(d, np.float32)
+    g_dec = np.empty(d, np.float32)
+    for s in range(lo, hi):
+        for i in range(d):
+            g_enc[i] = np.float32(0)
+            g_dec[i] = np.float32(0)
+        sum_dz = np.float32(0)
+        if ptr_s[s] < ptr_s[s + 1]:
+            sum_dz = clip * _add_events(
+                ptr_s[s], ptr_s[s + 1], n_tokens, row_e, f_e, dz_e, x_bd, G_rd, g_enc, g_dec
+            )
+            _remove_parallel(g_dec, dec_sd, s)
+            for i in range(d):
+                g_b_dec_pd[piece, i] -= sum_dz * enc_sd[s, i]
+                g_enc[i] *= clip
+                g_dec[i] *= clip
+        g_b_enc[s] = sum_dz
+        _adam_row(s, g_enc, enc_sd, enc_m, enc_v, beta1, beta2, rate, root, eps)
+        _normalise_row(s, dec_sd, _adam_row(s, g_dec, dec_sd, dec_m, dec_v, beta1, beta2, rate, root, eps))
+
+
+@njit(**FAST)
+def square_norms(
+    piece, lo, hi, ptr_s, row_e, f_e, dz_e, x_bd, G_rd, enc_sd, dec_sd, square_s, g_b_enc, g_b_dec_pd
+):  # fmt: skip
+    """What `update_from_events` needs for clipping: |g_enc|^2 + |g_dec|^2 + g_b_enc^2 of each latent."""
+    n_tokens, d = x_bd.shape
+    g_enc = np.empty(d, np.float32)
+    g_dec = np.empty(d, np.float32)
+    for s in range(lo, hi):
+        for i in range(d):
+            g_enc[i] = np.float32(0)
+            g_dec[i] = np.float32(0)
+        sum_dz = np.float32(0)
+        square = np.float32(0)
+        if ptr_s[s] < ptr_s[s + 1]:
+            sum_dz = _add_events(ptr_s[s], ptr_s[s + 1], n_tokens, row_e, f_e, dz_e, x_bd, G_rd, g_enc, g_dec)
+            _remove_parallel(g_dec, dec_sd, s)
+            for i in range(d):
+                g_b_dec_pd[piece, i] -= sum_dz * enc_sd[s, i]
+                square += g_enc[i] * g_enc[i] + g_dec[i] * g_dec[i]
+        g_b_enc[s] = sum_dz
+        square_s[s] = square + sum_dz * sum_dz
+
+
+@njit(**FAST)
+def add_event_gradients(
+    _piece, lo, hi, row0, ptr_s, row_e, f_e, dz_e, x_bd, G_rd, g_enc_sd, g_dec_sd, g_b_enc
+):  # fmt: skip
+    """Adds the events' gradients to dense ones; row r of g_enc_sd and g_dec_sd is latent row0 + r."""
+    n_tokens = x_bd.shape[0]
+    for row in range(lo, hi):
+        start, stop = ptr_s[row0 + row], ptr_s[row0 + row + 1]
+        if start < stop:
+            g_b_enc[row0 + row] += _add_events(
+                start, stop, n_tokens, row_e, f_e, dz_e, x_bd, G_rd, g_enc_sd[row], g_dec_sd[row]
+            )
+
+
+@njit(**FAST)
+def finish_gradients(piece, lo, hi, row0, g_enc_sd, g_dec_sd, g_b_enc, enc_sd, dec_sd, square_s, g_b_dec_pd):
+    """Removes the decoder gradient's parallel part; `square_s` and `g_b_dec_pd` as in `square_norms`."""
+    for row in range(lo, hi):
+        s = row0 + row
+        g_enc = g_enc_sd[row]
+        g_dec = g_dec_sd[row]
+        _remove_parallel(g_dec, dec_sd, s)
+        square = g_b_enc[s] * g_b_enc[s]
+        for i in range(len(g_enc)):
+            g_b_dec_pd[piece, i] -= g_b_enc[s] * enc_sd[s, i]
+            square += g_enc[i] * g_enc[i] + g_dec[i] * g_dec[i]
+        square_s[s] = square
+
+
+@njit(**FAST)
+def update_from_gradients(
+    _piece, lo, hi, row0, g_enc_sd, g_dec_sd, clip, adam, enc_sd, enc_m, enc_v, dec_sd, dec_m, dec_v
+):  # fmt: skip
+    """Adam on rows row0 + [lo, hi) from finished gradients, which it multiplies by `clip`."""
+    beta1, beta2, rate, root, eps = adam[0], adam[1], adam[2], adam[3], adam[4]
+    for row in range(lo, hi):
+        s = row0 + row
+        g_enc = g_enc_sd[row]
+        g_dec = g_dec_sd[row]
+        for i in range(len(g_enc)):
+            g_enc[i] *= clip
+            g_dec[i] *= clip
+        _adam_row(s, g_enc, enc_sd, enc_m, enc_v, beta1, beta2, rate, root, eps)
+        _normalise_row(s, dec_sd, _adam_row(s, g_dec, dec_sd, dec_m, dec_v, beta1, beta2, rate, root, eps))

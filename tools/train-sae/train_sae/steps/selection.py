@@ -1,0 +1,184 @@
+"""From centred inputs to the active latents of a batch, one selector per activation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train_sae.steps.events import EventBuffer, Events
+from train_sae.steps.matmul import pre_activations
+from train_sae.steps.parameters import SAEParameters
+from train_sae.steps.workers import Workers, even_pieces
+
+CHUNK_BYTES = (
+    32 << 20
+)  # pre-activations held at a time: little enough to stay in a cache, enough for a fast product
+MAX_PIECES = 64
+
+
+class Selector(Protocol):
+    """Computes the active latents of a batch."""
+
+    def select(self, centred_bd: Tensor) -> Events:
+        """`centred_bd` = x - b_dec. The events stay valid until the next call."""
+        ...
+
+
+class EncoderChunks:
+    """Pre-activations (x - b_dec) W_enc, without the bias, for a few hundred tokens at a time."""
+
+    def __init__(self, parameters: SAEParameters, batch_size: int) -> None:
+        self.parameters = parameters
+        n_chunks = -(-batch_size * parameters.n_latents * 4 // CHUNK_BYTES)
+        self.tokens = max(min(128, batch_size), -(-batch_size // n_chunks))
+        self.z_bs = torch.empty(self.tokens, parameters.n_latents)
+
+    def __call__(self, centred_bd: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """(first token, one past the last, their pre-activations, valid until the next chunk)."""
+        for start in range(0, len(centred_bd), self.tokens):
+            stop = min(start + self.tokens, len(centred_bd))
+            z_bs = self.z_bs[: stop - start]
+            pre_activations(centred_bd[start:stop], self.parameters.enc_sd, out_bs=z_bs)
+            yield start, stop, z_bs
+
+
+class TopKSelector:
+    """f = ReLU of the k largest pre-activations of each token, 0 elsewhere; of equal ones the lower latents."""
+
+    def __init__(self, parameters: SAEParameters, k: int, batch_size: int, workers: Workers) -> None:
+        self.parameters, self.k, self.workers = parameters, k, workers
+        self.chunks = EncoderChunks(parameters, batch_size)
+        self.buffer = EventBuffer(batch_size, batch_size * k)
+        self.buffer.ptr_b[:] = range(0, batch_size * k + 1, k)
+        self.width = block_width(parameters.n_latents, k)
+
+    def select(self, centred_bd: Tensor) -> Events:
+        from train_sae.steps.kernels.select import top_k_rows
+
+        latent_bk, value_bk = self.buffer.latent_e.reshape(-1, self.k), self.buffer.f_e.reshape(-1, self.k)
+        bias_s = self.parameters.b_enc_s.numpy()
+        for start, stop, z_bs in self.chunks(centred_bd):
+            pieces = even_pieces(stop - start, MAX_PIECES)
+            out = latent_bk[start:stop], value_bk[start:stop]
+            self.workers.run(
+                top_k_rows, pieces, z_bs.numpy(), bias_s, self.k, self.width, np.float32(0), *out
+            )
+        return self.buffer.events(len(centred_bd))
+
+
+class AboveThreshold:
+    """Every pre-activation above a cut, token by token."""
+
+    def __init__(self, parameters: SAEParameters, batch_size: int, workers: Workers) -> None:
+        self.parameters, self.workers = parameters, workers
+        self.chunks = EncoderChunks(parameters, batch_size)
+        self.buffer = EventBuffer(batch_size, 32 * batch_size)
+
+    def collect(
+        self, centred_bd: Tensor, cut_s: np.ndarray, theta_s: np.ndarray, at_most: int | None = None
+    ) -> Events:
+        """Events with z > cut; f = z where z > theta, else 0.
+
+        `at_most`: only that many of the largest are wanted, so `cut_s` may be raised on the way (in place) whenever
+        the events become many more; those wanted are always among the events.
+        """
+        from train_sae.steps.kernels.threshold import count_above_rows, take_above_rows
+
+        ptr_b, bias_s = self.buffer.ptr_b, self.parameters.b_enc_s.numpy()
+        ptr_b[0] = 0
+        for start, stop, z_bs in self.chunks(centred_bd):
+            pieces = even_pieces(stop - start, MAX_PIECES)
+            z = z_bs.numpy()
+            n_b = np.empty(stop - start, np.int32)
+            self.workers.run(count_above_rows, pieces, z, bias_s, cut_s, n_b)
+            if at_most is not None and ptr_b[start] + n_b.sum() > 3 * at_most:
+                self._raise_cut(start, z + bias_s, cut_s, at_most)
+                self.workers.run(count_above_rows, pieces, z, bias_s, cut_s, n_b)
+            np.cumsum(n_b, out=ptr_b[start + 1 : stop + 1])
+            ptr_b[start + 1 : stop + 1] += ptr_b[start]
+            if ptr_b[stop] > self.buffer.capacity:
+                self.buffer.grow(int(ptr_b[stop]) * 5 // 4)
+            buffer = self.buffer.latent_e, self.buffer.f_e
+            self.workers.run(take_above_rows, pieces, z, bias_s, cut_s, theta_s, ptr_b[start:stop], *buffer)
+        return self.buffer.events(len(centred_bd))
+
+    def _raise_cut(self, n_tokens: int, z_bs: np.ndarray, cut_s: np.ndarray, at_most: int) -> None:
+        """Drops the events of the first tokens below the `at_most`-th largest of theirs and `z_bs`."""
+        known = np.concatenate([self.buffer.f_e[: self.buffer.ptr_b[n_tokens]], z_bs[z_bs > cut_s[0]]])
+        least = np.partition(known, len(known) - at_most)[len(known) - at_most]
+        self.keep(n_tokens, least, ties=len(known))
+        cut_s[:] = np.nextafter(least, np.float32(-np.inf))
+
+    def keep(self, n_tokens: int, least: np.float32, ties: int) -> None:
+        """Keeps the events of the first tokens with f > least, and the first `ties` with f == least."""
+        from train_sae.steps.kernels.threshold import keep_largest
+
+        keep_largest(self.buffer.ptr_b, n_tokens, self.buffer.latent_e, self.buffer.f_e, least, ties)
+
+
+class ThresholdSelector:
+    """ReLU: f = z where z > 0. JumpReLU: f = z where z > theta, and as events with f = 0 the rest of the window
+    theta - bandwidth / 2 < z, which the threshold's gradient needs."""
+
+    def __init__(
+        self, parameters: SAEParameters, bandwidth: float, batch_size: int, workers: Workers
+    ) -> None:
+        self.parameters, self.half = parameters, np.float32(bandwidth / 2)
+        self.above = AboveThreshold(parameters, batch_size, workers)
+
+    def select(self, centred_bd: Tensor) -> Events:
+        threshold_s = self.parameters.threshold_s
+        if threshold_s is None:
+            zero_s = np.zeros(self.parameters.n_latents, np.float32)
+            return self.above.collect(centred_bd, zero_s, zero_s)
+        theta_s = threshold_s.numpy()
+        return self.above.collect(centred_bd, theta_s - self.half, theta_s)
+
+
+class BatchTopKSelector:
+    """f = ReLU(z) for the k B largest of the batch, 0 elsewhere; of equal ones those of lower tokens and latents.
+
+    `running` is (sum, weight) of the moving average of the smallest active value, which replaces the selection
+    when the SAE is used on single tokens: threshold = sum / weight (arXiv 2412.06410, section 3; the average is
+    Adam's, so that it is unbiased from the first step).
+    """
+
+    def __init__(
+        self, parameters: SAEParameters, k: int, decay: float, batch_size: int, workers: Workers
+    ) -> None:
+        self.k, self.decay = k, decay
+        self.above = AboveThreshold(parameters, batch_size, workers)
+        self.cut_s = np.zeros(parameters.n_latents, np.float32)
+        self.zero_s = np.zeros(parameters.n_latents, np.float32)
+        self.running = np.zeros(2)
+        self.guess = (
+            0.0  # of the smallest active value: changes the time that a selection takes, never its result
+        )
+
+    def select(self, centred_bd: Tensor) -> Events:
+        wanted = self.k * len(centred_bd)
+        for cut in (0.9 * self.guess, 0.0):
+            self.cut_s[:] = cut
+            events = self.above.collect(centred_bd, self.cut_s, self.zero_s, at_most=wanted)
+            if len(events.f_e) >= wanted or cut == 0.0:
+                break
+        if len(events.f_e) > wanted:
+            least = np.partition(events.f_e, len(events.f_e) - wanted)[len(events.f_e) - wanted]
+            self.above.keep(len(centred_bd), least, ties=wanted - int(np.count_nonzero(events.f_e > least)))
+            events = self.above.buffer.events(len(centred_bd))
+        if len(events.f_e):
+            self.guess = float(events.f_e.min())
+            self.running = self.decay * self.running + (1 - self.decay) * np.array([self.guess, 1.0])
+        return events
+
+
+def block_width(n_latents: int, k: int) -> int:
+    """A block width for `top_k_rows`: at most 64, and leaving at least 4 k blocks where that is possible."""
+    width = 64
+    while width > 1 and n_latents < 4 * k * width:
+        width //= 2
+    return width

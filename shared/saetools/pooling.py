@@ -18,9 +18,9 @@ import torch
 from saetools.errors import UserError
 from saetools.scorers import Scorer
 
-_BLOCK_BYTES = (
-    16 * 2**20
-)  # of patch scores; larger ones leave the cache, smaller ones make slow matrix products
+# Of patch scores: more leaves the cache (and glibc hands blocks above 32 MiB back to the system each time), less
+# makes slow matrix products.
+_BLOCK_BYTES = 24 * 2**20
 
 
 @dataclass(frozen=True)

@@ -145,9 +145,9 @@ def _descending_order(keys_n, packed_n, spare_n, digits_3, order_n, group_end_n,
     digits_3[:] = 0
     for j in range(m):
         packed = packed_n[j]
-        digits_3[0, (packed >> 32) & _DIGIT] += 1
-        digits_3[1, (packed >> 43) & _DIGIT] += 1
-        digits_3[2, (packed >> 54) & (_DIGIT >> 1)] += 1
+        digits_3[0, (packed >> 32) & _DIGIT] += np.uint32(1)
+        digits_3[1, (packed >> 43) & _DIGIT] += np.uint32(1)
+        digits_3[2, (packed >> 54) & (_DIGIT >> 1)] += np.uint32(1)
     source, target = packed_n, spare_n
     for turn in range(3):
         places = digits_3[turn]
@@ -155,7 +155,7 @@ def _descending_order(keys_n, packed_n, spare_n, digits_3, order_n, group_end_n,
         digit_mask = _DIGIT >> 1 if turn == 2 else _DIGIT
         if m == 0 or places[(source[0] >> shift) & digit_mask] == m:
             continue
-        place = 0
+        place = np.uint32(0)
         for digit in range(digit_mask + 1):
             size = places[digit]
             places[digit] = place
@@ -163,8 +163,9 @@ def _descending_order(keys_n, packed_n, spare_n, digits_3, order_n, group_end_n,
         for j in range(m):
             packed = source[j]
             digit = (packed >> shift) & digit_mask
-            target[places[digit]] = packed
-            places[digit] += 1
+            place = places[digit]
+            target[place] = packed
+            places[digit] = place + np.uint32(1)
         source, target = target, source
 
     n_ties = 0
@@ -187,7 +188,7 @@ def _sort_scratch(n):
         np.empty((_COLUMNS, n), np.uint32),
         np.empty(n, np.int64),
         np.empty(n, np.int64),
-        np.empty((3, _DIGIT + 1), np.int64),
+        np.empty((3, _DIGIT + 1), np.uint32),
         np.empty(n, np.uint32),
         np.empty(n, np.int64),
         np.empty(n, np.int64),

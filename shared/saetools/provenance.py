@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from saetools import __version__
-from saetools.atomic import write_text
 from saetools.cli import command_line
 from saetools.errors import UserError
 
@@ -84,15 +83,6 @@ def check_format(attributes: Mapping[str, Any], format: Format, path: Path) -> N
         raise UserError(
             f"{path}: it is not complete (its writer was stopped); write it again with {format.made_by}"
         )
-
-
-def write_sidecar(csv_path: Path, provenance: Provenance) -> None:
-    """Write `NAME.csv.json` beside a CSV."""
-    write_text(sidecar_path(csv_path), json.dumps(asdict(provenance), indent=1, sort_keys=True) + "\n")
-
-
-def sidecar_path(csv_path: Path) -> Path:
-    return csv_path.with_name(csv_path.name + ".json")
 
 
 def canonical_json(value: Any) -> str:

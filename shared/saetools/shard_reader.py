@@ -13,7 +13,7 @@ import numpy as np
 
 from saetools.errors import UserError
 from saetools.hdf5 import open_hdf5
-from saetools.precision import STORED_TYPES, to_float32
+from saetools.precision import STORED_TYPES, to_tensor
 from saetools.provenance import Provenance
 from saetools.shard_layout import SHARDS, Examples, ShardHeader, check_same_source, layer_group, shard_name
 
@@ -62,12 +62,18 @@ class Shard:
 
     def patches(self, layer: int, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Activations float32 {n, P, D} of the images from `start` to before `stop`."""
-        return to_float32(np.array(self.stored(layer)[start:stop]), self.dtype(layer))
+        return to_tensor(np.array(self.stored(layer)[start:stop]), self.dtype(layer)).float()
+
+    def images(self, layer: int, rows: np.ndarray) -> torch.Tensor:
+        """Activations {len(rows), P, D}, in the type they are stored in, of single images, `rows` ascending."""
+        stored = self.stored(layer)
+        run = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1  # consecutive: one read
+        return to_tensor(np.array(stored[rows[0] : rows[-1] + 1] if run else stored[rows]), self.dtype(layer))
 
     def tokens(self, layer: int, rows: np.ndarray) -> torch.Tensor:
         """Activations float32 {len(rows), D} of single patches; row = image * P + patch."""
         stored = self.stored(layer).reshape(-1, self.d_model)
-        return to_float32(stored[rows], self.dtype(layer))
+        return to_tensor(stored[rows], self.dtype(layer)).float()
 
 
 class _Place:

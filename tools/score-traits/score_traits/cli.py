@@ -55,26 +55,26 @@ def score_traits(
     """
     sizes = _parse_sizes(n_train)
 
+    from saetools.csv_files import write_csv
     from saetools.devices import choose_device
     from saetools.shard_reader import open_shards
     from score_traits.ap_table import render_summary, summarise
-    from score_traits.scoring import ScoringSettings, score
+    from score_traits.scoring import ScoringSettings, read_table, score, table_provenance
 
     train_set, test_set = open_shards(train), open_shards(test)
     settings = ScoringSettings(layer, sizes, pool, seed)
-    table, provenance = score(train_set, test_set, traits, scorer, settings, choose_device(device))
+    provenance = table_provenance(train_set, test_set, traits, scorer, settings)
+    table = read_table(out, provenance) if out is not None else None
+    if table is None:
+        table = score(train_set, test_set, traits, scorer, settings, choose_device(device))
+        if out is not None:
+            write_csv(out, table, provenance)
     if summary:
         logger.info("the mean over traits with a positive in test\n%s", render_summary(summarise(table)))
     if out is None:
         table.to_csv(sys.stdout, index=False)
-        return
-
-    from saetools.atomic import write_text
-    from saetools.provenance import write_sidecar
-
-    write_sidecar(out, provenance)
-    write_text(out, table.to_csv(index=False))
-    write_line(str(out))
+    else:
+        write_line(str(out))
 
 
 def _parse_sizes(text: str) -> list[int | None]:

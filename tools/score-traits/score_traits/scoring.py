@@ -10,16 +10,18 @@ import numpy as np
 import pandas as pd
 import torch
 
+from saetools.csv_files import read_sidecar
 from saetools.errors import UserError
-from saetools.pooling import parse_pool, pool_scores
+from saetools.pooling import pool_scores
 from saetools.progress import Progress
-from saetools.provenance import Format, Provenance
+from saetools.provenance import Format, Provenance, first_difference
+from saetools.scorer_file import load_scorer
 from saetools.scorers import Scorer
 from saetools.shard_layout import check_same_source
 from saetools.shard_reader import ShardSet
 from score_traits.ap_table import Scored, ap_rows, training_subsets
 from score_traits.scorer_specs import make_scorer
-from score_traits.traits import read_traits
+from score_traits.traits import read_traits, traits_digest
 
 AP_TABLE = Format("saetools-ap-table", 1, "score-traits")
 IMAGES_PER_BLOCK = 32
@@ -42,9 +44,8 @@ def score(
     specs: Sequence[str],
     settings: ScoringSettings,
     device: torch.device,
-) -> tuple[pd.DataFrame, Provenance]:
-    """The AP table and its provenance; raises UserError where files do not belong together."""
-    parse_pool(settings.pool)
+) -> pd.DataFrame:
+    """The AP table; raises UserError where files do not belong together."""
     _check_splits(train, test)
     layer = _choose_layer(train, settings.layer)
     traits = read_traits(trait_source)
@@ -68,10 +69,29 @@ def score(
         }
         for rows in subsets:
             tables.append(ap_rows(on_train[rows], on_test, traits.name, {**columns, "n_train": len(rows)}))
-    provenance = Provenance.of(
-        AP_TABLE, "score-traits", {**asdict(settings), "scorers": list(specs)}, train.uids + test.uids
-    )
-    return pd.concat(tables, ignore_index=True), provenance
+    return pd.concat(tables, ignore_index=True)
+
+
+def table_provenance(
+    train: ShardSet, test: ShardSet, trait_source: Path, specs: Sequence[str], settings: ScoringSettings
+) -> Provenance:
+    """What the table depends on: shards and scorer files by uid, traits by the digest of their file."""
+    scorers = [load_scorer(Path(spec)).provenance.uid if Path(spec).exists() else spec for spec in specs]
+    plain = {**asdict(settings), "scorers": scorers, "traits": traits_digest(trait_source)}
+    return Provenance.of(AP_TABLE, "score-traits", plain, [*train.uids, *test.uids])
+
+
+def read_table(out: Path, wanted: Provenance) -> pd.DataFrame | None:
+    """The table that is at `out` already, None where there is none; raises UserError where it is another."""
+    if not out.exists():
+        return None
+    found = read_sidecar(out, AP_TABLE)
+    mine = {**found.settings, "parents": list(found.parents)}
+    if difference := first_difference(mine, {**wanted.settings, "parents": list(wanted.parents)}):
+        raise UserError(
+            f"{out}: it was made with other settings: {difference}; choose another --out, or remove it"
+        )
+    return pd.read_csv(out)
 
 
 def image_scores(

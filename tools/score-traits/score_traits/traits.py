@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,15 @@ def read_traits(source: Path) -> Traits:
             f"{source}: no such file or folder; expected CUB-200-2011's folder or a CSV of traits"
         )
     return _read_csv(source)
+
+
+def traits_digest(source: Path) -> str:
+    """SHA-256 of the file that says which image has which trait; raises UserError where it is missing."""
+    file = source / "attributes" / "image_attribute_labels.txt" if source.is_dir() else source
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; expected CUB-200-2011's folder or a CSV of traits")
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read_cub(root: Path) -> Traits:

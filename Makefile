@@ -1,0 +1,102 @@
+# make cub200-table   everything from nothing to the trait table (see README.md for CUB=, MODEL=, ...)
+# make test           lint, types and tests
+#
+# What a setting decides has the setting's digest in its name, so a changed setting makes new files of
+# just the steps that depend on it, and going back to the old one finds the old files.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.SECONDARY:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON ?= python3
+BIN := .venv/bin
+TOOLS := $(patsubst %/pyproject.toml,%,$(wildcard tools/*/pyproject.toml))
+
+# The table: data and model. The default is the example; with a MODEL of your own, WEIGHTS is yours to give.
+CUB ?= data/birds
+ifndef MODEL
+MODEL := timm/test_vit3
+WEIGHTS ?= examples/birds/vit.safetensors
+LAYERS ?= 6
+else ifndef LAYERS
+$(error MODEL=$(MODEL) needs LAYERS=L,L,... too: 0 is the first block)
+endif
+OUT ?= out/cub200
+DEVICE ?= auto
+SEED ?= 0
+
+# ... the SAEs, one per layer (empty: the tool's own default) ...
+D_SAE ?= 2048
+K ?= 16
+TOKENS ?= 2M
+LR ?=
+
+# ... and what is compared.
+SCORERS ?= const random:128 random:512 random:2048
+N_TRAIN ?= 16,64,256,all
+
+comma := ,
+digest = $(shell printf '%s' '$(1)' | sha256sum | cut -c1-8)
+option = $(if $(2),$(1) '$(2)')
+layers := $(subst $(comma), ,$(LAYERS))
+
+acts := $(OUT)/acts-$(call digest,$(abspath $(CUB)) $(MODEL) $(WEIGHTS) $(LAYERS))
+sae_id := $(call digest,$(acts) $(D_SAE) $(K) $(TOKENS) $(LR) $(SEED))
+table_id := $(call digest,$(sae_id) $(SCORERS) $(N_TRAIN))
+sae_of = $(OUT)/sae-$(sae_id)-layer$(1).h5
+table_of = $(OUT)/ap-$(table_id)-layer$(1).csv
+tables := $(foreach layer,$(layers),$(call table_of,$(layer)))
+
+.PHONY: help setup cub200-table test check clean
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+setup: .venv/.installed
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python shared/pyproject.toml $(TOOLS:%=%/pyproject.toml)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e 'shared[torch]' $(TOOLS:%=-e %)
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e 'shared[torch,dev]'
+	touch $@
+
+# --- the table ---------------------------------------------------------------------------------------
+
+cub200-table: $(tables)
+	@for table in $(tables); do grep '^|' $$table.log; done
+
+data/birds/images.txt: $(wildcard examples/birds/*.py) | .venv/.installed
+	$(BIN)/python examples/birds/make_birds.py data/birds
+
+$(acts)/%/.complete: $(CUB)/images.txt $(WEIGHTS) | .venv/.installed
+	$(BIN)/dump-acts '$(CUB)' --split $* --out $(@D) --model '$(MODEL)' $(call option,--weights,$(WEIGHTS)) \
+		--layers='$(LAYERS)' --device $(DEVICE) >/dev/null
+	touch $@
+
+$(OUT)/sae-$(sae_id)-layer%.h5: $(acts)/train/.complete $(acts)/test/.complete
+	$(BIN)/train-sae $(acts)/train --val $(acts)/test --layer=$* --out $@ $(call option,--d-sae,$(D_SAE)) \
+		$(call option,--k,$(K)) $(call option,--lr,$(LR)) --tokens $(TOKENS) --seed $(SEED) --device $(DEVICE) >/dev/null
+
+$(OUT)/ap-$(table_id)-layer%.csv: $(OUT)/sae-$(sae_id)-layer%.h5 $(acts)/train/.complete $(acts)/test/.complete
+	$(BIN)/score-traits --train $(acts)/train --test $(acts)/test --traits '$(CUB)' --layer=$* $(SCORERS:%=--scorer %) \
+		--scorer $< --n-train '$(N_TRAIN)' --seed $(SEED) --device $(DEVICE) --summary --out $@ 2>&1 >/dev/null \
+		| tee $@.log >&2
+
+# --- the checks --------------------------------------------------------------------------------------
+
+test: check
+	$(BIN)/python -m pytest
+
+check: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(sort $(dir $(wildcard shared/*/ tools/*/*/cli.py)))
+
+clean:
+	rm -rf out data

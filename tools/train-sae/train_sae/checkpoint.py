@@ -1,0 +1,80 @@
+"""Writes what was trained, the scorer file with its metrics beside it, and recognises it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from saetools.csv_files import write_csv
+from saetools.errors import UserError
+from saetools.provenance import Format, Provenance, first_difference
+from saetools.sae import SAE
+from saetools.sae_metrics import SAEEvaluation
+from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
+from saetools.shard_reader import ShardSet
+from train_sae.sources import ShardSource
+from train_sae.training import TrainingSettings
+
+METRICS = Format("saetools-training-metrics", 1, "train-sae")
+
+
+def metrics_path(out: Path) -> Path:
+    return out.with_name(out.stem + ".metrics.csv")
+
+
+def check_trained(
+    out: Path, settings: TrainingSettings, source: ShardSource, validation: ShardSet | None
+) -> None:
+    """Raise UserError unless `out` was trained with these settings on these shards."""
+    found = load_scorer(out)
+    found_settings = {**found.provenance.settings, "shards": list(found.provenance.parents)}
+    settings_now = {**_to_json(settings, validation), "shards": _parents(source)}
+    if difference := first_difference(found_settings, settings_now):
+        raise UserError(
+            f"{out}: it was trained with other settings: {difference};"
+            " choose another --out, or remove the old checkpoint"
+        )
+
+
+def save(
+    out: Path,
+    sae: SAE,
+    evaluation: SAEEvaluation,
+    rows: Sequence[Mapping[str, Any]],
+    settings: TrainingSettings,
+    source: ShardSource,
+    validation: ShardSet | None,
+) -> None:
+    """Write the metrics table and then the scorer file: where that is, its metrics are too."""
+    summary = evaluation.summary()
+    last = {**rows[-1], **{f"eval_{name}": value for name, value in summary.items()}}
+    csv, plain, parents = metrics_path(out), _to_json(settings, validation), _parents(source)
+    write_csv(csv, pd.DataFrame([*rows[:-1], last]), Provenance.of(METRICS, "train-sae", plain, parents))
+    trained_on = {**source.header.source(), "layer": source.layer, "tokens": rows[-1]["tokens"]}
+    provenance = Provenance.of(SCORERS, "train-sae", plain, parents)
+    save_scorer(out, ScorerFile("sae", sae, provenance, trained_on, summary))
+
+
+def describe(summary: Mapping[str, float]) -> str:
+    """The evaluation in one line."""
+    return (
+        f"L0 {summary['l0']:.1f}, NMSE {summary['nmse']:.4f}, dead {summary['dead']:.1%},"
+        f" dense {summary['dense']:.1%} on {summary['n_tokens']:,} tokens"
+    )
+
+
+def _to_json(settings: TrainingSettings, validation: ShardSet | None) -> dict[str, Any]:
+    """All settings, flat, with the names that the AP table uses."""
+    plain = asdict(settings)
+    step = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in plain.pop("step").items()
+    }
+    return {**plain, **step, "sparsity": settings.sparsity, "val": validation.uids if validation else None}
+
+
+def _parents(source: ShardSource) -> list[str]:
+    return [shard.provenance.uid for shard in source.all_shards()]

@@ -1,0 +1,79 @@
+"""Where the training of an SAE starts: input normalisation and data-point initialisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from train_sae.steps import SAEParameters
+
+SCALE_TOKENS = 2048
+NORMALIZATIONS = ("none", "mean", "sqrt-d")
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """x' = (x - mean) / scale, with mean {D}."""
+
+    mean: torch.Tensor
+    scale: float
+
+    def apply_(self, x_bd: torch.Tensor) -> torch.Tensor:
+        """In place; returns x'."""
+        return x_bd.sub_(self.mean).div_(self.scale)
+
+
+def choose_normalization(kind: str, sample_nd: torch.Tensor) -> Normalization:
+    """none: x' = x; mean: the sample's mean is subtracted; sqrt-d: and the mean of |x'|^2 is then D."""
+    zero = torch.zeros(sample_nd.shape[1])
+    if kind == "none":
+        return Normalization(zero, 1.0)
+    mean = sample_nd.double().mean(0)
+    if kind == "mean":
+        return Normalization(mean.float(), 1.0)
+    mean_square = (sample_nd.double() - mean).square().mean().item()
+    return Normalization(mean.float(), math.sqrt(mean_square) or 1.0)
+
+
+def data_point_parameters(
+    sample_nd: torch.Tensor, d_sae: int, blend: float, k: int | None, generator: torch.Generator
+) -> SAEParameters:
+    """Decoder rows near data points; the encoder is the decoder's transpose, scaled; b_dec is the sample's mean.
+
+    W_dec[s] is proportional to blend * u + (1 - blend) * v, with u the unit vector of a random token less
+    the mean, and v that of Kaiming-uniform noise. A blend of 0 is the plain random initialisation.
+    W_enc = a W_dec^T, with the a for which the sample is reconstructed best by the k largest latents
+    (None: all positive ones): many latents near one token would otherwise add up to a multiple of it.
+    """
+    mean = sample_nd.mean(0)
+    rows = _draw_rows(len(sample_nd), d_sae, generator)
+    points_sd = torch.nn.functional.normalize(sample_nd[rows] - mean, dim=1)
+    noise_sd = torch.empty(d_sae, sample_nd.shape[1]).uniform_(-1, 1, generator=generator)
+    noise_sd = torch.nn.functional.normalize(noise_sd, dim=1)
+    dec_sd = torch.nn.functional.normalize(blend * points_sd + (1 - blend) * noise_sd, dim=1)
+    scale = _best_scale(sample_nd[:SCALE_TOKENS] - mean, dec_sd, k)
+    return SAEParameters(
+        enc_sd=scale * dec_sd,
+        b_enc_s=torch.zeros(d_sae),
+        dec_sd=dec_sd,
+        b_dec_d=mean.contiguous(),
+    )
+
+
+def _best_scale(centred_nd: torch.Tensor, dec_sd: torch.Tensor, k: int | None) -> float:
+    """The a that minimises |x - a y|^2 over the sample, y the reconstruction by a tied encoder."""
+    f_ns = (centred_nd @ dec_sd.T).relu_()
+    if k is not None:
+        values_nk, index_nk = f_ns.topk(k, dim=1)
+        f_ns = torch.zeros_like(f_ns).scatter_(1, index_nk, values_nk)
+    y_nd = f_ns @ dec_sd
+    squares = y_nd.double().square().sum().item()
+    return (centred_nd * y_nd).double().sum().item() / squares if squares > 0 else 1.0
+
+
+def _draw_rows(n: int, count: int, generator: torch.Generator) -> torch.Tensor:
+    """`count` rows out of n; none comes again before all have been drawn."""
+    rounds = -(-count // n)
+    return torch.cat([torch.randperm(n, generator=generator) for _ in range(rounds)])[:count]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from train_sae.steps import SAEParameters, StepSettings, make_step
+from train_sae.steps.plain import TorchStep
 from train_sae.steps.prefixes import draw_prefixes
 
 B, D, S, SEED = 48, 24, 192, 7
@@ -117,10 +118,11 @@ def batches(n, seed=1):
         yield codes @ features + 0.05 * torch.randn(B, D, generator=generator)
 
 
-def assert_equal_to_oracle(settings, steps=6, tolerance=2e-5):
+def assert_equal_to_oracle(settings, steps=6, make=make_step, tolerance=1e-5):
     parameters = start(settings)
     oracle = Oracle(parameters, settings)
-    step = make_step(parameters, settings, B, SEED)
+    step = make(parameters, settings, B, SEED)
+    dead = 0
     for i, x in enumerate(batches(steps)):
         scale = min(1.0, (i + 1) / 3)
         expected = oracle.step(x, LR * (i + 1), scale)
@@ -128,42 +130,61 @@ def assert_equal_to_oracle(settings, steps=6, tolerance=2e-5):
         for name, value in found.items():
             assert value == pytest.approx(expected[name], rel=1e-4, abs=1e-9), (i, name)
         np.testing.assert_array_equal(step.fired_s, oracle.since_fired.numpy())
+        dead += found.get("aux", 0) > 0
     moved = 0.0
     for name, value in parameters.trained().items():
         expected = oracle.w[name].detach().float()
-        assert (value.cpu() - expected).abs().max() < tolerance, name
+        assert (value.detach() - expected).abs().max() < tolerance, name
         moved = max(moved, float((expected - start(settings).trained()[name]).abs().max()))
     assert moved > 100 * tolerance  # the tolerance is far below what training did
+    assert dead == (steps - 2 if settings.aux_k else 0)
+    norm_s = parameters.dec_sd.detach().double().norm(dim=1)
+    assert (norm_s - 1).abs().max() < 1e-6
     return found
 
 
-TOPK = {"activation": "topk", "k": 6, "eps": 1e-8}
-MATRYOSHKA = {"objective": "matryoshka", "n_prefixes": 5}
+ACTIVATIONS = {
+    "topk": {"activation": "topk", "k": 6},
+    "screened": {"activation": "topk", "k": 6, "prescreen": True},
+    "batchtopk": {"activation": "batchtopk", "k": 6},
+    "relu": {"activation": "relu", "l1": 1e-2},
+    "jumprelu": {"activation": "jumprelu", "l0": 1e-2, "bandwidth": 0.2},
+}
+OBJECTIVES = {"mse": {}, "matryoshka": {"objective": "matryoshka", "n_prefixes": 5}}
+EXTRAS = {
+    "": {},
+    "clip": {"grad_clip": 0.02, "log_grad_norm": True},
+    "l1": {"l1": 2e-2},
+    "aux": {"aux_k": 12, "dead_after_tokens": 2 * B, "grad_clip": 1.0},
+    "aux_of_all_dead": {"aux_k": S, "dead_after_tokens": 2 * B},
+}
 
 
-@pytest.mark.parametrize("objective", [{}, MATRYOSHKA], ids=["mse", "matryoshka"])
-@pytest.mark.parametrize("extra", [{}, {"l1": 1e-2}, {"grad_clip": 0.02, "log_grad_norm": True}])
-def test_topk(objective, extra):
-    found = assert_equal_to_oracle(StepSettings(**TOPK, **objective, **extra))
-    assert found["l0"] == 6
-    assert ("grad_norm" in found) == ("log_grad_norm" in extra)
+def settings_of(activation, objective, extra=""):
+    return StepSettings(**{"eps": 1e-6} | ACTIVATIONS[activation] | OBJECTIVES[objective] | EXTRAS[extra])
 
 
-RELU = {"activation": "relu", "l1": 1e-2, "eps": 1e-8}
-JUMP = {"activation": "jumprelu", "l0": 1e-2, "bandwidth": 0.2, "eps": 1e-8}
-BATCH = {"activation": "batchtopk", "k": 6, "eps": 1e-8}
-AUX = {"aux_k": 12, "dead_after_tokens": 2 * B}
+@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_equals_autograd(activation, objective, extra):
+    settings = settings_of(activation, objective, extra)
+    found = assert_equal_to_oracle(settings)
+    assert ("grad_norm" in found) == (settings.grad_clip is not None)
+    if activation in ("topk", "screened") and "aux" not in extra:
+        assert found["l0"] == 6
 
 
-@pytest.mark.parametrize("objective", [{}, MATRYOSHKA], ids=["mse", "matryoshka"])
-@pytest.mark.parametrize("extra", [{}, {"grad_clip": 0.02, "log_grad_norm": True}], ids=["", "clip"])
-@pytest.mark.parametrize("activation", [RELU, JUMP, BATCH], ids=["relu", "jumprelu", "batchtopk"])
-def test_others(activation, objective, extra):
-    assert_equal_to_oracle(StepSettings(**activation, **objective, **extra))
-
-
-@pytest.mark.parametrize("objective", [{}, MATRYOSHKA], ids=["mse", "matryoshka"])
-@pytest.mark.parametrize("activation", [RELU, JUMP], ids=["relu", "jumprelu"])
-def test_sparse_way_of_dense_activations(activation, objective, monkeypatch):
+@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("activation", ["relu", "jumprelu"])
+def test_sparse_way_of_dense_activations(activation, objective, extra, monkeypatch):
     monkeypatch.setattr("train_sae.steps.cpu.SPARSE_BELOW", 2.0)
-    assert_equal_to_oracle(StepSettings(**activation, **objective))
+    assert_equal_to_oracle(settings_of(activation, objective, extra))
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("activation", ["topk", "batchtopk", "relu", "jumprelu"])
+def test_torch_step_equals_autograd(activation, objective, extra):
+    assert_equal_to_oracle(settings_of(activation, objective, extra), make=TorchStep)

@@ -12,8 +12,15 @@ from train_sae.steps.dense import DenseBackward
 from train_sae.steps.events import Events
 from train_sae.steps.matmul import float32_matmul
 from train_sae.steps.parameters import SAEParameters
-from train_sae.steps.prefixes import draw_prefixes
-from train_sae.steps.selection import BatchTopKSelector, Selector, ThresholdSelector, TopKSelector
+from train_sae.steps.prefixes import prefixes_of_step
+from train_sae.steps.prescreen import ScreenedTopKSelector, has_fast_bfloat16
+from train_sae.steps.selection import (
+    BatchTopKSelector,
+    Selector,
+    ThresholdSelector,
+    TopKSelector,
+    block_width,
+)
 from train_sae.steps.settings import StepSettings
 from train_sae.steps.sparse import SparseBackward
 from train_sae.steps.workers import Workers
@@ -58,8 +65,9 @@ class CpuStep:
     @property
     def threshold_s(self) -> np.ndarray | None:
         """What the activation needs on single tokens, float32 {S}: JumpReLU's or BatchTopK's threshold, else None."""
-        if self.settings.activation == "batchtopk":
-            total, weight = self._batch_selector().running
+        selector = self._get_selector()
+        if isinstance(selector, BatchTopKSelector):
+            total, weight = selector.running
             return np.full(self.parameters.n_latents, total / weight if weight else 0.0, dtype=np.float32)
         threshold_s = self.parameters.threshold_s
         return None if threshold_s is None else threshold_s.numpy()
@@ -71,8 +79,11 @@ class CpuStep:
             "fired_s": self.fired_s.copy(),
             "share": np.array([self.share]),
         }
-        if self.settings.activation == "batchtopk":
-            state["running_threshold"] = self._batch_selector().running.copy()
+        selector = self._get_selector()
+        if isinstance(selector, BatchTopKSelector):
+            state["running_threshold"] = selector.running.copy()
+        if isinstance(selector, ScreenedTopKSelector):
+            state["exact_steps"] = np.array([selector.exact_steps], dtype=np.int64)
         return state
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
@@ -80,8 +91,11 @@ class CpuStep:
         self.seed = int(state["seed"][0])
         self.fired_s[:] = state["fired_s"]
         self.share = float(state["share"][0])
-        if self.settings.activation == "batchtopk":
-            self._batch_selector().running[:] = state["running_threshold"]
+        selector = self._get_selector()
+        if isinstance(selector, BatchTopKSelector):
+            selector.running[:] = state["running_threshold"]
+        if isinstance(selector, ScreenedTopKSelector):
+            selector.exact_steps = int(state.get("exact_steps", np.zeros(1))[0])
 
     def _sparse_step(self, x_bd: Tensor, centred_bd: Tensor, lr: float, scale: float) -> dict[str, float]:
         self._dense = None
@@ -92,7 +106,7 @@ class CpuStep:
         mse_p = self.sparse.decode(x_bd, self.parameters.b_dec_d, events, ends_p, slab=0, weight=1.0)
         aux, aux_loss = self._aux(centred_bd, ends_p)
         self.sparse.group(events, l1 / n, aux, self.signed)
-        norm = self.sparse.update(centred_bd, self.adam, lr, self._threshold_gradient(events, l0 / n))
+        norm = self.sparse.update(centred_bd, self.adam, lr, self._threshold_gradient(events, l1 / n, l0 / n))
         on_e = events.f_e > 0
         self._note_fired(n, events.latent_e[on_e])
         values = float(events.f_e.sum(dtype=np.float64))
@@ -133,7 +147,7 @@ class CpuStep:
         )
         return events, weight * float(mse_p[0])
 
-    def _threshold_gradient(self, events: Events, penalty: float) -> Tensor | None:
+    def _threshold_gradient(self, events: Events, l1: float, l0: float) -> Tensor | None:
         from train_sae.steps.kernels.threshold import threshold_gradient
 
         threshold_s = self.parameters.threshold_s
@@ -142,14 +156,9 @@ class CpuStep:
         g_s = torch.zeros(self.parameters.n_latents)
         half = np.float32(self.settings.bandwidth / 2)
         threshold_gradient(
-            events.latent_e,
-            events.f_e,
-            events.df_e,
-            threshold_s.numpy(),
-            half,
-            np.float32(penalty),
+            events.latent_e, events.f_e, events.df_e, threshold_s.numpy(), half, np.float32(l1), np.float32(l0),
             g_s.numpy(),
-        )
+        )  # fmt: skip
         return g_s
 
     def _report(
@@ -174,30 +183,25 @@ class CpuStep:
         self.fired_s[latents] = 0
 
     def _prefixes(self) -> np.ndarray:
-        return prefixes_of_step(self.settings, self.parameters.n_latents, self.seed, self.adam.step_count)
+        return prefixes_of_step(self.settings, self.parameters.n_latents, (self.seed, self.adam.step_count))
 
     def _get_selector(self) -> Selector:
         if self._selector is None:
-            parameters, settings, size = self.parameters, self.settings, self.batch_size
-            if settings.activation == "topk":
-                self._selector = TopKSelector(parameters, settings.k, size, self.workers)
-            elif settings.activation == "batchtopk":
-                decay = settings.threshold_decay
-                self._selector = BatchTopKSelector(parameters, settings.k, decay, size, self.workers)
-            else:
-                self._selector = ThresholdSelector(parameters, settings.bandwidth, size, self.workers)
+            self._selector = make_selector(self.parameters, self.settings, self.batch_size, self.workers)
         return self._selector
 
-    def _batch_selector(self) -> BatchTopKSelector:
-        selector = self._get_selector()
-        assert isinstance(selector, BatchTopKSelector)
-        return selector
 
-
-def prefixes_of_step(settings: StepSettings, n_latents: int, seed: int, step: int) -> np.ndarray:
-    """The ends of the prefixes whose mean squared errors the step's loss averages."""
-    if settings.objective == "mse":
-        return np.array([n_latents], dtype=np.int64)
-    return draw_prefixes(
-        n_latents, settings.n_prefixes, settings.prefix_min, settings.prefix_power, (seed, step)
-    )
+def make_selector(
+    parameters: SAEParameters, settings: StepSettings, batch_size: int, workers: Workers
+) -> Selector:
+    """The selector of the settings' activation."""
+    if settings.activation == "topk":
+        screens = settings.prescreen
+        if screens is None:
+            screens = has_fast_bfloat16() and parameters.n_latents >= 4096
+        if screens and block_width(parameters.n_latents, settings.k) > 1:
+            return ScreenedTopKSelector(parameters, settings.k, batch_size, workers)
+        return TopKSelector(parameters, settings.k, batch_size, workers)
+    if settings.activation == "batchtopk":
+        return BatchTopKSelector(parameters, settings.k, settings.threshold_decay, batch_size, workers)
+    return ThresholdSelector(parameters, settings.bandwidth, batch_size, workers)

@@ -123,8 +123,8 @@ class DenseBackward:
             if jump:
                 half = np.float32(self.settings.bandwidth / 2)
                 run(
-                    threshold_gradient_rows, rows, start, df_sb.numpy(), self.theta_s, half, np.float32(l0),
-                    self.window_sw, g_theta_s.numpy(),
+                    threshold_gradient_rows, rows, start, df_sb.numpy(), self.theta_s, half, np.float32(l1),
+                    np.float32(l0), self.window_sw, g_theta_s.numpy(),
                 )  # fmt: skip
             run(backward_rows, rows, start, df_sb.numpy(), f_sb.numpy(), np.float32(l1), g_b_enc)
             g_enc, g_dec = self._gradients(start, stop)

@@ -28,20 +28,23 @@ class EventBuffer:
 
     def __init__(self, n_tokens: int, capacity: int) -> None:
         self.ptr_b = np.zeros(n_tokens + 1, dtype=np.int64)
-        self.capacity = 0
+        self.latent_e, self.f_e = np.empty(0, np.int32), np.empty(0, np.float32)
+        self.df_e, self.row_e = np.empty(0, np.float32), np.empty(0, np.int32)
         self.grow(capacity)
+
+    @property
+    def capacity(self) -> int:
+        """How many events fit."""
+        return len(self.f_e)
 
     def grow(self, capacity: int) -> None:
         """Room for at least that many events; the latents and values so far are kept."""
         if capacity <= self.capacity:
             return
-        kept = self.capacity
-        latent_e, f_e = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
-        if kept:
-            latent_e[:kept], f_e[:kept] = self.latent_e, self.f_e
-        self.latent_e, self.f_e = latent_e, f_e
+        more = capacity - self.capacity
+        self.latent_e = np.concatenate([self.latent_e, np.empty(more, np.int32)])
+        self.f_e = np.concatenate([self.f_e, np.empty(more, np.float32)])
         self.df_e, self.row_e = np.empty(capacity, np.float32), np.empty(capacity, np.int32)
-        self.capacity = capacity
 
     def events(self, n_tokens: int) -> Events:
         """The events of the first `n_tokens` tokens."""

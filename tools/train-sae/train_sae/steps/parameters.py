@@ -107,6 +107,7 @@ class SAEParameters:
             state[f"adam_v/{name}"] = _to_numpy(self.second[name])
         return state
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Array]) -> None:
         """Overwrites everything with what `state_dict` gave."""
         for name, value in self.trained().items():

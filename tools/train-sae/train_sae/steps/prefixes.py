@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from train_sae.steps.settings import StepSettings
+
 
 def draw_prefixes(
     n_latents: int, n_prefixes: int, minimum: int, power: float, key: tuple[int, int]
@@ -32,3 +34,10 @@ def draw_prefixes(
         if minimum <= length < n_latents:
             drawn.add(length)
     return np.array([*sorted(drawn), n_latents], dtype=np.int64)
+
+
+def prefixes_of_step(settings: StepSettings, n_latents: int, key: tuple[int, int]) -> np.ndarray:
+    """The lengths of the prefixes whose mean squared errors the loss of step `key` averages."""
+    if settings.objective == "mse":
+        return np.array([n_latents], dtype=np.int64)
+    return draw_prefixes(n_latents, settings.n_prefixes, settings.prefix_min, settings.prefix_power, key)

@@ -177,8 +177,8 @@ class BatchTopKSelector:
 
 
 def block_width(n_latents: int, k: int) -> int:
-    """A block width for `top_k_rows`: at most 64, and leaving at least 4 k blocks where that is possible."""
-    width = 64
-    while width > 1 and n_latents < 4 * k * width:
-        width //= 2
-    return width
+    """The block width for `top_k_rows`, so that a row has several times k blocks where that is possible."""
+    for width in (64, 16):
+        if n_latents >= 6 * k * width:
+            return width
+    return 16 if n_latents >= 2 * k * 16 else 1

@@ -50,7 +50,7 @@ def mark_window_rows(_piece, lo, hi, row0, z_sb, bias_s, theta_s, half, window_s
 
 
 @njit(**FAST)
-def threshold_gradient_rows(_piece, lo, hi, row0, df_sb, theta_s, half, penalty, window_sw, g_s):
+def threshold_gradient_rows(_piece, lo, hi, row0, df_sb, theta_s, half, l1, l0, window_sw, g_s):
     """g = dL/dlog(theta) of each latent, as `threshold.threshold_gradient`."""
     for row in range(lo, hi):
         s = row0 + row
@@ -61,11 +61,11 @@ def threshold_gradient_rows(_piece, lo, hi, row0, df_sb, theta_s, half, penalty,
             b = 64 * word
             while bits != np.uint64(0):
                 if bits & np.uint64(1):
-                    df += df_sb[row, b]
+                    df += df_sb[row, b] + l1
                     n += 1
                 bits >>= np.uint64(1)
                 b += 1
-        g_s[s] = -theta_s[s] * (theta_s[s] * df + penalty * np.float32(n)) / (np.float32(2) * half)
+        g_s[s] = -theta_s[s] * (theta_s[s] * df + l0 * np.float32(n)) / (np.float32(2) * half)
 
 
 @njit(**FAST)

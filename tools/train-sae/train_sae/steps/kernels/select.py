@@ -56,14 +56,49 @@ def kth_largest(values, n, k):
 
 
 @njit(**FAST)
+def choose_largest(b, n, k, candidate, score, ranked, floor, latent_bk, value_bk):
+    """Row b of latent, value = the k largest of n candidates in their order; `ranked` is a copy of their scores.
+
+    Of equal scores the earlier are taken. Where NaN leaves fewer than k, the values are NaN, so that the loss shows it.
+    """
+    kth = kth_largest(ranked, n, k) if n >= k else np.float32(np.nan)
+    ties = k
+    for i in range(n):
+        if score[i] > kth:
+            ties -= 1
+    chosen = 0
+    for i in range(n):
+        value = score[i]
+        if value > kth or (value == kth and ties > 0):
+            if value == kth:
+                ties -= 1
+            latent_bk[b, chosen] = candidate[i]
+            value_bk[b, chosen] = max(value, floor)
+            chosen += 1
+    while chosen < k:
+        latent_bk[b, chosen] = 0
+        value_bk[b, chosen] = np.float32(np.nan)
+        chosen += 1
+
+
+@njit(**FAST)
+def _block_maximum(z_bs, bias_s, b, start, stop):
+    largest = np.float32(-np.inf)
+    for i in range(start, stop):
+        largest = fmax32(largest, z_bs[b, i] + bias_s[i])
+    return largest
+
+
+@njit(**FAST)
 def top_k_rows(_piece, lo, hi, z_bs, bias_s, k, width, floor, latent_bk, value_bk):
     """latent, value = the k largest of z + bias of each row, ascending by latent; values below `floor` become it.
 
     Equal to a stable descending sort: of equal values the lower latents are taken. `width`: length of the
     blocks whose maxima give a lower bound on the k-th largest, so that only few blocks are looked at again;
-    there must be at least k blocks.
+    64, 16 (loops of a constant length are eight times as fast) or 1, and there must be at least k blocks.
     """
     s = z_bs.shape[1]
+    n_full = s // width
     n_blocks = (s + width - 1) // width
     maxima = np.empty(n_blocks, np.float32)
     ranked = np.empty(n_blocks, np.float32)
@@ -71,14 +106,24 @@ def top_k_rows(_piece, lo, hi, z_bs, bias_s, k, width, floor, latent_bk, value_b
     score = np.empty(s, np.float32)
     ranked_score = np.empty(s, np.float32)
     for b in range(lo, hi):
-        for block in range(n_blocks):
-            start = block * width
-            stop = min(start + width, s)
-            largest = np.float32(-np.inf)
-            for i in range(start, stop):
-                largest = fmax32(largest, z_bs[b, i] + bias_s[i])
-            maxima[block] = largest
-            ranked[block] = largest
+        if width == 64:
+            for block in range(n_full):
+                largest = np.float32(-np.inf)
+                for i in range(64):
+                    largest = fmax32(largest, z_bs[b, block * 64 + i] + bias_s[block * 64 + i])
+                maxima[block] = largest
+        elif width == 16:
+            for block in range(n_full):
+                largest = np.float32(-np.inf)
+                for i in range(16):
+                    largest = fmax32(largest, z_bs[b, block * 16 + i] + bias_s[block * 16 + i])
+                maxima[block] = largest
+        else:
+            for i in range(s):
+                maxima[i] = z_bs[b, i] + bias_s[i]
+        if n_full < n_blocks:
+            maxima[n_full] = _block_maximum(z_bs, bias_s, b, n_full * width, s)
+        ranked[:] = maxima
         bound = kth_largest(ranked, n_blocks, k)
         n = 0
         for block in range(n_blocks):
@@ -88,23 +133,7 @@ def top_k_rows(_piece, lo, hi, z_bs, bias_s, k, width, floor, latent_bk, value_b
                     if value >= bound:
                         candidate[n] = i
                         score[n] = value
-                        ranked_score[n] = value
                         n += 1
-        kth = kth_largest(ranked_score, n, k) if n >= k else np.float32(np.nan)
-        ties = k
         for i in range(n):
-            if score[i] > kth:
-                ties -= 1
-        chosen = 0
-        for i in range(n):
-            value = score[i]
-            if value > kth or (value == kth and ties > 0):
-                if value == kth:
-                    ties -= 1
-                latent_bk[b, chosen] = candidate[i]
-                value_bk[b, chosen] = max(value, floor)
-                chosen += 1
-        while chosen < k:  # only where NaN leaves nothing to choose from: let the loss show it
-            latent_bk[b, chosen] = s - 1
-            value_bk[b, chosen] = np.float32(np.nan)
-            chosen += 1
+            ranked_score[i] = score[i]
+        choose_largest(b, n, k, candidate, score, ranked_score, floor, latent_bk, value_bk)

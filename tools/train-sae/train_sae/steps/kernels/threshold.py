@@ -57,13 +57,14 @@ def keep_largest(ptr_b, n_tokens, latent_e, f_e, least, ties):
 
 
 @njit(**FAST)
-def threshold_gradient(latent_e, f_e, df_e, theta_s, half, penalty, g_s):
+def threshold_gradient(latent_e, f_e, df_e, theta_s, half, l1, l0, g_s):
     """g = dL/dlog(theta) by the rectangle estimate of width 2 half (arXiv 2407.14435, equations 11 and 12).
 
-    Events are those above theta - half; f is 0 for the ones that are not above theta. `penalty`: dL/d(count).
+    Events are those above theta - half; f is 0 for the ones not above theta. `l1`, `l0`: derivatives of the sparsity
+    terms with respect to an active f and to the count.
     """
     for e in range(len(latent_e)):
         s = latent_e[e]
         theta = theta_s[s]
         if f_e[e] == np.float32(0) or f_e[e] - theta < half:
-            g_s[s] -= theta * (theta * df_e[e] + penalty) / (np.float32(2) * half)
+            g_s[s] -= theta * (theta * (df_e[e] + l1) + l0) / (np.float32(2) * half)

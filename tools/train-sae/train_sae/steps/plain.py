@@ -1,0 +1,184 @@
+"""One training step in plain torch: autograd and `torch.optim.Adam`, on any device."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train_sae.steps.adam import clip_factor
+from train_sae.steps.parameters import SAEParameters
+from train_sae.steps.prefixes import prefixes_of_step
+from train_sae.steps.settings import StepSettings
+
+
+class JumpReLU(torch.autograd.Function):
+    """(f, on) = (z on, on) with on = [z > theta]; straight-through for theta (arXiv 2407.14435, equations 11 and 12).
+
+    d f / d theta = -theta / width K,  d on / d theta = -1 / width K,  K = [|z - theta| < width / 2];
+    d f / d z = on, d on / d z = 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z_bs: Tensor, theta_s: Tensor, width: float) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(z_bs, theta_s)
+        ctx.width = width
+        on_bs = (z_bs > theta_s).to(z_bs.dtype)
+        return z_bs * on_bs, on_bs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        z_bs, theta_s = ctx.saved_tensors
+        df_bs, don_bs = gradients
+        window_bs = (z_bs - theta_s).abs() < ctx.width / 2
+        g_theta_s = -(window_bs * (theta_s * df_bs + don_bs)).sum(0) / ctx.width
+        return df_bs * (z_bs > theta_s), g_theta_s, None
+
+
+class TorchStep:
+    """The step of the formulas in `train_sae.steps`; `autocast`: matrix products in bfloat16."""
+
+    def __init__(
+        self,
+        parameters: SAEParameters,
+        settings: StepSettings,
+        batch_size: int,
+        seed: int,
+        autocast: bool = False,
+    ) -> None:
+        self.parameters, self.settings, self.batch_size, self.seed = parameters, settings, batch_size, seed
+        self.device = parameters.dec_sd.device
+        self.autocast = autocast
+        self.step_count = 0
+        self.running = np.zeros(2)
+        self._fired_s = torch.zeros(parameters.n_latents, dtype=torch.int64, device=self.device)
+        self._trained = parameters.trained()
+        fused = self.device.type == "cuda"
+        self.optimiser = torch.optim.Adam(
+            self._trained.values(), lr=0.0, betas=settings.betas, eps=settings.eps, fused=fused or None
+        )
+        self._count = torch.zeros((), device=self.device if fused else "cpu")
+        for name, value in self._trained.items():
+            value.requires_grad_()
+            first, second = parameters.first[name], parameters.second[name]
+            state = {"step": self._count.clone(), "exp_avg": first, "exp_avg_sq": second}
+            self.optimiser.state[value] = state
+
+    @property
+    def fired_s(self) -> np.ndarray:
+        """Tokens since each latent last fired, int64 {S}."""
+        return self._fired_s.cpu().numpy()
+
+    @property
+    def threshold_s(self) -> np.ndarray | None:
+        """As `CpuStep.threshold_s`."""
+        if self.settings.activation == "batchtopk":
+            total, weight = self.running
+            return np.full(self.parameters.n_latents, total / weight if weight else 0.0, dtype=np.float32)
+        threshold_s = self.parameters.threshold_s
+        return None if threshold_s is None else threshold_s.detach().cpu().numpy()
+
+    def step(self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0) -> dict[str, float]:
+        x_bd = x_bd.to(self.device, torch.float32)
+        self.optimiser.zero_grad(set_to_none=True)
+        report, f_bs = self._losses(x_bd, sparsity_scale)
+        report["loss"].backward()
+        with torch.no_grad():
+            dec_sd = self.parameters.dec_sd
+            assert dec_sd.grad is not None
+            dec_sd.grad -= (dec_sd.grad * dec_sd).sum(1, keepdim=True) * dec_sd
+            if self.settings.grad_clip is not None or self.settings.log_grad_norm:
+                gradients = [value.grad for value in self._trained.values() if value.grad is not None]
+                norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+                report["grad_norm"] = norm
+                torch._foreach_mul_(gradients, clip_factor(float(norm), self.settings.grad_clip))
+            self.optimiser.param_groups[0]["lr"] = lr
+            self.optimiser.step()
+            norm_s1 = torch.linalg.vector_norm(dec_sd, dim=1, keepdim=True)
+            dec_sd /= torch.where(norm_s1 > 0, norm_s1, 1)
+            self._fired_s += len(x_bd)
+            self._fired_s[(f_bs > 0).any(0)] = 0
+        self.step_count += 1
+        return {name: float(value.detach()) for name, value in report.items()}
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        state = {
+            "step_count": np.array([self.step_count], dtype=np.int64),
+            "seed": np.array([self.seed], dtype=np.int64),
+            "fired_s": self.fired_s.copy(),
+        }
+        if self.settings.activation == "batchtopk":
+            state["running_threshold"] = self.running.copy()
+        return state
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        self.step_count = int(state["step_count"][0])
+        self.seed = int(state["seed"][0])
+        self._fired_s.copy_(torch.from_numpy(state["fired_s"]))
+        for adam in self.optimiser.state.values():
+            adam["step"].fill_(self.step_count)
+        if self.settings.activation == "batchtopk":
+            self.running[:] = state["running_threshold"]
+
+    def _losses(self, x_bd: Tensor, scale: float) -> tuple[dict[str, Tensor], Tensor]:
+        """The loss and its parts, and f {B, S}."""
+        settings, w = self.settings, self.parameters
+        n = len(x_bd)
+        with self._products():
+            z_bs = torch.nn.functional.linear(x_bd - w.b_dec_d, w.enc_sd, w.b_enc_s).float()
+        f_bs, on_bs = self._activate(z_bs)
+        ends = prefixes_of_step(settings, w.n_latents, (self.seed, self.step_count)).tolist()
+        x_hat_bd = w.b_dec_d
+        mses = []
+        for start, stop in pairwise([0, *ends]):  # one decode, cut where the prefixes end
+            with self._products():
+                part_bd = f_bs[:, start:stop] @ w.dec_sd[start:stop]
+            x_hat_bd = x_hat_bd + part_bd.float()
+            mses.append((x_hat_bd - x_bd).square().mean())
+        report = {"mse": mses[-1], "l1": settings.l1 * scale * f_bs.sum() / n, "l0": on_bs.sum() / n}
+        report["loss"] = torch.stack(mses).mean() + report["l1"]
+        if settings.l0:
+            report["loss"] = report["loss"] + settings.l0 * scale * report["l0"]
+        if settings.aux_k:
+            report["aux"] = settings.aux_weight * self._aux(z_bs, (x_bd - x_hat_bd).detach())
+            report["loss"] = report["loss"] + report["aux"]
+        return report, f_bs.detach()
+
+    def _activate(self, z_bs: Tensor) -> tuple[Tensor, Tensor]:
+        """f, and where it is active; JumpReLU's activity has a gradient."""
+        settings = self.settings
+        if settings.activation == "jumprelu":
+            assert self.parameters.log_threshold_s is not None
+            f_bs, on_bs = JumpReLU.apply(z_bs, self.parameters.log_threshold_s.exp(), settings.bandwidth)
+            return f_bs, on_bs
+        f_bs = z_bs.relu()
+        if settings.activation == "topk":
+            keep = z_bs.detach().topk(settings.k, dim=1, sorted=False).indices
+            f_bs = f_bs * torch.zeros_like(z_bs).scatter_(1, keep, 1.0)
+        elif settings.activation == "batchtopk":
+            flat = f_bs.detach().flatten()
+            values, keep = flat.topk(settings.k * len(z_bs), sorted=False)
+            f_bs = f_bs * torch.zeros_like(flat).scatter_(0, keep, 1.0).view_as(z_bs)
+            if (values > 0).any():
+                least, decay = float(values[values > 0].min()), settings.threshold_decay
+                self.running = decay * self.running + (1 - decay) * np.array([least, 1.0])
+        return f_bs, (f_bs > 0).float()
+
+    def _aux(self, z_bs: Tensor, residual_bd: Tensor) -> Tensor:
+        dead = torch.nonzero(self._fired_s >= self.settings.dead_after_tokens).flatten()
+        if len(dead) == 0:
+            return torch.zeros((), device=self.device)
+        z_bs = z_bs[:, dead]
+        keep = z_bs.detach().topk(min(self.settings.aux_k, len(dead)), dim=1, sorted=False).indices
+        codes_bs = z_bs.relu() if self.settings.activation in ("topk", "batchtopk") else z_bs
+        codes_bs = codes_bs * torch.zeros_like(z_bs).scatter_(1, keep, 1.0)
+        with self._products():
+            part_bd = codes_bs @ self.parameters.dec_sd[dead]
+        return (part_bd.float() - residual_bd).square().mean()
+
+    def _products(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.autocast else nullcontext()

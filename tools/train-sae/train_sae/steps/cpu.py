@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saetools.matmul import float32_matmul
 from train_sae.steps.adam import Adam
 from train_sae.steps.auxk import DeadSelector
 from train_sae.steps.dense import DenseBackward
 from train_sae.steps.events import Events
-from train_sae.steps.matmul import float32_matmul
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.prefixes import prefixes_of_step
 from train_sae.steps.prescreen import ScreenedTopKSelector, has_fast_bfloat16

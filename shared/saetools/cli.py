@@ -18,9 +18,8 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
-import click
 import typer
 
 from saetools import __version__
@@ -30,10 +29,9 @@ logger = logging.getLogger("saetools")
 N = TypeVar("N", int, float)
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(context: typer.Context, asked: bool) -> None:
     if asked:
-        name = click.get_current_context().find_root().info_name
-        sys.stdout.write(f"{name} {__version__}\n")
+        sys.stdout.write(f"{context.find_root().info_name} {__version__}\n")
         raise typer.Exit
 
 
@@ -93,18 +91,20 @@ def run(name: str, app: typer.Typer) -> NoReturn:
     sys.exit(_exit_code(name, app))
 
 
+# Typer brings its own copy of click, whose UsageError is public by this way alone.
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+
+
 def _exit_code(name: str, app: typer.Typer) -> int:
     try:
         returned = app(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
-    except click.UsageError as error:
+    except _USAGE_ERROR as error:
         hint = f"{name} --help lists the options and arguments"
         return _fail(name, f"{error.format_message()}\n{hint}", 2)
-    except click.ClickException as error:
-        return _fail(name, error.format_message(), error.exit_code)
     except UserError as error:
         return _fail(name, str(error), 2 if isinstance(error, UsageError) else 1)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail(name, "interrupted; files that are complete are kept", 130)
     except BrokenPipeError:
         _silence_stdout()

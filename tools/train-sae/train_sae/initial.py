@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from train_sae.steps import SAEParameters
+from train_sae.steps import SAEParameters, StepSettings
 
 SCALE_TOKENS = 2048
 NORMALIZATIONS = ("none", "mean", "sqrt-d")
@@ -38,14 +38,14 @@ def choose_normalization(kind: str, sample_nd: torch.Tensor) -> Normalization:
 
 
 def data_point_parameters(
-    sample_nd: torch.Tensor, d_sae: int, blend: float, k: int | None, generator: torch.Generator
+    sample_nd: torch.Tensor, d_sae: int, blend: float, settings: StepSettings, generator: torch.Generator
 ) -> SAEParameters:
     """Decoder rows near data points; the encoder is the decoder's transpose, scaled; b_dec is the sample's mean.
 
     W_dec[s] is proportional to blend * u + (1 - blend) * v, with u the unit vector of a random token less
     the mean, and v that of Kaiming-uniform noise. A blend of 0 is the plain random initialisation.
     W_enc = a W_dec^T, with the a for which the sample is reconstructed best by the k largest latents
-    (None: all positive ones): many latents near one token would otherwise add up to a multiple of it.
+    (all positive ones without a k): many latents near one token would otherwise add up to a multiple of it.
     """
     mean = sample_nd.mean(0)
     rows = _draw_rows(len(sample_nd), d_sae, generator)
@@ -53,12 +53,16 @@ def data_point_parameters(
     noise_sd = torch.empty(d_sae, sample_nd.shape[1]).uniform_(-1, 1, generator=generator)
     noise_sd = torch.nn.functional.normalize(noise_sd, dim=1)
     dec_sd = torch.nn.functional.normalize(blend * points_sd + (1 - blend) * noise_sd, dim=1)
+    k = settings.k if settings.activation in ("topk", "batchtopk") else None
     scale = _best_scale(sample_nd[:SCALE_TOKENS] - mean, dec_sd, k)
+    # JumpReLU's threshold starts at the width of the window in which it is learnt.
+    threshold_s = torch.full((d_sae,), settings.bandwidth) if settings.activation == "jumprelu" else None
     return SAEParameters(
         enc_sd=scale * dec_sd,
         b_enc_s=torch.zeros(d_sae),
         dec_sd=dec_sd,
         b_dec_d=mean.contiguous(),
+        log_threshold_s=None if threshold_s is None else threshold_s.log(),
     )
 
 

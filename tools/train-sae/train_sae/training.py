@@ -57,9 +57,8 @@ def train(
     sample_nd = stream.sample(SAMPLE_TOKENS, settings.seed)
     normalization = choose_normalization(settings.normalize, sample_nd)
     generator = torch.Generator().manual_seed(settings.seed)
-    k = settings.step.k if settings.step.activation in ("topk", "batchtopk") else None
     parameters = data_point_parameters(
-        normalization.apply_(sample_nd), settings.d_sae, settings.blend, k, generator
+        normalization.apply_(sample_nd), settings.d_sae, settings.blend, settings.step, generator
     ).to(device)
     step = make_step(parameters, settings.step, settings.batch_size, settings.seed)
     schedule = Schedule(settings.lr, round(settings.warmup * settings.n_steps), settings.n_steps)

@@ -1,0 +1,53 @@
+"""Small activation shards that tests write themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from saetools.provenance import Provenance
+from saetools.shard_layout import SHARDS, Examples, ShardHeader, shard_name
+from saetools.shard_writer import new_shard
+
+
+def write_shards(
+    folder: Path,
+    acts_npd: np.ndarray,
+    *,
+    n_shards: int = 2,
+    layer: int = 3,
+    paths: Sequence[str] | None = None,
+    dtype: str = "float32",
+    model: str = "timm/test",
+) -> list[Path]:
+    """Write activations {N, P, D} as complete shards of one layer."""
+    n_images, n_patches, d_model = acts_npd.shape
+    paths = paths or [f"images/{i:04d}.jpg" for i in range(n_images)]
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = []
+    for index, rows in enumerate(np.array_split(np.arange(n_images), n_shards)):
+        header = ShardHeader(model, "0" * 64, [layer], "test", {"size": [1, 1]}, n_images, index, n_shards)
+        examples = Examples(
+            np.array([paths[row] for row in rows], object),
+            rows,
+            np.full(len(rows), -1),
+            np.tile([1, n_patches], (len(rows), 1)),
+        )
+        provenance = Provenance.of(SHARDS, "dump-acts", {"test": model})
+        targets.append(folder / shard_name(index))
+        with new_shard(
+            targets[-1], header, provenance, examples, n_patches=n_patches, d_model=d_model, dtype=dtype
+        ) as writer:
+            writer.append({layer: acts_npd[rows].astype(np.float32)})
+    return targets
+
+
+def clustered_acts(n_images: int, n_patches: int = 9, d_model: int = 16, seed: int = 0) -> np.ndarray:
+    """Activations {N, P, D} with structure to learn: sparse sums of 24 directions, and a little noise."""
+    rng = np.random.default_rng(seed)
+    directions = np.random.default_rng(99).normal(size=(24, d_model))
+    weights = rng.exponential(size=(n_images, n_patches, 24)) * (rng.random((n_images, n_patches, 24)) < 0.1)
+    noise = 0.05 * rng.normal(size=(n_images, n_patches, d_model))
+    return (3 + weights @ directions + noise).astype(np.float32)

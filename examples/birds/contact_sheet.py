@@ -19,7 +19,9 @@ def main(path: str) -> None:
         picture = next(
             p
             for p in pictures
-            if p.bird.view == wanted and p.bird.plumage == species.male and p.rgb_hw3.shape[1] > p.rgb_hw3.shape[0]
+            if p.bird.view == wanted
+            and p.bird.plumage == species.male
+            and p.rgb_hw3.shape[1] > p.rgb_hw3.shape[0]
         )
         cell = ImageOps.fit(Image.fromarray(picture.rgb_hw3), CELL, Image.Resampling.LANCZOS)
         sheet.paste(cell, (c % COLUMNS * (CELL[0] + GAP), c // COLUMNS * (CELL[1] + GAP)))

@@ -1,12 +1,5 @@
-"""How every kernel is compiled."""
+"""How every kernel is compiled: as the shared ones are."""
 
-from typing import Any
+from saetools.kernels.flags import FAST
 
-# Contraction and reordering of sums, but NaN and infinity keep their meaning: "nnan" would let a
-# diverged run look like a sparse one.
-FAST: dict[str, Any] = {
-    "nogil": True,
-    "cache": True,
-    "error_model": "numpy",
-    "fastmath": {"contract", "reassoc", "arcp", "nsz", "afn"},
-}
+__all__ = ["FAST"]

@@ -3,39 +3,10 @@
 import numpy as np
 from numba import njit
 
-from train_sae.steps.kernels.flags import FAST
+from saetools.kernels.flags import FAST
+from saetools.kernels.selection_kernels import count_above_rows, take_above_rows
 
-BLOCK = 64
-
-
-@njit(**FAST)
-def count_above_rows(_piece, lo, hi, z_bs, bias_s, cut_s, n_b):
-    """n_b = how many latents of each row have z + bias > cut."""
-    for b in range(lo, hi):
-        n = np.int32(0)
-        for i in range(z_bs.shape[1]):
-            n += np.int32(z_bs[b, i] + bias_s[i] > cut_s[i])
-        n_b[b] = n
-
-
-@njit(**FAST)
-def take_above_rows(_piece, lo, hi, z_bs, bias_s, cut_s, theta_s, ptr_b, latent_e, f_e):
-    """Lists them from event `ptr_b[b]` on, with f = z + bias where that exceeds theta, else 0."""
-    s = z_bs.shape[1]
-    for b in range(lo, hi):
-        e = ptr_b[b]
-        for start in range(0, s, BLOCK):
-            stop = min(start + BLOCK, s)
-            n = np.int32(0)
-            for i in range(start, stop):
-                n += np.int32(z_bs[b, i] + bias_s[i] > cut_s[i])
-            if n > 0:
-                for i in range(start, stop):
-                    value = z_bs[b, i] + bias_s[i]
-                    if value > cut_s[i]:
-                        latent_e[e] = i
-                        f_e[e] = value if value > theta_s[i] else np.float32(0)
-                        e += 1
+__all__ = ["count_above_rows", "keep_largest", "take_above_rows", "threshold_gradient"]
 
 
 @njit(**FAST)

@@ -1,0 +1,58 @@
+"""Threads that share out the pieces of a kernel's work."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class Workers:
+    """Runs kernels that release the interpreter's lock on as many threads as torch uses.
+
+    Threads of our own instead of numba's: its `parallel=True` compiles several times slower, dies in forked
+    children under one threading layer and aborts under the other when two threads call it.
+
+    A piece's result never depends on who computes it, and the cut into pieces never on the number of threads.
+    """
+
+    def __init__(self) -> None:
+        self.n_threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(max(1, self.n_threads - 1), thread_name_prefix="saetools")
+
+    def run(self, kernel: Callable[..., None], bounds: np.ndarray, *args: Any) -> None:
+        """Calls `kernel(piece, lo, hi, *args)` for each piece [bounds[i], bounds[i + 1])."""
+        cuts = [int(bound) for bound in bounds]
+        pieces = deque((i, lo, hi) for i, (lo, hi) in enumerate(pairwise(cuts)) if hi > lo)
+
+        def work() -> None:
+            while True:
+                try:
+                    piece = pieces.popleft()
+                except IndexError:
+                    return
+                kernel(*piece, *args)
+
+        others = [self._pool.submit(work) for _ in range(min(self.n_threads, len(pieces)) - 1)]
+        work()
+        for other in others:
+            other.result()
+
+
+def even_pieces(n: int, at_most: int) -> np.ndarray:
+    """Bounds of at most `at_most` about equal pieces of range(n)."""
+    return np.linspace(0, n, min(n, at_most) + 1).astype(np.int64)
+
+
+def pieces_of_equal_work(ptr: np.ndarray, cost_per_row: int, n_pieces: int) -> np.ndarray:
+    """Bounds of pieces of rows, where row i costs `ptr[i + 1] - ptr[i] + cost_per_row`."""
+    work = ptr + cost_per_row * np.arange(len(ptr))
+    targets = np.linspace(0, work[-1], min(n_pieces, len(ptr) - 1) + 1)
+    bounds = np.searchsorted(work, targets)
+    bounds[0], bounds[-1] = 0, len(ptr) - 1
+    return bounds

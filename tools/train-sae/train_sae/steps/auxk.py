@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from train_sae.steps.events import EventBuffer, Events
-from train_sae.steps.matmul import pre_activations
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.selection import CHUNK_BYTES, MAX_PIECES, block_width
 from train_sae.steps.workers import Workers, even_pieces
@@ -47,7 +46,7 @@ class DeadSelector:
         for start in range(0, n, chunk):
             stop = min(start + chunk, n)
             z = z_bs[: stop - start]
-            pre_activations(centred_bd[start:stop], enc_sd, out_bs=z)
+            torch.mm(centred_bd[start:stop], enc_sd.T, out=z)
             out = latent_bk[start:stop], value_bk[start:stop]
             pieces = even_pieces(stop - start, MAX_PIECES)
             self.workers.run(top_k_rows, pieces, z.numpy(), bias_s, k, block_width(len(dead), k), floor, *out)

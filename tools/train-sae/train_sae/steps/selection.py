@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from train_sae.steps.events import EventBuffer, Events
-from train_sae.steps.matmul import pre_activations
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.workers import Workers, even_pieces
 
@@ -42,7 +41,7 @@ class EncoderChunks:
         for start in range(0, len(centred_bd), self.tokens):
             stop = min(start + self.tokens, len(centred_bd))
             z_bs = self.z_bs[: stop - start]
-            pre_activations(centred_bd[start:stop], self.parameters.enc_sd, out_bs=z_bs)
+            torch.mm(centred_bd[start:stop], self.parameters.enc_sd.T, out=z_bs)
             yield start, stop, z_bs
 
 

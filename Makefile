@@ -17,9 +17,9 @@ TOOLS := $(patsubst %/pyproject.toml,%,$(wildcard tools/*/pyproject.toml))
 # The table: data and model. The default is the example; with a MODEL of your own, WEIGHTS is yours to give.
 CUB ?= data/birds
 ifndef MODEL
-MODEL := timm/test_vit3
+MODEL := timm/test_vit2
 WEIGHTS ?= examples/birds/vit.safetensors
-LAYERS ?= 6
+LAYERS ?= 7
 else ifndef LAYERS
 $(error MODEL=$(MODEL) needs LAYERS=L,L,... too: 0 is the first block)
 endif

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from saetools.errors import UsageError, UserError
-from saetools.provenance import first_difference
 from saetools.sae import SAE
 from saetools.scorer_file import ScorerFile, load_scorer
+from saetools.scorer_inputs import check_scorer_fits
 from saetools.scorers import Const, Linear
 from saetools.shard_reader import ShardSet
 
@@ -39,7 +39,7 @@ def make_scorer(spec: str, train: ShardSet, layer: int, seed: int) -> NamedScore
     if Path(spec).exists():
         path = Path(spec)
         found = load_scorer(path)
-        _check_fits(found, path, train, layer)
+        check_scorer_fits(found, path, train.shards[0], layer)
         return NamedScorer(found.kind, found.scorer, _sae_columns(found, path))
     raise UsageError(f"--scorer {spec}: expected const, random:K, or the path of a scorer file that exists")
 
@@ -60,21 +60,6 @@ def draw_random(train: ShardSet, layer: int, k: int, seed: int) -> Linear:
         vectors_kd[torch.from_numpy(here)] = shard.tokens(layer, chosen[here] - start)
         start = end
     return Linear(vectors_kd)
-
-
-def _check_fits(found: ScorerFile, path: Path, train: ShardSet, layer: int) -> None:
-    if found.d_model != train.d_model:
-        raise UserError(
-            f"{path}: it scores activations of width {found.d_model}, but the shards' width is {train.d_model};"
-            " use a scorer that was trained on this model"
-        )
-    here = {**train.header.source(), "layer": layer}
-    there = {name: found.trained_on.get(name) for name in here}
-    if difference := first_difference(there, here):
-        raise UserError(
-            f"{path}: it was trained on other activations than {train.shards[0].path} holds: {difference};"
-            " use a scorer of the same model, weights, preprocessing and layer"
-        )
 
 
 def _sae_columns(found: ScorerFile, path: Path) -> dict[str, Any]:

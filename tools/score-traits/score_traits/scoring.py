@@ -16,6 +16,7 @@ from saetools.pooling import pool_scores
 from saetools.progress import Progress
 from saetools.provenance import Format, Provenance, first_difference
 from saetools.scorer_file import load_scorer
+from saetools.scorer_inputs import choose_layer
 from saetools.scorers import Scorer
 from saetools.shard_layout import check_same_source
 from saetools.shard_reader import ShardSet
@@ -47,7 +48,7 @@ def score(
 ) -> pd.DataFrame:
     """The AP table; raises UserError where files do not belong together."""
     _check_splits(train, test)
-    layer = _choose_layer(train, settings.layer)
+    layer = choose_layer(train.shards[0], settings.layer)
     traits = read_traits(trait_source)
     train_labels = traits.of(train.paths, "the training shards")
     test_labels = traits.of(test.paths, "the test shards")
@@ -115,19 +116,6 @@ def _check_splits(train: ShardSet, test: ShardSet) -> None:
             f"{other.path}: {len(shared)} images are in --train and --test, for example {min(shared)!r};"
             " test on images that were not trained on"
         )
-
-
-def _choose_layer(train: ShardSet, layer: int | None) -> int:
-    layers = train.header.layers
-    if layer is None:
-        if len(layers) > 1:
-            raise UserError(
-                f"{train.shards[0].path}: it holds layers {list(layers)}; choose one with --layer"
-            )
-        return layers[0]
-    if layer not in layers:
-        raise UserError(f"{train.shards[0].path}: it holds no layer {layer}, only {list(layers)}")
-    return layer
 
 
 def _training_sizes(sizes: list[int | None], n_images: int) -> list[int | None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from saetools.errors import UserError
+from saetools.scorer_inputs import choose_layer
 from saetools.shard_reader import Shard, iterate_shards
 
 IMAGES_PER_BLOCK = 16
@@ -89,20 +90,6 @@ class ShardSource:
     def _held_out(self, shard: Shard) -> np.ndarray:
         """bool {N}. Decided by an image's path alone: the order and the sizes of shards do not matter."""
         return np.array([_uniform(path) < self.holdout for path in shard.examples.path], dtype=bool)
-
-
-def choose_layer(shard: Shard, layer: int | None) -> int:
-    """The layer asked for, or the only one; raises UserError."""
-    layers = shard.header.layers
-    if layer is None and len(layers) == 1:
-        return layers[0]
-    if layer is None:
-        raise UserError(f"{shard.path}: it holds layers {list(layers)}; choose one with --layer")
-    if layer not in layers:
-        raise UserError(
-            f"{shard.path}: it holds no layer {layer}, only {list(layers)}; choose one of those with --layer"
-        )
-    return layer
 
 
 def all_blocks(shards: Iterable[Shard]) -> list[Block]:

@@ -1,0 +1,40 @@
+"""What a scorer is given: a layer of the shards, which must be the activations that it was made for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from saetools.errors import UserError
+from saetools.provenance import first_difference
+from saetools.scorer_file import ScorerFile
+from saetools.shard_reader import Shard
+
+
+def choose_layer(shard: Shard, layer: int | None) -> int:
+    """The layer asked for, or the only one; raises UserError."""
+    layers = shard.header.layers
+    if layer is None and len(layers) == 1:
+        return layers[0]
+    if layer is None:
+        raise UserError(f"{shard.path}: it holds layers {list(layers)}; choose one with --layer")
+    if layer not in layers:
+        raise UserError(
+            f"{shard.path}: it holds no layer {layer}, only {list(layers)}; choose one of those with --layer"
+        )
+    return layer
+
+
+def check_scorer_fits(found: ScorerFile, path: Path, shard: Shard, layer: int) -> None:
+    """Raise UserError, saying what differs, unless the scorer at `path` was made from such activations."""
+    if found.d_model != shard.d_model:
+        raise UserError(
+            f"{path}: it scores activations of width {found.d_model}, but the shards' width is {shard.d_model};"
+            " use a scorer that was trained on this model"
+        )
+    here = {**shard.header.source(), "layer": layer}
+    there = {name: found.trained_on.get(name) for name in here}
+    if difference := first_difference(there, here):
+        raise UserError(
+            f"{path}: it was trained on other activations than {shard.path} holds: {difference};"
+            " use a scorer of the same model, weights, preprocessing and layer"
+        )

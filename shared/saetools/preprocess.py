@@ -75,7 +75,7 @@ class Preprocess:
         if image.size != (goes.width, goes.height):
             image = image.resize((goes.width, goes.height), pil.Resampling[interpolation.upper()])
         height, width = self.size
-        if goes.top < 0 or goes.left < 0:
+        if goes.height < height or goes.width < width:
             canvas = pil.new(image.mode, (width, height), fill)
             canvas.paste(image, (-goes.left, -goes.top))
             return np.asarray(canvas)

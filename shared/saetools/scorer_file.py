@@ -12,9 +12,8 @@ import h5py
 import numpy as np
 import torch
 
-from saetools.atomic import atomic_path
 from saetools.errors import UserError
-from saetools.hdf5 import open_hdf5
+from saetools.hdf5 import new_hdf5, open_hdf5
 from saetools.provenance import Format, Provenance, canonical_json
 from saetools.sae import SAE, SAEConfig, check_config
 from saetools.scorers import Linear
@@ -46,18 +45,21 @@ class ScorerFile:
 def save_scorer(target: Path, contents: ScorerFile) -> None:
     """Write a scorer file, complete or not at all."""
     scorer = contents.scorer
-    with atomic_path(target) as partial, h5py.File(partial, "w", libver="v110") as file:
-        attributes: dict[str, Any] = {"kind": contents.kind, **contents.provenance.to_attributes()}
-        attributes["trained_on"] = canonical_json(contents.trained_on)
-        attributes["evaluation"] = canonical_json(contents.evaluation)
-        if isinstance(scorer, SAE):
-            attributes["config"] = canonical_json(asdict(scorer.config))
-            attributes["scale"] = scorer.scale
-            tensors = {name: getattr(scorer, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "mean")}
-            if scorer.threshold is not None:
-                tensors["threshold"] = scorer.threshold
-        else:
-            tensors = {"vectors": scorer.vectors, "bias": scorer.bias}
+    attributes: dict[str, Any] = {"kind": contents.kind, **contents.provenance.to_attributes()}
+    attributes["trained_on"] = canonical_json(contents.trained_on)
+    attributes["evaluation"] = canonical_json(contents.evaluation)
+    if isinstance(scorer, SAE):
+        attributes["config"] = canonical_json(asdict(scorer.config))
+        attributes["scale"] = scorer.scale
+        tensors = {name: getattr(scorer, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "mean")}
+        if scorer.threshold is not None:
+            tensors["threshold"] = scorer.threshold
+    else:
+        tensors = {"vectors": scorer.vectors, "bias": scorer.bias}
+    n_bytes = sum(4 * tensor.numel() for tensor in tensors.values()) + sum(
+        len(str(v)) for v in attributes.values()
+    )
+    with new_hdf5(target, n_bytes) as file:
         for name, tensor in tensors.items():
             file[name] = np.ascontiguousarray(tensor.detach().cpu().numpy(), "<f4")
         for name, value in attributes.items():

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from saetools.atomic import atomic_path
+from saetools.hdf5 import new_hdf5
 from saetools.precision import STORED_TYPES, to_stored
 from saetools.provenance import Provenance, canonical_json
 from saetools.shard_layout import Examples, ShardHeader, layer_group
@@ -35,8 +35,9 @@ def new_shard(
     >>> with new_shard(target, header, provenance, examples, **shape, dtype="float16") as writer:
     ...     writer.append({11: acts_npd})
     """
-    # libver: the newest layout; the default one limits the attributes to 64 kB
-    with atomic_path(target) as partial, h5py.File(partial, "w", libver="v110") as file:
+    n_values = len(header.layers) * len(examples) * (n_patches + has_cls) * d_model
+    n_bytes = n_values * STORED_TYPES[dtype].itemsize + sum(128 + 2 * len(path) for path in examples.path)
+    with new_hdf5(target, n_bytes) as file:
         writer = ShardWriter(target, file, header.layers, len(examples), dtype)
         writer.write_attributes({**provenance.to_attributes(), "complete": False, **header.to_attributes()})
         writer.write_examples(examples)

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saetools.matmul import float32_matmul, float32_precision
+from saetools.workers import Workers, pieces_of_equal_work
 from train_sae.steps import SAEParameters, StepSettings, make_step
 from train_sae.steps.auxk import DeadSelector
 from train_sae.steps.plain import TorchStep
 from train_sae.steps.prefixes import draw_prefixes
 from train_sae.steps.prescreen import ScreenedTopKSelector
 from train_sae.steps.selection import BatchTopKSelector, TopKSelector
-from train_sae.steps.workers import Workers, pieces_of_equal_work
 
 B, D = 40, 16
 

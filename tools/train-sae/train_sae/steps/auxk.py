@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saetools.workers import Workers, even_pieces
 from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.selection import CHUNK_BYTES, MAX_PIECES, block_width
-from train_sae.steps.workers import Workers, even_pieces
 
 
 class DeadSelector:
@@ -28,7 +28,7 @@ class DeadSelector:
 
     def select(self, centred_bd: Tensor, dead_s: np.ndarray) -> Events | None:
         """None if no latent is dead. `dead_s` {S} bool; `centred_bd` = x - b_dec."""
-        from train_sae.steps.kernels.select import top_k_rows
+        from saetools.kernels.selection_kernels import top_k_rows
 
         dead = np.flatnonzero(dead_s)
         if len(dead) == 0:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from saetools.matmul import float32_matmul
+from saetools.workers import Workers
 from train_sae.steps.adam import Adam
 from train_sae.steps.auxk import DeadSelector
 from train_sae.steps.dense import DenseBackward
@@ -23,7 +24,6 @@ from train_sae.steps.selection import (
 )
 from train_sae.steps.settings import StepSettings
 from train_sae.steps.sparse import SparseBackward
-from train_sae.steps.workers import Workers
 
 # ReLU's and JumpReLU's codes begin dense and end sparse. Below this share of active values the sparse
 # step is faster; the next step's way is chosen by this step's share.

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saetools.workers import Workers, even_pieces
 from train_sae.steps.adam import Adam, clip_factor, squared_norm
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.settings import StepSettings
 from train_sae.steps.sparse import PIECES, SparseBackward
-from train_sae.steps.workers import Workers, even_pieces
 
 BLOCK = 2048  # latents per product: enough for its full rate, few enough that only f is ever held whole
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saetools.workers import Workers, even_pieces
 from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.selection import CHUNK_BYTES, MAX_PIECES, TopKSelector, block_width
-from train_sae.steps.workers import Workers, even_pieces
 
 # |fl(x) fl(w) - x w| <= (2 u + u^2) |x w| with bfloat16's u = 2^-9, summed with |sum x w| <= |x| |w|; the float32
 # sums add D 2^-24 of it at most (accounted below), and rounding the result u |z|.

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saetools.workers import Workers, even_pieces
 from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
-from train_sae.steps.workers import Workers, even_pieces
 
 CHUNK_BYTES = (
     32 << 20
@@ -56,7 +56,7 @@ class TopKSelector:
         self.width = block_width(parameters.n_latents, k)
 
     def select(self, centred_bd: Tensor) -> Events:
-        from train_sae.steps.kernels.select import top_k_rows
+        from saetools.kernels.selection_kernels import top_k_rows
 
         latent_bk, value_bk = self.buffer.latent_e.reshape(-1, self.k), self.buffer.f_e.reshape(-1, self.k)
         bias_s = self.parameters.b_enc_s.numpy()
@@ -85,7 +85,7 @@ class AboveThreshold:
         `at_most`: only that many of the largest are wanted, so `cut_s` may be raised on the way (in place) whenever
         the events become many more; those wanted are always among the events.
         """
-        from train_sae.steps.kernels.threshold import count_above_rows, take_above_rows
+        from saetools.kernels.selection_kernels import count_above_rows, take_above_rows
 
         ptr_b, bias_s = self.buffer.ptr_b, self.parameters.b_enc_s.numpy()
         ptr_b[0] = 0

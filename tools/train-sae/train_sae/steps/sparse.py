@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saetools.workers import Workers, even_pieces, pieces_of_equal_work
 from train_sae.steps.adam import Adam, clip_factor, squared_norm
 from train_sae.steps.events import Events
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.settings import StepSettings
-from train_sae.steps.workers import Workers, even_pieces, pieces_of_equal_work
 
 PIECES = 64
 ADAM_COST = 3  # of one latent's Adam step, in events

@@ -7,8 +7,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from train_sae.steps.kernels.flags import FAST
-from train_sae.steps.kernels.select import choose_largest, fmax32, kth_largest
+from saetools.kernels.flags import FAST
+from saetools.kernels.selection_kernels import choose_largest, fmax32, kth_largest
 
 
 def _widen(_context, bits):

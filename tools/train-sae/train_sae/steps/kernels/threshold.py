@@ -1,12 +1,9 @@
-"""Pre-activations above a threshold, as events."""
+"""Thinning out events by a threshold, and the gradient of one that is trained."""
 
 import numpy as np
 from numba import njit
 
 from saetools.kernels.flags import FAST
-from saetools.kernels.selection_kernels import count_above_rows, take_above_rows
-
-__all__ = ["count_above_rows", "keep_largest", "take_above_rows", "threshold_gradient"]
 
 
 @njit(**FAST)

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from train_sae.steps.kernels.flags import FAST
+from saetools.kernels.flags import FAST
 
 # Moments of latents that stay off decay geometrically; below this they are set to zero, long before
 # subnormal numbers slow every step. Their update would be below the rounding of the weights.

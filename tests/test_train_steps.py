@@ -1,5 +1,7 @@
 """Training steps against float64 autograd of the printed formulas and torch.optim.Adam."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -145,8 +147,9 @@ def assert_equal_to_oracle(settings, steps=6, make=make_step, tolerance=1e-5):
 
 ACTIVATIONS = {
     "topk": {"activation": "topk", "k": 6},
-    "screened": {"activation": "topk", "k": 6, "prescreen": True},
+    "screened topk": {"activation": "topk", "k": 6, "prescreen": True},
     "batchtopk": {"activation": "batchtopk", "k": 6},
+    "screened batchtopk": {"activation": "batchtopk", "k": 6, "prescreen": True},
     "relu": {"activation": "relu", "l1": 1e-2},
     "jumprelu": {"activation": "jumprelu", "l0": 1e-2, "bandwidth": 0.2},
 }
@@ -167,20 +170,23 @@ def settings_of(activation, objective, extra=""):
 @pytest.mark.parametrize("extra", EXTRAS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_equals_autograd(activation, objective, extra):
+def test_equals_autograd(activation, objective, extra, monkeypatch):
+    monkeypatch.setattr("train_sae.steps.prescreen.TOO_MANY", 2.0)
     settings = settings_of(activation, objective, extra)
     found = assert_equal_to_oracle(settings)
     assert ("grad_norm" in found) == (settings.grad_clip is not None)
-    if activation in ("topk", "screened") and "aux" not in extra:
+    if activation in ("topk", "screened topk") and "aux" not in extra:
         assert found["l0"] == 6
 
 
+@pytest.mark.parametrize("prescreen", [False, True], ids=["", "screened"])
 @pytest.mark.parametrize("extra", EXTRAS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("activation", ["relu", "jumprelu"])
-def test_sparse_way_of_dense_activations(activation, objective, extra, monkeypatch):
+def test_sparse_way_of_dense_activations(activation, objective, extra, prescreen, monkeypatch):
     monkeypatch.setattr("train_sae.steps.cpu.SPARSE_BELOW", 2.0)
-    assert_equal_to_oracle(settings_of(activation, objective, extra))
+    monkeypatch.setattr("train_sae.steps.prescreen.TOO_MANY", 2.0)
+    assert_equal_to_oracle(replace(settings_of(activation, objective, extra), prescreen=prescreen))
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

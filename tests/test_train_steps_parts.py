@@ -14,8 +14,8 @@ from train_sae.steps import SAEParameters, StepSettings, make_step
 from train_sae.steps.auxk import DeadSelector
 from train_sae.steps.plain import TorchStep
 from train_sae.steps.prefixes import draw_prefixes
-from train_sae.steps.prescreen import ScreenedTopKSelector
-from train_sae.steps.selection import BatchTopKSelector, TopKSelector
+from train_sae.steps.prescreen import ScreenedAboveThreshold, ScreenedTopKSelector
+from train_sae.steps.selection import AboveThreshold, BatchTopKSelector, TopKSelector
 
 B, D = 40, 16
 
@@ -102,17 +102,19 @@ def test_screening_finds_the_same_latents(case):
         assert set(np.flatnonzero(f_s)) == {s for s in best if z_s[s] > 0}
         np.testing.assert_allclose(f_s[best], np.maximum(z_s[best], 0), rtol=1e-4, atol=1e-5)
     if case == "common component":  # then all are candidates: screening must notice, and still be right
-        assert screened.exact_steps > 0
+        assert screened.pause > 0
         np.testing.assert_allclose(dense(screened.select(x_bd), n_latents), found, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("above", [AboveThreshold, ScreenedAboveThreshold])
 @pytest.mark.parametrize("n_latents", [130, 3000])
-def test_batch_topk_is_the_largest_of_the_batch(n_latents, monkeypatch):
+def test_batch_topk_is_the_largest_of_the_batch(n_latents, above, monkeypatch):
     """Also after a much larger and after a much smaller batch, and where few values are positive."""
+    monkeypatch.setattr("train_sae.steps.prescreen.TOO_MANY", 0.1)
     monkeypatch.setattr("train_sae.steps.selection.CHUNK_BYTES", 64_000)  # several chunks of tokens
     k, decay = 4, 0.9
     parameters = parameters_of(n_latents)
-    selector = BatchTopKSelector(parameters, k, decay, B, Workers())
+    selector = BatchTopKSelector(above(parameters, B, Workers()), k, decay)
     total = weight = 0.0
     for seed, scale in enumerate([1.0, 1.0, 1.3, 20.0, 0.05, 1.0]):
         x_bd = batch(seed, scale)
@@ -132,7 +134,7 @@ def test_batch_topk_breaks_ties_by_token_and_latent():
     parameters = parameters_of(10)
     parameters.enc_sd.zero_()
     parameters.b_enc_s.fill_(1.0)
-    found = dense(BatchTopKSelector(parameters, 2, 0.9, B, Workers()).select(batch(0)), 10)
+    found = dense(BatchTopKSelector(AboveThreshold(parameters, B, Workers()), 2, 0.9).select(batch(0)), 10)
     assert found.sum() == 2 * B
     assert found.ravel()[: 2 * B].all()
 
@@ -156,6 +158,7 @@ SETTINGS = {
     "topk": StepSettings(activation="topk", k=4),
     "screened": StepSettings(activation="topk", k=4, prescreen=True),
     "batchtopk": StepSettings(activation="batchtopk", k=4, objective="matryoshka", n_prefixes=3),
+    "screened batchtopk": StepSettings(activation="batchtopk", k=1, prescreen=True),
     "relu": StepSettings(activation="relu", l1=1e-2, grad_clip=0.1),
     "jumprelu": StepSettings(activation="jumprelu", l0=1e-2, aux_k=3, dead_after_tokens=B),
 }

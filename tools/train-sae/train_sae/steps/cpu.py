@@ -14,8 +14,9 @@ from train_sae.steps.dense import DenseBackward
 from train_sae.steps.events import Events
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.prefixes import prefixes_of_step
-from train_sae.steps.prescreen import ScreenedTopKSelector, has_fast_bfloat16
+from train_sae.steps.prescreen import ScreenedAboveThreshold, ScreenedTopKSelector, has_fast_bfloat16
 from train_sae.steps.selection import (
+    AboveThreshold,
     BatchTopKSelector,
     Selector,
     ThresholdSelector,
@@ -65,9 +66,9 @@ class CpuStep:
     @property
     def threshold_s(self) -> np.ndarray | None:
         """What the activation needs on single tokens, float32 {S}: JumpReLU's or BatchTopK's threshold, else None."""
-        selector = self._get_selector()
-        if isinstance(selector, BatchTopKSelector):
-            total, weight = selector.running
+        selector = self._selector
+        if self.settings.activation == "batchtopk":
+            total, weight = selector.running if isinstance(selector, BatchTopKSelector) else (0.0, 0.0)
             return np.full(self.parameters.n_latents, total / weight if weight else 0.0, dtype=np.float32)
         threshold_s = self.parameters.threshold_s
         return None if threshold_s is None else threshold_s.numpy()
@@ -79,23 +80,15 @@ class CpuStep:
             "fired_s": self.fired_s.copy(),
             "share": np.array([self.share]),
         }
-        selector = self._get_selector()
-        if isinstance(selector, BatchTopKSelector):
-            state["running_threshold"] = selector.running.copy()
-        if isinstance(selector, ScreenedTopKSelector):
-            state["exact_steps"] = np.array([selector.exact_steps], dtype=np.int64)
-        return state
+        return state | ({} if self._selector is None else self._selector.state_dict())
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         self.adam.step_count = int(state["step_count"][0])
         self.seed = int(state["seed"][0])
         self.fired_s[:] = state["fired_s"]
         self.share = float(state["share"][0])
-        selector = self._get_selector()
-        if isinstance(selector, BatchTopKSelector):
-            selector.running[:] = state["running_threshold"]
-        if isinstance(selector, ScreenedTopKSelector):
-            selector.exact_steps = int(state.get("exact_steps", np.zeros(1))[0])
+        if "pause" in state:
+            self._get_selector().load_state_dict(state)
 
     def _sparse_step(self, x_bd: Tensor, centred_bd: Tensor, lr: float, scale: float) -> dict[str, float]:
         self._dense = None
@@ -194,14 +187,16 @@ class CpuStep:
 def make_selector(
     parameters: SAEParameters, settings: StepSettings, batch_size: int, workers: Workers
 ) -> Selector:
-    """The selector of the settings' activation."""
+    """The selector of the settings' activation, screened by bfloat16 products where that is faster."""
+    s, k = parameters.n_latents, settings.k
+    screens = settings.prescreen
+    if screens is None:
+        screens = has_fast_bfloat16() and s >= 4096
     if settings.activation == "topk":
-        screens = settings.prescreen
-        if screens is None:
-            screens = has_fast_bfloat16() and parameters.n_latents >= 4096
-        if screens and block_width(parameters.n_latents, settings.k) > 1:
-            return ScreenedTopKSelector(parameters, settings.k, batch_size, workers)
-        return TopKSelector(parameters, settings.k, batch_size, workers)
+        if screens and block_width(s, k) > 1:
+            return ScreenedTopKSelector(parameters, k, batch_size, workers)
+        return TopKSelector(parameters, k, batch_size, workers)
+    above = (ScreenedAboveThreshold if screens else AboveThreshold)(parameters, batch_size, workers)
     if settings.activation == "batchtopk":
-        return BatchTopKSelector(parameters, settings.k, settings.threshold_decay, batch_size, workers)
-    return ThresholdSelector(parameters, settings.bandwidth, batch_size, workers)
+        return BatchTopKSelector(above, k, settings.threshold_decay)
+    return ThresholdSelector(above, settings.bandwidth)

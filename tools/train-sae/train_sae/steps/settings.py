@@ -23,8 +23,8 @@ class StepSettings:
     - `threshold_decay`: of BatchTopK's running threshold.
     - `eps` is smaller than usual, because gradients of a mean over B*D numbers are small.
     - `grad_clip`: largest global norm of the gradient (None: no clipping); `log_grad_norm`: report that norm.
-    - `prescreen`: let TopK choose its candidates with bfloat16 products and score only those in float32; None
-      lets the machine decide. The candidates provably contain the k largest.
+    - `prescreen`: let sparse codes choose their candidates by bfloat16 products, which provably hold all that is
+      active, and score only those in float32; None leaves it to the machine.
     """
 
     activation: str = "topk"

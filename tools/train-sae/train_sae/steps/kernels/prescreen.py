@@ -1,4 +1,4 @@
-"""TopK from products rounded to bfloat16, made exact by scoring all that might be among the k largest."""
+"""Selection by products rounded to bfloat16, made exact by scoring all that their error leaves open."""
 
 from typing import Any
 
@@ -101,3 +101,63 @@ def screened_top_k_rows(
                 kept += 1
         n_piece[piece] += kept
         choose_largest(b, kept, k, candidate, upper, ranked_score, np.float32(0), latent_bk, value_bk)
+
+
+BLOCK = 16  # latents; a loop of constant length
+
+
+@njit(**FAST)
+def count_candidate_rows(_piece, lo, hi, z_bs, bias_s, cut_s, norm_b, norm_block, product, output, n_b):
+    """n_b = for how many latents of each row z + bias may exceed the cut; bounds as in `screened_top_k_rows`."""
+    s = z_bs.shape[1]
+    n_full = s // BLOCK
+    for b in range(lo, hi):
+        n = np.int32(0)
+        for block in range(n_full):
+            error = product * norm_b[b] * norm_block[block]
+            for j in range(BLOCK):
+                i = block * BLOCK + j
+                z = widen(z_bs[b, i])
+                n += np.int32(z + bias_s[i] + (error + output * abs(z)) > cut_s[i])
+        for i in range(n_full * BLOCK, s):
+            z = widen(z_bs[b, i])
+            n += np.int32(
+                z + bias_s[i] + (product * norm_b[b] * norm_block[n_full] + output * abs(z)) > cut_s[i]
+            )
+        n_b[b] = n
+
+
+@njit(**FAST)
+def score_candidate_rows(
+    _piece, lo, hi, z_bs, bias_s, cut_s, norm_b, norm_block, product, output, theta_s, x_bd, enc_sd,
+    ptr_b, latent_e, f_e,
+):  # fmt: skip
+    """Lists them from event `ptr_b[b]` on, f = z + bias in float32 where that exceeds theta, else 0.
+
+    A latent of -1 marks those that do not exceed the cut.
+    """
+    s = z_bs.shape[1]
+    n_full = s // BLOCK
+    for b in range(lo, hi):
+        e, end = ptr_b[b], ptr_b[b + 1]
+        for block in range((s + BLOCK - 1) // BLOCK):
+            error = product * norm_b[b] * norm_block[block]
+            start, stop = block * BLOCK, min(block * BLOCK + BLOCK, s)
+            if block < n_full:
+                n = np.int32(0)
+                for j in range(BLOCK):
+                    z = widen(z_bs[b, start + j])
+                    n += np.int32(z + bias_s[start + j] + (error + output * abs(z)) > cut_s[start + j])
+                if n == 0:
+                    continue
+            for i in range(start, stop):
+                z = widen(z_bs[b, i])
+                if z + bias_s[i] + (error + output * abs(z)) > cut_s[i] and e < end:
+                    value = _dot(x_bd, b, enc_sd, np.uint64(i)) + bias_s[i]
+                    latent_e[e] = i if value > cut_s[i] else -1
+                    f_e[e] = value if value > theta_s[i] else np.float32(0)
+                    e += 1
+        while e < end:  # where the compiler rounded a sum otherwise than when the candidates were counted
+            latent_e[e] = -1
+            f_e[e] = np.float32(0)
+            e += 1

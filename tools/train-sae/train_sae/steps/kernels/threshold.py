@@ -25,6 +25,22 @@ def keep_largest(ptr_b, n_tokens, latent_e, f_e, least, ties):
 
 
 @njit(**FAST)
+def drop_marked(ptr_b, n_tokens, latent_e, f_e):
+    """Drops, in place, the events whose latent is negative."""
+    kept = 0
+    start = ptr_b[0]
+    for b in range(n_tokens):
+        stop = ptr_b[b + 1]
+        for e in range(start, stop):
+            if latent_e[e] >= 0:
+                latent_e[kept] = latent_e[e]
+                f_e[kept] = f_e[e]
+                kept += 1
+        start = stop
+        ptr_b[b + 1] = kept
+
+
+@njit(**FAST)
 def threshold_gradient(latent_e, f_e, df_e, theta_s, half, l1, l0, g_s):
     """g = dL/dlog(theta) by the rectangle estimate of width 2 half (arXiv 2407.14435, equations 11 and 12).
 

@@ -80,8 +80,18 @@ def parse_numbers(option: str, text: str, kind: Callable[[str], N], count: int |
 
 def write_line(line: str) -> None:
     """Write one line of data to stdout at once, so that the next program in the pipe can start."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    write_data(line + "\n")
+
+
+def write_data(text: str) -> None:
+    """Write data to stdout at once; where nobody reads it any more, leave with exit code 0."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered must not raise again when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
 
 
 def run(name: str, app: typer.Typer) -> NoReturn:
@@ -106,9 +116,6 @@ def _exit_code(name: str, app: typer.Typer) -> int:
         return _fail(name, str(error), 2 if isinstance(error, UsageError) else 1)
     except (KeyboardInterrupt, typer.Abort):
         return _fail(name, "interrupted; files that are complete are kept", 130)
-    except BrokenPipeError:
-        _silence_stdout()
-        return 0
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
@@ -126,11 +133,6 @@ def _fail(name: str, message: str, code: int) -> int:
         logger.debug("where it happened:", exc_info=True)
     sys.stderr.write(f"{name}: error: {message}\n")
     return code
-
-
-def _silence_stdout() -> None:
-    """Point stdout at nothing: what is still buffered must not raise again when Python exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_on_sigterm(_signum: int, _frame: object) -> NoReturn:

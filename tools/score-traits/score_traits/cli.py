@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from saetools.cli import (
     logger,
     new_app,
     run,
+    write_data,
     write_line,
 )
 from saetools.errors import UsageError
@@ -72,7 +72,7 @@ def score_traits(
     if summary:
         logger.info("the mean over traits with a positive in test\n%s", render_summary(summarise(table)))
     if out is None:
-        table.to_csv(sys.stdout, index=False)
+        write_data(table.to_csv(index=False))
     else:
         write_line(str(out))
 

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from saetools.average_precision import average_precision, average_precision_weighted, best_prototypes
+from saetools.average_precision import (
+    average_precision,
+    average_precision_weighted,
+    best_prototypes,
+    unseen_average_precision,
+)
 from saetools.errors import UserError
 
 EXACT = 1e-12
@@ -269,3 +274,59 @@ def test_refuses_what_does_not_fit() -> None:
         average_precision_weighted(scores, labels, np.ones((1, 5)))
     with pytest.raises(ValueError, match="expected 0 to 65535"):
         average_precision_weighted(scores, labels, ones * 65536)
+
+
+def unseen_by_definition(scores: np.ndarray, labels: np.ndarray, copies: np.ndarray) -> float:
+    """The formula of `unseen_average_precision`, positive by positive, in fractions."""
+    order = np.argsort(-scores, kind="stable")
+    images = [(float(scores[i]), bool(labels[i]), int(copies[i])) for i in order if copies[i]]
+    all_positives = sum(m for _, y, m in images if y)
+    if all_positives == 0:
+        return float("nan")
+    terms: list[tuple[int, Fraction | None]] = []
+    for score, positive, m in images:
+        if positive:
+            c = sum(m2 for s2, y2, m2 in images if s2 >= score and y2)
+            others = sum(m2 for s2, y2, m2 in images if s2 >= score and not y2)
+            a, b = all_positives * (c - m), (all_positives - m) * others
+            if c == all_positives:
+                a, b = all_positives, others
+            alone = c == m and others == 0
+            terms.append((m, None if alone else Fraction(a, a + b) if a + b else Fraction(0)))
+    after = next((p for _, p in terms if p is not None), Fraction(1))
+    total = sum((m * ((1 + after) / 2 if p is None else p) for m, p in terms), Fraction(0))
+    return float(total / all_positives)
+
+
+@given(cases, st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_unseen_equals_the_definition(case: dict, masked: bool) -> None:
+    rng = np.random.default_rng(case["seed"])
+    n, t = case["n"], min(case["t"], 6)
+    scores = draw_scores(rng, case["kind"], (n, t))
+    labels = rng.random((n, t)) < case["prevalence"]
+    valid = rng.random((n, t)) < 0.7 if masked else np.ones((n, t), bool)
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=4)
+    counts[0], counts[1] = 0, 1
+    found = unseen_average_precision(scores, labels, counts, valid_nt=valid if masked else None)
+    expected = [
+        [unseen_by_definition(scores[v, j], labels[v, j], row[v]) for j, v in enumerate(valid.T)]
+        for row in counts
+    ]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=EXACT)
+
+
+def test_unseen_is_not_biased_where_ap_is() -> None:
+    """Many small samples of one source: their mean meets the AP of a large one, the mean of plain AP does not."""
+    rng = np.random.default_rng(3)
+
+    def draw(n: int, t: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = rng.random((n, t)) < 0.05
+        return (rng.standard_normal((n, t)) + 1.5 * labels).astype(np.float32), labels
+
+    large = draw(400_000, 2)
+    truth = np.mean([average_precision_score(y, s) for s, y in zip(large[0].T, large[1].T, strict=True)])
+    scores, labels = draw(400, 3000)
+    ones = np.ones((1, 400), int)
+    assert np.nanmean(unseen_average_precision(scores, labels, ones)) == pytest.approx(truth, abs=0.01)
+    assert np.nanmean(average_precision_weighted(scores, labels, ones)) > truth + 0.02

@@ -10,6 +10,10 @@ definition of `sklearn.metrics.average_precision_score`, equal to it up to round
 Counts are integers, sums float64. A trait without a positive has no recall, so its AP is NaN. A score that
 is the same for all images has an AP equal to the trait's prevalence.
 
+AP of a few images is, on average, higher than that of many from the same source: the precision at a positive
+counts that positive itself. `unseen_average_precision` takes every positive out of its own precision; intervals
+are made of it.
+
 Scores are float32 and finite; -0.0 equals 0.0. Wider scores are refused, not rounded: rounding makes ties.
 """
 
@@ -61,7 +65,7 @@ def average_precision(
     valid_nt:  the same type; where 0, image n is left out for trait t as if it were not in the data
     threads:   how many CPU threads; by default as many as this process may use
 
-    Beyond the result, memory is about 120 N bytes a thread and the labels as bits; with `valid_nt` also the
+    Beyond the result, memory is about 310 N bytes a thread and the labels as bits; with `valid_nt` also the
     positives' positions (4 bytes each).
     Raises ValueError for shapes and types that do not fit, UserError for a score that is not finite.
     """
@@ -120,11 +124,50 @@ def average_precision_weighted(
     counts_rn: integers from 0 to 65,535, how often image n is in resample r; a row sums up to less than 2^31
 
     Equal to `average_precision` with every image repeated that often, and to
-    `average_precision_score(..., sample_weight=counts_rn[r])`; NaN where a resample holds no positive. With rows
-    drawn from a multinomial over the images, their quantiles are the bootstrap interval of AP, and those of the
-    rows' means that of mAP (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
-    Each trait is sorted once for all resamples. Raises as `average_precision`.
+    `average_precision_score(..., sample_weight=counts_rn[r])`; NaN where a resample holds no positive. One row of
+    ones gives the AP of the images as they are. Each trait is sorted once for all resamples. Raises as
+    `average_precision`.
     """
+    return _weighted(scores_nt, labels_nt, counts_rn, valid_nt, threads, unseen=False)
+
+
+def unseen_average_precision(
+    scores_nt: np.ndarray,
+    labels_nt: np.ndarray,
+    counts_rn: np.ndarray,
+    *,
+    valid_nt: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Estimate of the AP on very many images of the same source, float64 {R, T}, for each resample.
+
+    With P positives, and c positives among the n images that score at least as high as positive i, which is there
+    m times:
+
+        AP = 1/P sum_i m a / (a + b)     a = P (c - m)     b = (P - m) (n - c)
+
+    so a positive takes no part in the precision at its own score, and the others stand in for it, which keeps the
+    prevalence (where c = P the factor P - m cancels, also when it is zero). Where nothing else scores as high
+    (c = m = n), the term is half way between 1 and that of the next positive.
+
+    With rows of counts drawn from a multinomial over the images, the 2.5% and 97.5% quantiles of the result
+    are the bootstrap interval of AP, and those of the rows' means that of mAP (the percentile method: Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). Quantiles of plain AP do not cover the AP of
+    many images: it is biased upwards, and more so in resamples. Arguments and errors as
+    `average_precision_weighted`.
+    """
+    return _weighted(scores_nt, labels_nt, counts_rn, valid_nt, threads, unseen=True)
+
+
+def _weighted(
+    scores_nt: np.ndarray,
+    labels_nt: np.ndarray,
+    counts_rn: np.ndarray,
+    valid_nt: np.ndarray | None,
+    threads: int | None,
+    *,
+    unseen: bool,
+) -> np.ndarray:
     label_nt, valid_nt = _checked_labels(labels_nt, valid_nt)
     n_images, n_traits = label_nt.shape
     scores_nt = _checked_scores(scores_nt, n_images)
@@ -140,7 +183,7 @@ def average_precision_weighted(
 
     def run(first: int, last: int) -> None:
         found = average_precision_weighted_columns(
-            bits_nt, first, last, label_tn, valid_tn, counts_xnr, ap_tr
+            bits_nt, first, last, label_tn, valid_tn, counts_xnr, unseen, ap_tr
         )
         _refuse_not_finite(scores_nt, found)
 
@@ -261,7 +304,7 @@ def _zeros_and_ones(array: np.ndarray, what: str) -> np.ndarray:
 
 
 def _tiled_counts(counts_rn: np.ndarray, n_images: int) -> tuple[np.ndarray, int]:
-    """Counts as uint16 {X, N, RESAMPLES}, the last tile filled up with zeros; and how many resamples they are."""
+    """Counts as uint16 {X, N, W}, W at most RESAMPLES, the last tile filled up with zeros; and R."""
     counts_rn = np.asarray(counts_rn)
     if counts_rn.ndim != 2 or counts_rn.shape[1] != n_images or counts_rn.dtype.kind not in "iu":
         raise ValueError(
@@ -274,9 +317,10 @@ def _tiled_counts(counts_rn: np.ndarray, n_images: int) -> tuple[np.ndarray, int
     if counts_rn.size and counts_rn.sum(axis=1, dtype=np.int64).max() >= 2**31:
         raise ValueError("counts: a resample holds 2^31 images or more")
     n_resamples = counts_rn.shape[0]
-    counts_xnr = np.zeros((-(-n_resamples // RESAMPLES), n_images, RESAMPLES), np.uint16)
+    width = min(RESAMPLES, max(1, n_resamples))
+    counts_xnr = np.zeros((-(-n_resamples // width), n_images, width), np.uint16)
     for x, tile_nr in enumerate(counts_xnr):
-        rows = counts_rn[x * RESAMPLES : (x + 1) * RESAMPLES]
+        rows = counts_rn[x * width : (x + 1) * width]
         tile_nr[:, : len(rows)] = rows.T
     return counts_xnr, n_resamples
 

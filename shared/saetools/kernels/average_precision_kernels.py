@@ -291,20 +291,23 @@ def average_precision_masked_columns(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def average_precision_weighted_columns(bits_nt, first, last, label_tn, valid_tn, counts_xnr, ap_tr):
+def average_precision_weighted_columns(bits_nt, first, last, label_tn, valid_tn, counts_xnr, unseen, ap_tr):
     """AP of column t against label t where image i is there counts_xnr[x, i, r] times, for t = first..last-1.
 
-    ap_tr holds RESAMPLES * x + r for each t. An image with valid_tn[t, i] == 0 is never there. Each column is
-    sorted once for all resamples. Returns as _descending_keys.
+    With R counts in a tile, ap_tr holds R * x + r for each t. An image with valid_tn[t, i] == 0 is never there.
+    With `unseen`, AP of unseen images (see `saetools.average_precision`). Each column is sorted once for all
+    resamples. Returns as _descending_keys.
     """
     n = bits_nt.shape[0]
+    tile = counts_xnr.shape[2]
     keys_kn, packed, spare, digits, order, group_end, tie_start = _sort_scratch(n)
-    seen = np.empty(RESAMPLES, np.int32)
-    count = np.empty(RESAMPLES, np.int32)
-    gain = np.empty(RESAMPLES, np.int32)
-    n_there = np.empty(RESAMPLES, np.int32)
-    positives = np.empty(RESAMPLES, np.int32)
-    total = np.empty(RESAMPLES)
+    seen = np.empty(tile, np.int32)
+    count = np.empty(tile, np.int32)
+    gain = np.empty(tile, np.int32)
+    n_there = np.empty(tile, np.int32)
+    positives = np.empty(tile, np.int32)
+    total = np.empty(tile)
+    alone = np.empty(tile)
     for t in range(first, last):
         not_finite = _descending_keys(bits_nt, t, 1, keys_kn)
         if not_finite >= 0:
@@ -315,15 +318,16 @@ def average_precision_weighted_columns(bits_nt, first, last, label_tn, valid_tn,
             positives[:] = 0
             for i in range(n):
                 if valid_tn[t, i]:
-                    for r in range(RESAMPLES):
+                    for r in range(tile):
                         n_there[r] += np.int32(counts_xnr[x, i, r])
                     if label_tn[t, i]:
-                        for r in range(RESAMPLES):
+                        for r in range(tile):
                             positives[r] += np.int32(counts_xnr[x, i, r])
             seen[:] = 0
             count[:] = 0
             gain[:] = 0
             total[:] = 0.0
+            alone[:] = 0.0
             start = 0
             while start < m:
                 end = group_end[start]
@@ -331,19 +335,54 @@ def average_precision_weighted_columns(bits_nt, first, last, label_tn, valid_tn,
                 for j in range(start, end):
                     i = order[j]
                     if valid_tn[t, i]:
-                        for r in range(RESAMPLES):
+                        for r in range(tile):
                             seen[r] += np.int32(counts_xnr[x, i, r])
                         if label_tn[t, i]:
                             gains = True
-                            for r in range(RESAMPLES):
+                            for r in range(tile):
                                 gain[r] += np.int32(counts_xnr[x, i, r])
                 if gains:
-                    for r in range(RESAMPLES):
+                    for r in range(tile):
                         count[r] += gain[r]
-                        n_g = np.float64(seen[r]) + np.float64(seen[r] == 0)
-                        total[r] += np.float64(gain[r]) * np.float64(count[r]) / n_g
-                        gain[r] = 0
+                    if unseen:
+                        for j in range(start, end):
+                            i = order[j]
+                            if label_tn[t, i] and valid_tn[t, i]:
+                                _add_unseen(counts_xnr[x, i], count, seen, positives, total, alone)
+                        gain[:] = 0
+                    else:
+                        for r in range(tile):
+                            n_g = np.float64(seen[r]) + np.float64(seen[r] == 0)
+                            total[r] += np.float64(gain[r]) * np.float64(count[r]) / n_g
+                            gain[r] = 0
                 start = end
-            for r in range(min(RESAMPLES, ap_tr.shape[1] - RESAMPLES * x)):
-                ap_tr[t, RESAMPLES * x + r] = _close(total[r], count[r], positives[r], n_there[r])
+            for r in range(min(tile, ap_tr.shape[1] - tile * x)):
+                after = positives[r] / max(n_there[r], np.int32(1)) if count[r] < positives[r] else 1.0
+                total[r] += alone[r] * 0.5 * (1.0 + after)
+                ap_tr[t, tile * x + r] = _close(total[r], count[r], positives[r], n_there[r])
     return -1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_unseen(copies, count, seen, positives, total, alone):
+    """Add, for the copies of one positive, their number times the precision at their score without them.
+
+    Of c positives and n images at the score or above, m are the copies. Without them P - m positives are left, so
+    each counts P / (P - m) times, which keeps the prevalence: precision a / (a + b) with a = P (c - m) and
+    b = (P - m) (n - c), or P / (P + n - c) where c = P and P - m cancels. Copies that have nothing beside them wait in `alone`: they get the middle between 1 and
+    the precision of the next positive.
+    """
+    for r in range(copies.size):
+        m = np.float64(copies[r])
+        all_positives = np.float64(positives[r])
+        a = all_positives * (np.float64(count[r]) - m)
+        others = np.float64(seen[r]) - np.float64(count[r])
+        nothing = a + others == 0.0
+        b = (all_positives - m) * others
+        if count[r] == positives[r]:
+            a, b = all_positives, others
+        precision = a / (a + b) if a + b > 0.0 else 0.0
+        waiting = alone[r]
+        ends = m > 0.0 and not nothing
+        total[r] += m * precision + (waiting * 0.5 * (1.0 + precision) if ends else 0.0)
+        alone[r] = 0.0 if ends else waiting + (m if nothing else 0.0)

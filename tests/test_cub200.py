@@ -64,6 +64,12 @@ def test_probably_and_definitely_count(tmp_path) -> None:
     assert cub200.read_attributes(root)[:, 0].tolist() == [False, False, True, True]
 
 
+def test_not_visible_is_told_apart_from_absent(tmp_path) -> None:
+    answers = cub200.read_answers(write_cub(tmp_path, ["1 1 0 1 5", "1 2 0 3 5", "2 1 1 1 5", "4 3 1 4 5"]))
+    assert np.argwhere(answers.not_visible_nt).tolist() == [[0, 0], [1, 0]]
+    assert np.argwhere(answers.present_nt).tolist() == [[2, 2]]
+
+
 def test_images_of_a_part_of_the_data_set(tmp_path) -> None:
     images = cub200.read_images(write_cub(tmp_path, ["1 1 1 4 0"]))
     assert images.path == [f"images/{i:03d}.Bird/a {i}.jpg" for i in IDS]

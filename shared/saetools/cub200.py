@@ -16,6 +16,7 @@ import numpy as np
 from saetools.errors import UserError
 
 # certainties.txt: 1 not visible, 2 guessing, 3 probably, 4 definitely
+NOT_VISIBLE = 1
 CERTAIN = (3, 4)
 
 
@@ -70,11 +71,27 @@ def read_attribute_names(root: Path) -> list[str]:
     )
 
 
-def read_attributes(root: Path, certainty: Collection[int] = CERTAIN) -> np.ndarray:
-    """Which image has which attribute: bool {N, T}, rows as in images.txt, columns by attribute id.
+@dataclass(frozen=True)
+class CubAnswers:
+    """Who said what of image n and attribute t: bool {N, T} each, rows as in images.txt, columns by attribute id.
 
-    True where `is_present` is 1 and the certainty is one of `certainty`. Everything else, also a
-    pair without a line, is False. Raises UserError, with the line, where the file is broken.
+    present:     some line says `is_present`, with one of the certainties that were asked for
+    not_visible: some line has certainty 1: nobody could see it, present or not
+    """
+
+    present_nt: np.ndarray
+    not_visible_nt: np.ndarray
+
+
+def read_attributes(root: Path, certainty: Collection[int] = CERTAIN) -> np.ndarray:
+    """Which image has which attribute: `read_answers(root, certainty).present_nt`."""
+    return read_answers(root, certainty).present_nt
+
+
+def read_answers(root: Path, certainty: Collection[int] = CERTAIN) -> CubAnswers:
+    """Read the annotations of the attributes; a pair without a line is neither present nor known as not visible.
+
+    Raises UserError, with the line, where the file is broken.
     """
     path = root / "attributes" / "image_attribute_labels.txt"
     n_attributes = len(read_attribute_names(root))
@@ -90,10 +107,13 @@ def read_attributes(root: Path, certainty: Collection[int] = CERTAIN) -> np.ndar
             f"{path}: line {line + 1} is about image {image[line]}, attribute {attribute[line]}, which"
             f" images.txt and attributes.txt (1 to {n_attributes}) do not have; get these files again"
         )
-    labels_nt = np.zeros((len(ids), n_attributes), dtype=bool)
-    is_true = (present == 1) & np.isin(sure, list(certainty))
-    labels_nt[row_of_id[image[is_true]], attribute[is_true] - 1] = True
-    return labels_nt
+
+    def pairs(chosen: np.ndarray) -> np.ndarray:
+        answers_nt = np.zeros((len(ids), n_attributes), dtype=bool)
+        answers_nt[row_of_id[image[chosen]], attribute[chosen] - 1] = True
+        return answers_nt
+
+    return CubAnswers(pairs((present == 1) & np.isin(sure, list(certainty))), pairs(sure == NOT_VISIBLE))
 
 
 def _read_four_columns(path: Path) -> tuple[np.ndarray, ...]:

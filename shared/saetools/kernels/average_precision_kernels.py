@@ -369,8 +369,8 @@ def _add_unseen(copies, count, seen, positives, total, alone):
 
     Of c positives and n images at the score or above, m are the copies. Without them P - m positives are left, so
     each counts P / (P - m) times, which keeps the prevalence: precision a / (a + b) with a = P (c - m) and
-    b = (P - m) (n - c), or P / (P + n - c) where c = P and P - m cancels. Copies that have nothing beside them wait in `alone`: they get the middle between 1 and
-    the precision of the next positive.
+    b = (P - m) (n - c), or P / (P + n - c) where c = P and P - m cancels. Copies that have nothing beside them
+    wait in `alone`: they get the middle between 1 and the precision of the next positive.
     """
     for r in range(copies.size):
         m = np.float64(copies[r])

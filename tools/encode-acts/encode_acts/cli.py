@@ -1,0 +1,75 @@
+"""encode-acts: apply a scorer to every patch and keep the non-zeros."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saetools.cli import DeviceOption, VerboseOption, VersionOption, logger, new_app, run, write_line
+from saetools.errors import UsageError
+from saetools.paths import iterate_paths
+from saetools.slices import parse_slice
+
+app = new_app()
+
+
+@app.command()
+def encode_acts(
+    scorer: Annotated[Path, typer.Option(help="Scorer file: an SAE, or random, kmeans, pca, linear.")],
+    out: Annotated[Path, typer.Option(help="Folder for the latents; made where it is missing.")],
+    acts: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Activation shards or folders of them; - reads their paths from stdin."),
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Layer of the shards; needed where they hold several.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Keep values above this; -inf keeps all that the scorer gives.")
+    ] = 0.0,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Keep at most so many latents of a patch, the largest.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Values stored as float32 or float16.")] = "float32",
+    slice: Annotated[
+        str, typer.Option(help="Only part I of N of the shards, for arrays of jobs.", metavar="I/N")
+    ] = "1/1",
+    device: DeviceOption = "auto",
+    verbose: VerboseOption = False,
+    version: VersionOption = False,
+) -> None:
+    """Apply a scorer to every patch of activation shards and keep the values above a threshold.
+
+    Writes one file of CSR latents per shard (loadable with scipy.sparse.load_npz, see docs/formats.md) and prints
+    its path as soon as it is complete. Running the same command again encodes only what is missing.
+    """
+    from saetools.latents_layout import VALUE_TYPES
+
+    if math.isnan(threshold) or threshold == math.inf:
+        raise UsageError(f"--threshold {threshold}: expected a number, or -inf to keep everything")
+    if dtype not in VALUE_TYPES:
+        raise UsageError(f"--dtype {dtype}: expected one of {', '.join(VALUE_TYPES)}")
+    part = parse_slice("--slice", slice)
+
+    from encode_acts.encoding import EncodingSettings, encode_shards
+    from saetools.devices import choose_device
+    from saetools.scorer_file import load_scorer
+    from saetools.shard_reader import iterate_shards
+
+    found = load_scorer(scorer)
+    settings = EncodingSettings(layer, threshold if threshold > -math.inf else None, top, dtype)
+    shards = iterate_shards(iterate_paths(acts or [], "activation shards"))
+    mine = (shard for shard in shards if part.takes(shard.header.shard_index))
+    n_files = 0
+    for path in encode_shards(mine, found, scorer, out, settings, choose_device(device)):
+        write_line(str(path))
+        n_files += 1
+    if not n_files:
+        logger.info("--slice %s: there are fewer shards than slices; this one has nothing to do", part)
+
+
+def main() -> None:
+    run("encode-acts", app)

@@ -1,0 +1,138 @@
+"""Encodes shards one by one, each into one file of latents; what is there already is kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from encode_acts.encoder import Encoder
+from encode_acts.patch_labels import read_patch_labels
+from saetools.errors import UserError
+from saetools.latents_file import LatentsFile
+from saetools.latents_layout import LATENTS, LatentsHeader, latents_name
+from saetools.latents_writer import new_latents
+from saetools.progress import Progress
+from saetools.provenance import Provenance, first_difference
+from saetools.scorer_file import ScorerFile
+from saetools.scorer_inputs import check_scorer_fits, choose_layer
+from saetools.shard_reader import Shard
+
+READ_BYTES = 64 << 20  # of float32 activations read at a time
+
+
+@dataclass(frozen=True)
+class EncodingSettings:
+    """layer: None where the shards hold one; the others as in `Encoder` and `LatentsWriter`."""
+
+    layer: int | None
+    threshold: float | None
+    top: int | None
+    dtype: str
+
+
+def encode_shards(
+    shards: Iterable[Shard],
+    scorer: ScorerFile,
+    scorer_path: Path,
+    folder: Path,
+    settings: EncodingSettings,
+    device: torch.device,
+) -> Iterator[Path]:
+    """Write OUT/latents-NNNNNN.npz for every shard and yield its path once it is complete.
+
+    Raises UserError where the scorer was not made for these shards, or `folder` holds latents of other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_folder(folder, scorer, settings)
+    encoder = Encoder(scorer.scorer, settings.threshold, settings.top, device)
+    with Progress("encoding", total=None, unit="images") as progress:
+        for shard in shards:
+            layer = choose_layer(shard, settings.layer)
+            check_scorer_fits(scorer, scorer_path, shard, layer)
+            target = folder / latents_name(shard.header.shard_index)
+            provenance = _provenance(shard, scorer, layer, settings)
+            if target.exists():
+                _check_made_alike(LatentsFile(target), provenance)
+            else:
+                _encode_shard(target, shard, scorer, layer, encoder, settings, provenance, progress)
+            yield target
+
+
+def _encode_shard(
+    target: Path,
+    shard: Shard,
+    scorer: ScorerFile,
+    layer: int,
+    encoder: Encoder,
+    settings: EncodingSettings,
+    provenance: Provenance,
+    progress: Progress,
+) -> None:
+    header = LatentsHeader(
+        scorer=scorer.provenance.uid,
+        kind=scorer.kind,
+        n_latents=scorer.scorer.n_prototypes,
+        n_patches=shard.n_patches,
+        layer=layer,
+        source=shard.header.source(),
+        threshold=settings.threshold,
+        top=settings.top,
+        n_examples_total=shard.header.n_examples_total,
+        shard_index=shard.header.shard_index,
+        n_shards=shard.header.n_shards,
+    )
+    labels_np = read_patch_labels(shard)
+    n_images = max(1, READ_BYTES // (4 * shard.n_patches * shard.d_model))
+    with new_latents(target, header, provenance, shard.examples, labels_np, dtype=settings.dtype) as writer:
+        for start in range(0, shard.n_images, n_images):
+            x_bd = shard.patches(layer, start, start + n_images).reshape(-1, shard.d_model)
+            for first in range(0, len(x_bd), encoder.tokens):
+                try:
+                    events = encoder(x_bd[first : first + encoder.tokens])
+                except UserError as error:
+                    raise UserError(f"{shard.path}: {error}") from error
+                writer.append(events.count_b, events.latent_e, events.value_e)
+            progress.advance(min(n_images, shard.n_images - start))
+
+
+def _provenance(shard: Shard, scorer: ScorerFile, layer: int, settings: EncodingSettings) -> Provenance:
+    """The settings are those that decide what is in the file: two runs with the same can share a folder."""
+    examples = hashlib.sha256("\n".join(shard.examples.path).encode()).hexdigest()
+    plain: dict[str, Any] = {
+        "layer": layer,
+        "threshold": settings.threshold,
+        "top": settings.top,
+        "dtype": settings.dtype,
+        "images": examples,
+    }
+    return Provenance.of(LATENTS, "encode-acts", plain, [shard.provenance.uid, scorer.provenance.uid])
+
+
+def _check_folder(folder: Path, scorer: ScorerFile, settings: EncodingSettings) -> None:
+    """Raise UserError where the folder holds latents of another scorer or settings, before anything is computed."""
+    wanted = {
+        "scorer": scorer.provenance.uid,
+        "threshold": settings.threshold,
+        "top": settings.top,
+        "dtype": settings.dtype,
+    }
+    for path in sorted(folder.glob("latents-*.npz")):
+        found = LatentsFile(path)
+        here = {**found.provenance.settings, "scorer": found.header.scorer}
+        if difference := first_difference({name: here.get(name) for name in wanted}, wanted):
+            raise UserError(_otherwise(path, difference))
+
+
+def _check_made_alike(found: LatentsFile, wanted: Provenance) -> None:
+    mine = {**found.provenance.settings, "shard, scorer": list(found.provenance.parents)}
+    if difference := first_difference(mine, {**wanted.settings, "shard, scorer": list(wanted.parents)}):
+        raise UserError(_otherwise(found.path, difference))
+
+
+def _otherwise(path: Path, difference: str) -> str:
+    return f"{path}: it was encoded otherwise: {difference}; choose another --out, or remove the old latents"

@@ -1,5 +1,5 @@
 # make cub200-table   everything from nothing to the trait table (see README.md for CUB=, MODEL=, ...)
-# make test           lint, types and tests
+# make test           lint, types and tests; make test-slow: the longer tests
 #
 # What a setting decides has the setting's digest in its name, so a changed setting makes new files of
 # just the steps that depend on it, and going back to the old one finds the old files.
@@ -49,7 +49,7 @@ sae_of = $(OUT)/sae-$(sae_id)-layer$(1).h5
 table_of = $(OUT)/ap-$(table_id)-layer$(1).csv
 tables := $(foreach layer,$(layers),$(call table_of,$(layer)))
 
-.PHONY: help setup cub200-table test check clean
+.PHONY: help setup cub200-table test test-slow check clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -91,7 +91,10 @@ $(OUT)/ap-$(table_id)-layer%.csv: $(OUT)/sae-$(sae_id)-layer%.h5 $(acts)/train/.
 # --- the checks --------------------------------------------------------------------------------------
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+
+test-slow: .venv/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -16,44 +16,96 @@ STORED_TYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype("<f2"),
     "bfloat16": np.dtype("<u2"),
     "float32": np.dtype("<f4"),
+    "int8": np.dtype("<i1"),
 }
+# The smallest magnitudes that rounding to nearest turns into infinity.
+OVERFLOW = {"float16": 65520.0, "bfloat16": float.fromhex("0x1.ffp127"), "float32": float("inf")}
+INT8_MAX = 127
+ROWS_IN_CACHE = 1024
 
 
-def to_stored(acts: np.ndarray, dtype: str, what: str) -> np.ndarray:
-    """Convert float32 activations to the stored type, rounding to nearest even.
+def to_stored(
+    acts: torch.Tensor, dtype: str, what: str, scale: torch.Tensor | None = None
+) -> tuple[np.ndarray, int]:
+    """Convert activations {..., D} to the stored type, rounding to nearest even.
 
-    Raises UserError, naming `what`, where a value is not finite or does not fit into the type.
+    int8: the integers round(x / scale), scale {D}, clipped to [-127, 127].
+    Returns them, and how many were clipped. Raises UserError, naming `what`, where a value is not finite
+    or does not fit into a type that cannot be clipped.
     """
-    if not np.isfinite(acts).all():
+    import torch
+
+    acts = acts.detach().float().contiguous()
+    if not acts.numel():
+        return np.empty(acts.shape, STORED_TYPES[dtype]), 0
+    low, high = (float(value) for value in torch.aminmax(acts))  # NaN wherever there is one
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = int((~torch.isfinite(acts)).sum())
         raise UserError(
-            f"{what}: {np.count_nonzero(~np.isfinite(acts))} activations are NaN or infinite before they are"
-            " stored; the weights or the images are broken (try --device cpu)"
+            f"{what}: {count} activations are NaN or infinite before they are stored;"
+            " the weights or the images are broken (try --device cpu, or --precision float32)"
         )
-    if dtype == "float32":
-        return acts.astype("<f4", copy=False)
+    if dtype == "int8":
+        assert scale is not None, "int8 needs a scale"
+        return _to_int8(acts, scale)
+    if max(-low, high) >= OVERFLOW[dtype]:
+        count = int((acts.abs() >= OVERFLOW[dtype]).sum())
+        raise UserError(
+            f"{what}: {count} activations do not fit into {dtype}"
+            f" (largest magnitude {max(-low, high):.6g}); use --dtype bfloat16 or float32"
+        )
     if dtype == "bfloat16":
-        bits = acts.astype("<f4", copy=False).view("<u4")
-        stored = ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1)))) >> 16).astype("<u2")
-        overflow = (stored & 0x7FFF) == 0x7F80
-    else:
-        with np.errstate(over="ignore"):
-            stored = acts.astype("<f2")
-        overflow = np.isinf(stored)
-    if overflow.any():
-        raise UserError(
-            f"{what}: {np.count_nonzero(overflow)} activations do not fit into {dtype}"
-            f" (largest magnitude {np.abs(acts).max():.6g}); use --dtype bfloat16 or float32"
-        )
-    return stored
+        return acts.bfloat16().cpu().view(torch.int16).numpy().view("<u2"), 0
+    return acts.to(getattr(torch, dtype)).cpu().numpy(), 0
+
+
+def _to_int8(acts: torch.Tensor, scale_d: torch.Tensor) -> tuple[np.ndarray, int]:
+    import torch
+
+    rows_bd = acts.reshape(-1, acts.shape[-1])
+    stored_bd = torch.empty(rows_bd.shape, dtype=torch.int8)
+    n_clipped = 0
+    for start in range(0, len(rows_bd), ROWS_IN_CACHE):
+        steps_bd = (rows_bd[start : start + ROWS_IN_CACHE] / scale_d).round_()
+        low, high = (float(value) for value in torch.aminmax(steps_bd))
+        if max(-low, high) > INT8_MAX:
+            n_clipped += int((steps_bd.abs() > INT8_MAX).sum())
+            steps_bd.clamp_(-INT8_MAX, INT8_MAX)
+        stored_bd[start : start + ROWS_IN_CACHE] = steps_bd
+    return stored_bd.view(acts.shape).numpy(), n_clipped
 
 
 def to_tensor(stored: np.ndarray, dtype: str) -> torch.Tensor:
     """Stored activations as a tensor of their own type, not copied.
 
-    Its `.float()` gives the float32 values, ten times as fast as NumPy converts float16.
+    Its `.float()` gives the float32 values (of int8: times the scale), ten times as fast as NumPy
+    converts float16.
     """
     import torch
 
     if dtype == "bfloat16":
         return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(stored)
+
+
+def int8_scale(acts_bd: torch.Tensor) -> torch.Tensor:
+    """The scale {D} of int8 that stores these activations {B, D} with the smallest squared error.
+
+    Per dimension, the largest magnitude is brought to 127 or, where outliers are rare, clipped: the best
+    of a few shares of it. A dimension that is always zero has scale 1.
+    """
+    import torch
+
+    largest_d = acts_bd.abs().amax(dim=0)
+    best_d, least_d = torch.ones_like(largest_d), torch.full_like(largest_d, torch.inf)
+    for share in SHARES_OF_LARGEST:
+        scale_d = torch.where(largest_d > 0, largest_d * (share / INT8_MAX), 1.0)
+        stored_bd = (acts_bd / scale_d).round_().clamp_(-INT8_MAX, INT8_MAX)
+        error_d = (stored_bd.mul_(scale_d) - acts_bd).square_().sum(dim=0, dtype=torch.float64).float()
+        better_d = error_d < least_d
+        best_d, least_d = torch.where(better_d, scale_d, best_d), torch.where(better_d, error_d, least_d)
+    return best_d
+
+
+# Later images may exceed the first ones a little, so the largest share leaves some room.
+SHARES_OF_LARGEST = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)

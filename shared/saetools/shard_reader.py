@@ -6,16 +6,25 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
+from saetools.checksums import row_sums
 from saetools.errors import UserError
 from saetools.hdf5 import open_hdf5
-from saetools.precision import STORED_TYPES, to_tensor
+from saetools.precision import to_tensor
 from saetools.provenance import Provenance
-from saetools.shard_layout import SHARDS, Examples, ShardHeader, check_same_source, layer_group, shard_name
+from saetools.shard_contents import (
+    Layer,
+    check_grid,
+    check_layer,
+    map_bytes,
+    read_examples,
+    read_layer,
+    read_skipped,
+)
+from saetools.shard_layout import SHARDS, ShardHeader, check_same_source, shard_name
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +34,8 @@ class Shard:
     """One complete activation shard.
 
     Opening it checks format, version, sizes and types; raises UserError where something is wrong.
-    It keeps no file open: activations are memory-mapped when they are read.
+    It keeps no file open: activations are memory-mapped when they are read, and checked against the
+    sums that were taken when they were written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,54 +44,114 @@ class Shard:
             self.provenance = Provenance.from_attributes(file.attrs, SHARDS, path)
             self.header = ShardHeader.from_attributes(file.attrs, path)
             self.digests: dict[str, str] = json.loads(file.attrs.get("digests", "{}"))
-            self.examples = _read_examples(file, path)
-            self._places = {
-                layer: _locate(file, f"{layer_group(layer)}/patches", path, 3) for layer in self.header.layers
-            }
-        shapes = {place.shape for place in self._places.values()}
-        if len(shapes) != 1 or {shape[0] for shape in shapes} != {len(self.examples)}:
-            raise UserError(
-                f"{path}: its layers have shapes {sorted(shapes)} for {len(self.examples)} examples;"
-                f" they must agree; record it again with {SHARDS.made_by}"
-            )
-        self.n_images, self.n_patches, self.d_model = shapes.pop()
+            self.examples, self.skipped = read_examples(file, path), read_skipped(file, path)
+            self._layers = {layer: read_layer(file, layer, path) for layer in self.header.layers}
+            first = self._layers[self.header.layers[0]]
+            for number, layer in self._layers.items():
+                check_layer(number, layer, first, len(self.examples), path)
+                grid = self.examples.grid if layer.grid is None else layer.grid
+                check_grid(grid, layer.patches.shape[1], f"the grid of layer {number}", path)
+        self.n_images = len(self.examples)
+
+    def shape(self, layer: int) -> tuple[int, int]:
+        """(P, D): patches per image and width of a layer; raises UserError where the shard does not hold it."""
+        _, n_patches, d_model = self._layer(layer).patches.shape
+        return n_patches, d_model
+
+    @property
+    def n_patches(self) -> int:
+        """Patches per image; raises UserError where layers differ (then see `shape`)."""
+        return self._common_shape()[0]
+
+    @property
+    def d_model(self) -> int:
+        """Width; raises UserError where layers differ (then see `shape`)."""
+        return self._common_shape()[1]
 
     def stored(self, layer: int) -> np.ndarray:
         """The activations {N, P, D} of a layer as they are on disk, memory-mapped; raises UserError."""
-        if layer not in self._places:
+        return map_bytes(self.path, self._layer(layer).patches)
+
+    def dtype(self, layer: int) -> str:
+        """How the activations of a layer are stored: float16, bfloat16, float32 or int8."""
+        return self._layer(layer).patches.dtype
+
+    def grid(self, layer: int) -> np.ndarray:
+        """int16 {N, 2}: rows and columns of each image's patches."""
+        own = self._layer(layer).grid
+        return self.examples.grid if own is None else own
+
+    def labels(self, layer: int) -> np.ndarray | None:
+        """Patch labels uint16 {N, P}, 65535 = ignore; None where the data set has no masks."""
+        place = self._layer(layer).labels
+        return None if place is None else map_bytes(self.path, place)
+
+    def cls(self, layer: int) -> torch.Tensor:
+        """The class token float32 {N, D}; raises UserError where it was not recorded."""
+        place = self._layer(layer).cls
+        if place is None:
+            raise UserError(
+                f"{self.path}: it holds no class token; record it with {SHARDS.made_by} --cls,"
+                " of a model that has one"
+            )
+        return to_tensor(np.array(map_bytes(self.path, place)), place.dtype).float()
+
+    def patches(self, layer: int, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Activations float32 {n, P, D} of the images from `start` to before `stop`."""
+        rows = np.arange(self.n_images)[start:stop]
+        return self._scaled(layer, self._checked(layer, rows, self.stored(layer)[start:stop])).float()
+
+    def images(self, layer: int, rows: np.ndarray) -> torch.Tensor:
+        """Activations {len(rows), P, D} of single images, `rows` ascending.
+
+        In the type they are stored in; of int8 the values, in float32.
+        """
+        stored = self.stored(layer)
+        run = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1  # consecutive: one read
+        found = stored[rows[0] : rows[-1] + 1] if run else stored[rows]
+        return self._scaled(layer, self._checked(layer, rows, found))
+
+    def tokens(self, layer: int, rows: np.ndarray) -> torch.Tensor:
+        """Activations float32 {len(rows), D} of single patches; row = image * P + patch.
+
+        The sums are of whole images, so these are not checked.
+        """
+        stored = self.stored(layer).reshape(-1, self.shape(layer)[1])
+        return self._scaled(layer, stored[rows]).float()
+
+    def _layer(self, layer: int) -> Layer:
+        if layer not in self._layers:
             raise UserError(
                 f"{self.path}: it holds no layer {layer}, only {list(self.header.layers)};"
                 f" give one of those, or record the layer with {SHARDS.made_by}"
             )
-        place = self._places[layer]
-        return np.memmap(self.path, place.numpy_type, mode="r", offset=place.offset, shape=place.shape)
+        return self._layers[layer]
 
-    def dtype(self, layer: int) -> str:
-        """How the activations of a layer are stored: float16, bfloat16 or float32."""
-        return self._places[layer].dtype
+    def _common_shape(self) -> tuple[int, int]:
+        shapes = {layer: self.shape(layer) for layer in self.header.layers}
+        if len(set(shapes.values())) > 1:
+            raise UserError(
+                f"{self.path}: its layers differ in (patches, width): {shapes};"
+                " record the layer that you need on its own"
+            )
+        return next(iter(shapes.values()))
 
-    def patches(self, layer: int, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Activations float32 {n, P, D} of the images from `start` to before `stop`."""
-        return to_tensor(np.array(self.stored(layer)[start:stop]), self.dtype(layer)).float()
+    def _checked(self, layer: int, rows: np.ndarray, found: np.ndarray) -> np.ndarray:
+        """A copy in memory; raises UserError where its bytes are not those that were written."""
+        found = np.array(found)
+        wrong = np.flatnonzero(row_sums(found) != self._layer(layer).sums[rows])
+        if len(wrong):
+            raise UserError(
+                f"{self.path}: the activations of {len(wrong)} images in layer {layer} (the first:"
+                f" {self.examples.path[rows[wrong[0]]]}) are not those that were written: the file was damaged;"
+                f" remove it and run the same {SHARDS.made_by} command again"
+            )
+        return found
 
-    def images(self, layer: int, rows: np.ndarray) -> torch.Tensor:
-        """Activations {len(rows), P, D}, in the type they are stored in, of single images, `rows` ascending."""
-        stored = self.stored(layer)
-        run = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1  # consecutive: one read
-        return to_tensor(np.array(stored[rows[0] : rows[-1] + 1] if run else stored[rows]), self.dtype(layer))
-
-    def tokens(self, layer: int, rows: np.ndarray) -> torch.Tensor:
-        """Activations float32 {len(rows), D} of single patches; row = image * P + patch."""
-        stored = self.stored(layer).reshape(-1, self.d_model)
-        return to_tensor(stored[rows], self.dtype(layer)).float()
-
-
-class _Place:
-    """Where in the file the contiguous bytes of a data set stand."""
-
-    def __init__(self, offset: int, shape: tuple[int, ...], dtype: str) -> None:
-        self.offset, self.shape, self.dtype = offset, shape, dtype
-        self.numpy_type = STORED_TYPES[dtype]
+    def _scaled(self, layer: int, stored: np.ndarray) -> torch.Tensor:
+        place = self._layer(layer)
+        tensor = to_tensor(stored, place.patches.dtype)
+        return tensor if place.scale is None else tensor.float().mul_(place.scale)
 
 
 class ShardSet:
@@ -93,8 +163,21 @@ class ShardSet:
         for other in self.shards[1:]:
             check_fits(first, other)
         self.n_images = sum(shard.n_images for shard in self.shards)
-        self.n_patches, self.d_model = first.n_patches, first.d_model
         self.header = first.header
+
+    @property
+    def n_patches(self) -> int:
+        """Patches per image; raises UserError where layers differ (then see `shape`)."""
+        return self.shards[0].n_patches
+
+    @property
+    def d_model(self) -> int:
+        """Width; raises UserError where layers differ (then see `shape`)."""
+        return self.shards[0].d_model
+
+    def shape(self, layer: int) -> tuple[int, int]:
+        """(P, D) of a layer."""
+        return self.shards[0].shape(layer)
 
     @cached_property
     def paths(self) -> list[str]:
@@ -118,11 +201,10 @@ class ShardSet:
 def check_fits(first: Shard, other: Shard) -> None:
     """Raise UserError, naming what differs, unless the two shards can be used together."""
     check_same_source(first.header.source(), first.path, other.header.source(), other.path)
-    mine = (first.n_patches, first.d_model, tuple(first.header.layers))
-    others = (other.n_patches, other.d_model, tuple(other.header.layers))
+    mine, others = ({n: shard.shape(n) for n in shard.header.layers} for shard in (first, other))
     if mine != others:
         raise UserError(
-            f"{other.path}: (patches, width, layers) are {others}, but {mine} in {first.path};"
+            f"{other.path}: its layers, with (patches, width), are {others}, but {mine} in {first.path};"
             " use shards of one recording together"
         )
 
@@ -174,42 +256,3 @@ def _open_folder(folder: Path) -> Iterator[Shard]:
         )
     for name in names:
         yield Shard(folder / name)
-
-
-def _read_examples(file: h5py.File, path: Path) -> Examples:
-    group = file.get("examples", {})
-    if missing := [name for name in ("path", "index", "target", "grid") if name not in group]:
-        raise UserError(
-            f"{path}: /examples/{missing[0]} is missing; record the shard again with {SHARDS.made_by}"
-        )
-    examples = Examples(
-        group["path"].asstr()[:], group["index"][:], group["target"][:], group["grid"][:].astype(np.int16)
-    )
-    lengths = {len(examples.path), len(examples.index), len(examples.target), len(examples.grid)}
-    if len(lengths) != 1:
-        raise UserError(
-            f"{path}: the data sets in /examples have lengths {sorted(lengths)}, expected one length;"
-            f" record the shard again with {SHARDS.made_by}"
-        )
-    return examples
-
-
-def _locate(file: h5py.File, name: str, path: Path, n_axes: int) -> _Place:
-    again = f"record the shard again with {SHARDS.made_by}"
-    dataset: Any = file.get(name)
-    if dataset is None:
-        raise UserError(f"{path}: /{name} is missing, though the header names it; {again}")
-    dtype = dataset.attrs.get("dtype", dataset.dtype.name)
-    if STORED_TYPES.get(dtype) != dataset.dtype:
-        raise UserError(
-            f"{path}: /{name} holds {dataset.dtype} and says {dtype!r}; expected one of"
-            f" {', '.join(STORED_TYPES)}; update saetools, or {again}"
-        )
-    if dataset.ndim != n_axes:
-        raise UserError(f"{path}: /{name} has shape {dataset.shape}, expected {n_axes} axes; {again}")
-    offset = dataset.id.get_offset()
-    if dataset.size and offset is None:
-        raise UserError(f"{path}: /{name} is stored in chunks, expected contiguous bytes; {again}")
-    if dataset.size and offset + dataset.nbytes > path.stat().st_size:
-        raise UserError(f"{path}: /{name} ends after the end of the file: it was truncated; {again}")
-    return _Place(offset or 0, dataset.shape, dtype)

@@ -28,8 +28,8 @@ class SAEEvaluation:
         self._fired_s = torch.zeros(d_sae, dtype=torch.int64)
         self._value_s = torch.zeros(d_sae, dtype=torch.float64)
 
-    def add(self, sae: SAE, x_bd: torch.Tensor) -> None:
-        """Count the tokens x {B, D}."""
+    def add(self, sae: SAE, x_bd: torch.Tensor) -> torch.Tensor:
+        """Count the tokens x {B, D}; returns their latents {B, S}."""
         f_bs = sae.encode(x_bd)
         x64_bd = x_bd.double()
         self.n_tokens += len(x_bd)
@@ -38,6 +38,7 @@ class SAEEvaluation:
         self._sum_of_squares_d += x64_bd.square().sum(0).cpu()
         self._fired_s += (f_bs != 0).sum(0).cpu()
         self._value_s += f_bs.sum(0, dtype=torch.float64).cpu()
+        return f_bs
 
     @property
     def frequency_s(self) -> torch.Tensor:

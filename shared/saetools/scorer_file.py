@@ -19,6 +19,7 @@ from saetools.sae import SAE, SAEConfig, check_config
 from saetools.scorers import Linear
 
 SCORERS = Format("saetools-scorer", 1, "train-sae")
+LATENTS = ("frequency", "mean_value")  # of each latent in the evaluation
 LINEAR_KINDS = ("random", "kmeans", "pca", "linear")
 
 
@@ -29,6 +30,7 @@ class ScorerFile:
     kind: sae, random, kmeans, pca or linear
     trained_on: model, weights, hook, preprocess, layer, and the number of tokens seen
     evaluation: l0, mse, nmse, explained_variance, dead, dense, n_tokens (of an SAE)
+    frequency_s {S}: share of the evaluation's tokens on which each latent fired; mean_value_s {S}: its mean value there
     """
 
     kind: str
@@ -36,6 +38,8 @@ class ScorerFile:
     provenance: Provenance
     trained_on: Mapping[str, Any]
     evaluation: Mapping[str, float] = field(default_factory=dict)
+    frequency_s: torch.Tensor | None = None
+    mean_value_s: torch.Tensor | None = None
 
     @property
     def d_model(self) -> int:
@@ -60,6 +64,9 @@ def save_scorer(target: Path, contents: ScorerFile) -> None:
         len(str(v)) for v in attributes.values()
     )
     with new_hdf5(target, n_bytes) as file:
+        for name in LATENTS:
+            if (tensor := getattr(contents, f"{name}_s")) is not None:
+                tensors[name] = tensor
         for name, tensor in tensors.items():
             file[name] = np.ascontiguousarray(tensor.detach().cpu().numpy(), "<f4")
         for name, value in attributes.items():
@@ -83,7 +90,10 @@ def load_scorer(path: Path) -> ScorerFile:
                 f"{path}: unknown kind of scorer {kind!r}; known are sae, {', '.join(LINEAR_KINDS)};"
                 " update saetools"
             )
-    return ScorerFile(kind, scorer, provenance, trained_on, evaluation)
+        latents = {
+            f"{name}_s": _read(file, name, (scorer.n_prototypes,), path) for name in LATENTS if name in file
+        }
+    return ScorerFile(kind, scorer, provenance, trained_on, evaluation, **latents)
 
 
 def _read_sae(file: h5py.File, path: Path) -> SAE:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from saetools.sae import SAE
 from saetools.sae_metrics import SAEEvaluation
 from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
 from saetools.shard_reader import ShardSet
+from train_sae.resuming import state_path
+from train_sae.settings import TrainingSettings
 from train_sae.sources import ShardSource
-from train_sae.training import TrainingSettings
 
 METRICS = Format("saetools-training-metrics", 1, "train-sae")
 
@@ -29,10 +29,14 @@ def metrics_path(out: Path) -> Path:
 def check_trained(
     out: Path, settings: TrainingSettings, source: ShardSource, validation: ShardSet | None
 ) -> None:
-    """Raise UserError unless `out` was trained with these settings on these shards."""
+    """Raise UserError unless `out` was trained with these settings on these shards.
+
+    Of shards that were consumed there is nothing left to compare with.
+    """
     found = load_scorer(out)
-    found_settings = {**found.provenance.settings, "shards": list(found.provenance.parents)}
-    settings_now = {**_to_json(settings, validation), "shards": _parents(source)}
+    found_settings, settings_now = dict(found.provenance.settings), _to_json(settings, validation)
+    if not source.consume:
+        found_settings["shards"], settings_now["shards"] = list(found.provenance.parents), _parents(source)
     if difference := first_difference(found_settings, settings_now):
         raise UserError(
             f"{out}: it was trained with other settings: {difference};"
@@ -49,14 +53,29 @@ def save(
     source: ShardSource,
     validation: ShardSet | None,
 ) -> None:
-    """Write the metrics table and then the scorer file: where that is, its metrics are too."""
+    """Write the metrics table and then the scorer file: where that is, its metrics are too.
+
+    What was saved to go on after an interruption is removed.
+    """
     summary = evaluation.summary()
     last = {**rows[-1], **{f"eval_{name}": value for name, value in summary.items()}}
     csv, plain, parents = metrics_path(out), _to_json(settings, validation), _parents(source)
     write_csv(csv, pd.DataFrame([*rows[:-1], last]), Provenance.of(METRICS, "train-sae", plain, parents))
     trained_on = {**source.header.source(), "layer": source.layer, "tokens": rows[-1]["tokens"]}
     provenance = Provenance.of(SCORERS, "train-sae", plain, parents)
-    save_scorer(out, ScorerFile("sae", sae, provenance, trained_on, summary))
+    save_scorer(
+        out,
+        ScorerFile(
+            "sae",
+            sae,
+            provenance,
+            trained_on,
+            summary,
+            evaluation.frequency_s.float(),
+            evaluation.mean_value_s.float(),
+        ),
+    )
+    state_path(out).unlink(missing_ok=True)
 
 
 def describe(summary: Mapping[str, float]) -> str:
@@ -68,12 +87,7 @@ def describe(summary: Mapping[str, float]) -> str:
 
 
 def _to_json(settings: TrainingSettings, validation: ShardSet | None) -> dict[str, Any]:
-    """All settings, flat, with the names that the AP table uses."""
-    plain = asdict(settings)
-    step = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in plain.pop("step").items()
-    }
-    return {**plain, **step, "sparsity": settings.sparsity, "val": validation.uids if validation else None}
+    return {**settings.to_json(), "val": validation.uids if validation else None}
 
 
 def _parents(source: ShardSource) -> list[str]:

@@ -1,9 +1,9 @@
-"""train-sae: train a sparse autoencoder on activation shards."""
+"""train-sae: train sparse autoencoders on activation shards."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,14 +19,24 @@ from saetools.cli import (
 )
 from saetools.errors import UsageError
 from saetools.paths import iterate_paths, reads_stdin
-from saetools.quantities import parse_bytes, parse_count
+from saetools.quantities import parse_bytes
+from train_sae import options as given
+from train_sae.options import Flags
+
+if TYPE_CHECKING:
+    from saetools.shard_reader import ShardSet
+    from train_sae.trainer import Run
+    from train_sae.training import Surroundings
 
 app = new_app()
 
 
 @app.command()
 def train_sae(
-    out: Annotated[Path, typer.Option(help="The checkpoint to write (.h5).")],
+    context: typer.Context,
+    out: Annotated[
+        Path, typer.Option(help="The checkpoint to write (.h5); a folder with --grid or --sweep.")
+    ],
     acts: Annotated[
         list[Path] | None,
         typer.Argument(help="Activation shards or folders of them; - reads their paths from stdin."),
@@ -34,110 +44,170 @@ def train_sae(
     layer: Annotated[
         int | None, typer.Option(help="Layer of the shards; needed where they hold several.")
     ] = None,
-    d_sae: Annotated[int | None, typer.Option(min=1, help="Number of latents.")] = None,
-    expansion: Annotated[
-        int, typer.Option(min=1, help="Number of latents, in model widths, where --d-sae is not given.")
-    ] = 8,
-    activation: Annotated[str, typer.Option(help="topk, batchtopk, relu or jumprelu.")] = "topk",
-    objective: Annotated[
-        str, typer.Option(help="mse, or matryoshka: the mean MSE over random prefixes of the latents.")
-    ] = "mse",
-    k: Annotated[int, typer.Option(min=1, help="topk, batchtopk: latents kept per token.")] = 32,
-    l1: Annotated[float, typer.Option(min=0, help="relu: weight of the mean L1 norm of the latents.")] = 1e-2,
-    l0: Annotated[float, typer.Option(min=0, help="jumprelu: weight of the mean number of latents.")] = 1e-2,
-    aux_k: Annotated[
-        int, typer.Option(min=0, help="Dead latents that reconstruct what is left (AuxK); 0: none.")
-    ] = 0,
-    tokens: Annotated[str, typer.Option(help="Tokens to train on: 500k, 100M.")] = "100M",
-    batch_size: Annotated[int, typer.Option(min=1, help="Tokens in a batch.")] = 4096,
-    lr: Annotated[float, typer.Option(min=0, help="Highest learning rate (Adam).")] = 1e-3,
-    warmup: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the steps in which the rate rises.")
-    ] = 0.05,
-    normalize: Annotated[
-        str, typer.Option(help="Of inputs: none; mean: less their mean; sqrt-d: and to a mean square of 1.")
-    ] = "sqrt-d",
-    blend: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of a data point in a latent's first direction.")
-    ] = 0.8,
+    d_sae: given.DSaeOption = None,
+    expansion: given.ExpansionOption = 8,
+    activation: given.ActivationOption = "topk",
+    objective: given.ObjectiveOption = "mse",
+    k: given.KOption = None,
+    l1: given.L1Option = None,
+    l0: given.L0Option = None,
+    bandwidth: given.BandwidthOption = None,
+    threshold_decay: given.ThresholdDecayOption = None,
+    n_prefixes: given.NPrefixesOption = None,
+    prefix_min: given.PrefixMinOption = None,
+    prefix_power: given.PrefixPowerOption = None,
+    aux_k: given.AuxKOption = 0,
+    aux_weight: given.AuxWeightOption = None,
+    dead_after: given.DeadAfterOption = "10M",
+    tokens: given.TokensOption = "100M",
+    batch_size: given.BatchSizeOption = 4096,
+    optimizer: given.OptimizerOption = "adam",
+    lr: given.LrOption = 1e-3,
+    warmup: given.WarmupOption = 0.05,
+    decay: given.DecayOption = "cosine",
+    sparsity_warmup: given.SparsityWarmupOption = 0.0,
+    grad_clip: given.GradClipOption = None,
+    normalize: given.NormalizeOption = "sqrt-d",
+    blend: given.BlendOption = 0.8,
+    b_dec: given.BDecOption = "mean",
+    exclude_labels: given.ExcludeLabelsOption = None,
     val: Annotated[
         list[Path] | None, typer.Option(help="Evaluate on these shards in place of held-out images.")
     ] = None,
-    holdout: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of the images held out where there is no --val.")
-    ] = 0.05,
-    pool_memory: Annotated[
-        str, typer.Option(help="Memory of the pool in which tokens are shuffled.")
-    ] = "1GB",
+    holdout: given.HoldoutOption = 0.05,
+    pool_memory: given.PoolMemoryOption = "1GB",
+    grid: Annotated[
+        str | None, typer.Option(help="Train every combination on one stream: 'lr=1e-4,3e-4 k=16,32'.")
+    ] = None,
+    sweep: Annotated[Path | None, typer.Option(help="The same from a YAML file: grid, zip, runs.")] = None,
+    sae_memory: Annotated[
+        str | None, typer.Option(help="Memory for SAEs trained at a time. [default: half of what is free]")
+    ] = None,
+    consume: Annotated[
+        bool, typer.Option("--consume", help="Delete each shard after its last use; one epoch, needs --val.")
+    ] = False,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=0, help="Steps between saved states, for running it again to go on; 0: none.")
+    ] = 1000,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between rows of the metrics table.")] = 50,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Also log to TensorBoard, into this folder.")
+    ] = None,
+    wandb: Annotated[str | None, typer.Option(help="Also log to this project of Weights & Biases.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    autocast: given.AutocastOption = False,
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Train a sparse autoencoder, and evaluate it on images that it was not trained on.
+    """Train sparse autoencoders, and evaluate them on images that they were not trained on.
 
     Writes OUT (HDF5, see docs/formats.md) and OUT's name with .metrics.csv, and prints OUT's path.
     Shards on stdin are used as they arrive: dump-acts ... | train-sae --layer 11 --out sae.h5 -
+
+    Stopped by Ctrl-C, SIGTERM, SIGUSR1 or a power cut, the same command again goes on.
     """
     from saetools.devices import choose_device
     from saetools.shard_reader import open_shards
-    from train_sae.checkpoint import check_trained, describe, save
-    from train_sae.initial import NORMALIZATIONS
-    from train_sae.sources import ShardSource, all_blocks
-    from train_sae.steps import StepSettings
-    from train_sae.steps.settings import ACTIVATIONS, OBJECTIVES
-    from train_sae.stream import TokenStream
-    from train_sae.training import TrainingSettings, evaluate, train
+    from train_sae.grids import combine, parse_grid, read_sweep
+    from train_sae.memory import available_bytes
+    from train_sae.ranks import Ranks
+    from train_sae.sources import ShardSource
+    from train_sae.trackers import Trackers
+    from train_sae.trainer import Run
+    from train_sae.training import Surroundings
 
-    for flag, value, known in (
-        ("--activation", activation, ACTIVATIONS),
-        ("--objective", objective, OBJECTIVES),
-        ("--normalize", normalize, NORMALIZATIONS),
-    ):
-        if value not in known:
-            raise UsageError(f"{flag} {value}: expected one of {', '.join(known)}")
-    n_tokens, pool_bytes = parse_count("--tokens", tokens), parse_bytes("--pool-memory", pool_memory)
-    if not val and not holdout:
-        raise UsageError("--holdout 0: nothing is left to evaluate on; give shards with --val")
+    flags = Flags.of(context.params)
+    if grid is not None and sweep is not None:
+        raise UsageError("--grid and --sweep: give one of them")
+    many = parse_grid(grid) if grid is not None else read_sweep(sweep) if sweep is not None else None
+    named = combine(flags, many) if many is not None else {"": flags}
+    for each in named.values():
+        each.check()
+        if not val and not each.holdout:
+            raise UsageError("--holdout 0: nothing is left to evaluate on; give shards with --val")
+    memory = parse_bytes("--sae-memory", sae_memory) if sae_memory else available_bytes() // 2
+    arriving = reads_stdin(acts or [])
+    if consume and not val:
+        raise UsageError(
+            "--consume: held-out images would be gone before the evaluation; give shards with --val"
+        )
+    ranks = Ranks.join()
+    if ranks.world > 1 and (arriving or consume):
+        raise UsageError("with several processes the shards must be there: no stdin, no --consume")
+    place = ranks.device(choose_device(device))
+    if place.type == "cpu" and any(each.autocast for each in named.values()):
+        raise UsageError("--autocast: on a CPU it does nothing; leave it out")
 
     validation = open_shards(val) if val else None
-    paths = iterate_paths(acts or [], "activation shards")
-    source = ShardSource(paths, layer, 0.0 if val else holdout, arriving=reads_stdin(acts or []))
-    n_latents = d_sae or expansion * source.d_model
-    if k > n_latents or aux_k > n_latents:
-        raise UsageError(f"--k {k} --aux-k {aux_k}: there are only {n_latents} latents; raise --d-sae")
-    settings = TrainingSettings(
-        d_sae=n_latents,
-        tokens=n_tokens,
-        batch_size=batch_size,
-        lr=lr,
-        warmup=warmup,
-        normalize=normalize,
-        blend=blend,
-        holdout=source.holdout,
-        pool_bytes=pool_bytes,
-        seed=seed,
-        log_every=log_every,
-        step=StepSettings(
-            activation=activation,
-            objective=objective,
-            k=k,
-            l1=l1 if activation == "relu" else 0.0,
-            l0=l0 if activation == "jumprelu" else 0.0,
-            aux_k=aux_k,
-        ),
+    source = ShardSource(
+        iterate_paths(acts or [], "activation shards"),
+        layer,
+        0.0 if val else holdout,
+        arriving=arriving,
+        consume=consume,
+        rank=ranks.rank,
+        world=ranks.world,
     )
-    if out.exists():
-        check_trained(out, settings, source, validation)
-        logger.info("%s: it is trained already, with these settings on these shards", out)
-    else:
-        sae, rows = train(TokenStream(source, batch_size, pool_bytes, seed), settings, choose_device(device))
-        blocks = all_blocks(validation.shards) if validation else source.held_out_blocks()
-        evaluation = evaluate(sae, blocks, source.layer)
-        save(out, sae, evaluation, rows, settings, source, validation)
-        logger.info("%s: %s", out, describe(evaluation.summary()))
-    write_line(str(out))
+    runs = []
+    for name, each in named.items():
+        ranks.check_batch(each.batch_size)
+        settings = each.settings(source.d_model, 0.0 if val else each.holdout, log_every)
+        if consume:
+            settings = settings.within_one_epoch(source.header.n_examples_total * source.n_patches)
+        runs.append(Run(out / f"{name}.h5" if many is not None else out, settings))
+    if many is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    around = Surroundings(source, place, ranks, checkpoint_every, Trackers.open(tensorboard, wandb))
+    try:
+        _train_all(runs, around, validation, memory)
+    finally:
+        around.trackers.close()
+        ranks.leave()
+
+
+def _train_all(runs: list[Run], around: Surroundings, validation: ShardSet | None, memory: int) -> None:
+    """Train what is not there yet; print each path once its file is complete."""
+    from train_sae.checkpoint import check_trained, describe, save
+    from train_sae.sources import all_blocks
+    from train_sae.training import evaluate, groups, train
+
+    source, missing = around.source, []
+    for wanted in runs:
+        if wanted.out.exists():
+            check_trained(wanted.out, wanted.settings, source, validation)
+            logger.info("%s: it is trained already, with these settings on these shards", wanted.out)
+            _print(wanted.out, around)
+        else:
+            missing.append(wanted)
+    cut = list(groups(missing, memory, source.d_model))
+    if source.consume and len(cut) > 1:
+        raise UsageError(
+            f"--consume: the sweep needs {len(cut)} passes over the shards, which are there for one;"
+            " raise --sae-memory, or sweep only what leaves the batches alone"
+        )
+    for group in cut:
+        trainers = train(group, around)
+        if around.ranks.rank == 0:
+            saes = [trainer.sae() for trainer in trainers]
+            viewed = source.view(group[0].settings.holdout, group[0].settings.exclude_labels)
+            blocks = (
+                all_blocks(validation.shards, source.layer, viewed.excluded)
+                if validation
+                else viewed.held_out_blocks()
+            )
+            for trainer, sae, evaluation in zip(
+                trainers, saes, evaluate(saes, blocks, around.device), strict=True
+            ):
+                target, settings = trainer.run.out, trainer.settings
+                save(target, sae, evaluation, trainer.rows, settings, source, validation)
+                logger.info("%s: %s", target, describe(evaluation.summary()))
+                _print(target, around)
+
+
+def _print(out: Path, around: Surroundings) -> None:
+    if around.ranks.rank == 0:
+        write_line(str(out))
 
 
 def main() -> None:

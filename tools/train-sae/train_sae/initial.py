@@ -11,6 +11,7 @@ from train_sae.steps import SAEParameters, StepSettings
 
 SCALE_TOKENS = 2048
 NORMALIZATIONS = ("none", "mean", "sqrt-d")
+B_DEC_STARTS = ("mean", "geometric-median")
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,22 @@ def choose_normalization(kind: str, sample_nd: torch.Tensor) -> Normalization:
 
 
 def data_point_parameters(
-    sample_nd: torch.Tensor, d_sae: int, blend: float, settings: StepSettings, generator: torch.Generator
+    sample_nd: torch.Tensor,
+    d_sae: int,
+    blend: float,
+    b_dec: str,
+    settings: StepSettings,
+    generator: torch.Generator,
 ) -> SAEParameters:
-    """Decoder rows near data points; the encoder is the decoder's transpose, scaled; b_dec is the sample's mean.
+    """Decoder rows near data points; the encoder is the decoder's transpose, scaled; b_dec is in the sample's middle:
+    its mean, or its geometric median, which far-off tokens do not move.
 
     W_dec[s] is proportional to blend * u + (1 - blend) * v, with u the unit vector of a random token less
-    the mean, and v that of Kaiming-uniform noise. A blend of 0 is the plain random initialisation.
+    b_dec, and v that of Kaiming-uniform noise. A blend of 0 is the plain random initialisation.
     W_enc = a W_dec^T, with the a for which the sample is reconstructed best by the k largest latents
     (all positive ones without a k): many latents near one token would otherwise add up to a multiple of it.
     """
-    mean = sample_nd.mean(0)
+    mean = sample_nd.mean(0) if b_dec == "mean" else geometric_median(sample_nd)
     rows = _draw_rows(len(sample_nd), d_sae, generator)
     points_sd = torch.nn.functional.normalize(sample_nd[rows] - mean, dim=1)
     noise_sd = torch.empty(d_sae, sample_nd.shape[1]).uniform_(-1, 1, generator=generator)
@@ -64,6 +71,23 @@ def data_point_parameters(
         b_dec_d=mean.contiguous(),
         log_threshold_s=None if threshold_s is None else threshold_s.log(),
     )
+
+
+def geometric_median(sample_nd: torch.Tensor) -> torch.Tensor:
+    """The point {D} with the least sum of distances to the tokens {N, D} (Weiszfeld's algorithm).
+
+    m <- sum_n x_n / |x_n - m| / sum_n 1 / |x_n - m|, from the mean, until it moves by less than 1e-6 of the median
+    distance, at most 100 times. Where m meets a token, that distance counts as 1e-12 of the largest.
+    """
+    m_d = sample_nd.mean(0, dtype=torch.float64)
+    for _ in range(100):
+        distance_n = (sample_nd - m_d.float()).norm(dim=1).double()
+        weight_n = 1 / distance_n.clamp(min=max(1e-12 * distance_n.max().item(), 1e-300))
+        new_d = (weight_n.float() / weight_n.sum().float() @ sample_nd).double()
+        moved, m_d = (new_d - m_d).norm(), new_d
+        if moved < 1e-6 * distance_n.median():
+            break
+    return m_d.float()
 
 
 def _best_scale(centred_nd: torch.Tensor, dec_sd: torch.Tensor, k: int | None) -> float:

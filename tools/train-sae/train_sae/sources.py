@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from saetools.cli import logger
 from saetools.errors import UserError
+from saetools.provenance import canonical_json
 from saetools.scorer_inputs import choose_layer
 from saetools.shard_reader import Shard, iterate_shards
 
@@ -18,49 +22,124 @@ IMAGES_PER_BLOCK = 16
 
 @dataclass(frozen=True)
 class Block:
-    """Images of one shard that are read together: `rows`, ascending and close to each other."""
+    """Images of one shard that are read together: `rows`, ascending and close to each other.
+
+    kept: int64, ascending: which of their patches, counted through all rows, are used; None: all.
+    """
 
     shard: Shard
+    layer: int
     rows: np.ndarray
+    kept: np.ndarray | None = None
 
     @property
     def n_tokens(self) -> int:
-        return len(self.rows) * self.shard.n_patches
+        return len(self.rows) * self.shard.shape(self.layer)[0] if self.kept is None else len(self.kept)
+
+    def read(self) -> torch.Tensor:
+        """The tokens {n_tokens, D}, in the type they are stored in."""
+        acts_nd = self.shard.images(self.layer, self.rows).flatten(0, 1)
+        return acts_nd if self.kept is None else acts_nd[torch.from_numpy(self.kept)]
+
+    def origins(self) -> tuple[np.ndarray, np.ndarray]:
+        """int32 {n_tokens} each: the image that a token is from (its place in the data set), and its patch there."""
+        n_patches = self.shard.shape(self.layer)[0]
+        kept = np.arange(len(self.rows) * n_patches) if self.kept is None else self.kept
+        images = self.shard.examples.index[self.rows[kept // n_patches]]
+        return images.astype(np.int32), (kept % n_patches).astype(np.int32)
 
 
 class ShardSource:
-    """Gives the blocks of every epoch, without the held-out images.
+    """Gives the blocks of every epoch, without the held-out images and the patches of excluded labels.
 
     arriving: whether `paths` come in while training goes on. Then the first epoch takes shards in their
     order of arrival. Otherwise all are opened at once, and every epoch takes blocks from all over.
+    consume: delete each shard after its last block has been read; there is one epoch then.
+    rank, world: of several processes, each takes every world-th shard.
     """
 
-    def __init__(self, paths: Iterator[Path], layer: int | None, holdout: float, *, arriving: bool) -> None:
-        self._arriving, self.holdout = arriving, holdout
+    def __init__(
+        self,
+        paths: Iterator[Path],
+        layer: int | None,
+        holdout: float,
+        *,
+        arriving: bool,
+        excluded: Sequence[int] = (),
+        consume: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._arriving, self.holdout, self.excluded, self.consume = (
+            arriving,
+            holdout,
+            tuple(excluded),
+            consume,
+        )
+        self._rank, self._world = rank, world
         self._remaining = iterate_shards(paths)
         self._shards: list[Shard] = []
+        self._all_arrived = [False]
+        self._unread: dict[Path, int] = {}  # blocks of a shard that is to be consumed
         first = next(self._arrivals())
         self.layer = choose_layer(first, layer)
-        self.d_model, self.n_patches, self.dtype = first.d_model, first.n_patches, first.dtype(self.layer)
+        (self.n_patches, self.d_model), self.dtype = first.shape(self.layer), first.dtype(self.layer)
         self.header = first.header
         if not arriving:
             self.all_shards()
+            if len(self._shards) < world:
+                raise UserError(
+                    f"{len(self._shards)} shards for {world} processes: each needs one of its own at least;"
+                    " start fewer, or record smaller shards"
+                )
+
+    def view(self, holdout: float, excluded: Sequence[int]) -> ShardSource:
+        """The same shards, with another choice of images and patches."""
+        other = copy.copy(self)
+        other.holdout, other.excluded, other._unread = holdout, tuple(excluded), {}
+        return other
+
+    @property
+    def all_arrived(self) -> bool:
+        """Whether no shard is waited for any more."""
+        return self._all_arrived[0]
 
     def epoch(self, number: int, rng: np.random.Generator) -> Iterator[list[Block]]:
         """Yield groups of blocks, each in random order: one per arriving shard, or a single one."""
         if number == 0 and self._arriving:
             for shard in self._arrivals():
-                yield _shuffled(self._training_blocks(shard), rng)
+                yield _shuffled(self._expected(shard, self._training_blocks(shard)), rng)
         else:
-            yield _shuffled([block for shard in self._shards for block in self._training_blocks(shard)], rng)
+            mine = self._shards[self._rank :: self._world]
+            blocks = [
+                block for shard in mine for block in self._expected(shard, self._training_blocks(shard))
+            ]
+            yield _shuffled(blocks, rng)
+
+    def was_read(self, block: Block) -> None:
+        """Delete a shard that is to be consumed after the last of its blocks."""
+        path = block.shard.path
+        if path in self._unread:
+            self._unread[path] -= 1
+            if self._unread[path] == 0:
+                path.unlink(missing_ok=True)
 
     def all_shards(self) -> list[Shard]:
         """All shards, once the last one has arrived."""
         return list(self._arrivals())
 
+    def identities(self) -> list[str]:
+        """What the shards hold that have arrived, in order: the same for a shard that was recorded again."""
+        return [
+            hashlib.sha256(canonical_json([shard.header.source(), shard.digests]).encode()).hexdigest()[:16]
+            for shard in self._shards
+        ]
+
     def held_out_blocks(self) -> list[Block]:
         """The images of all shards that are never trained on; raises UserError where there are none."""
-        blocks = [block for shard in self.all_shards() for block in _blocks(shard, self._held_out(shard))]
+        blocks = [
+            block for shard in self.all_shards() for block in self._blocks(shard, self._held_out(shard))
+        ]
         if not blocks:
             raise UserError(
                 f"--holdout {self.holdout}: the shards have too few images for any to be held out;"
@@ -76,6 +155,7 @@ class ShardSource:
                 self._check_dtype(shard)
             self._shards.append(shard)
             yield shard
+        self._all_arrived[0] = True
 
     def _check_dtype(self, shard: Shard) -> None:
         if (dtype := shard.dtype(self.layer)) != self.dtype:
@@ -84,25 +164,60 @@ class ShardSource:
                 " train on shards of one --dtype"
             )
 
+    def _expected(self, shard: Shard, blocks: list[Block]) -> list[Block]:
+        if self.consume:
+            self._unread[shard.path] = len(blocks)
+            if not blocks:
+                shard.path.unlink(missing_ok=True)
+        return blocks
+
     def _training_blocks(self, shard: Shard) -> list[Block]:
-        return _blocks(shard, ~self._held_out(shard))
+        return self._blocks(shard, ~self._held_out(shard))
+
+    def _blocks(self, shard: Shard, chosen: np.ndarray) -> list[Block]:
+        return cut_blocks(shard, self.layer, chosen, self.excluded)
 
     def _held_out(self, shard: Shard) -> np.ndarray:
         """bool {N}. Decided by an image's path alone: the order and the sizes of shards do not matter."""
         return np.array([_uniform(path) < self.holdout for path in shard.examples.path], dtype=bool)
 
 
-def all_blocks(shards: Iterable[Shard]) -> list[Block]:
-    """All images of the shards."""
-    return [block for shard in shards for block in _blocks(shard, np.ones(shard.n_images, bool))]
-
-
-def _blocks(shard: Shard, chosen: np.ndarray) -> list[Block]:
-    rows = np.flatnonzero(chosen)
-    return [
-        Block(shard, rows[start : start + IMAGES_PER_BLOCK])
-        for start in range(0, len(rows), IMAGES_PER_BLOCK)
+def all_blocks(shards: Iterable[Shard], layer: int, excluded: Sequence[int] = ()) -> list[Block]:
+    """All images of the shards, without the patches of excluded labels; raises UserError where nothing is left."""
+    blocks = [
+        block
+        for shard in shards
+        for block in cut_blocks(shard, layer, np.ones(shard.n_images, bool), excluded)
     ]
+    if not blocks:
+        raise UserError(f"--exclude-labels {_listed(excluded)}: no other patch is left in the --val shards")
+    return blocks
+
+
+def cut_blocks(shard: Shard, layer: int, chosen: np.ndarray, excluded: Sequence[int]) -> list[Block]:
+    """The chosen {N} images of a shard in blocks, without the patches of excluded labels.
+
+    Raises UserError where labels are to be excluded and the shard has none.
+    """
+    rows = np.flatnonzero(chosen)
+    pieces = [rows[start : start + IMAGES_PER_BLOCK] for start in range(0, len(rows), IMAGES_PER_BLOCK)]
+    if not excluded:
+        return [Block(shard, layer, piece) for piece in pieces]
+    labels_np = shard.labels(layer)
+    if labels_np is None:
+        raise UserError(
+            f"{shard.path}: it holds no patch labels, which --exclude-labels {_listed(excluded)} needs;"
+            " record images with masks, or leave the flag out"
+        )
+    kept = [np.flatnonzero(~np.isin(labels_np[piece], excluded).ravel()) for piece in pieces]
+    blocks = [Block(shard, layer, piece, here) for piece, here in zip(pieces, kept, strict=True) if len(here)]
+    if len(rows) and not blocks:
+        logger.info("%s: every patch has an excluded label", shard.path)
+    return blocks
+
+
+def _listed(labels: Sequence[int]) -> str:
+    return ",".join(map(str, labels))
 
 
 def _shuffled(blocks: list[Block], rng: np.random.Generator) -> list[Block]:

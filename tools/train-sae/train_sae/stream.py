@@ -5,89 +5,54 @@ random until it is half empty, then further blocks fill it up. In every epoch ea
 once; the few that do not fill a batch wait in the pool for the next epoch.
 
 Which tokens make up a batch depends on the seed and on the order of the shards, never on timing: of
-arriving shards, half of what is in the pool is drawn before the next one is waited for.
+arriving shards, half of what is in the pool is drawn before the next one is waited for. So a stream can
+be taken up again at any batch, by going through the bookkeeping alone up to there.
 """
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from saetools.errors import UserError
+from train_sae.batch_entropy import batch_entropy
+from train_sae.pool_plan import Draw, Load, Replay, plan
 from train_sae.sources import IMAGES_PER_BLOCK, Block, ShardSource
 
-
-@dataclass(frozen=True)
-class Load:
-    """Read a block of images into these slots {n} of the pool, patch by patch."""
-
-    block: Block
-    slots: np.ndarray
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Make a batch of the tokens in these slots {batch_size}, which are free afterwards."""
-
-    slots: np.ndarray
-
-
-def plan(
-    source: ShardSource, batch_size: int, capacity: int, rng: np.random.Generator
-) -> Iterator[Load | Draw]:
-    """What happens to a pool of `capacity` slots, without end and without touching activations."""
-    free = np.arange(capacity)
-    live: list[np.ndarray] = []  # slots that hold a token
-    n_live = 0
-
-    def draw_down_to(floor: int) -> Iterator[Draw]:
-        nonlocal free, live, n_live
-        n_drawn = max(0, (n_live - floor) // batch_size) * batch_size
-        if not n_drawn:
-            return
-        slots = rng.permutation(np.concatenate(live))
-        for start in range(0, n_drawn, batch_size):
-            yield Draw(slots[start : start + batch_size])
-        free = np.concatenate([slots[:n_drawn], free])
-        live, n_live = [slots[n_drawn:]], n_live - n_drawn
-
-    epoch = 0
-    while True:
-        loaded = 0
-        for group in source.epoch(epoch, rng):
-            for block in group:
-                if block.n_tokens > len(free):
-                    yield from draw_down_to(n_live // 2)
-                slots, free = free[: block.n_tokens], free[block.n_tokens :]
-                live.append(slots)
-                n_live += block.n_tokens
-                loaded += block.n_tokens
-                yield Load(block, slots)
-            yield from draw_down_to(n_live // 2)
-        _check_enough(loaded, batch_size)
-        yield from draw_down_to(0)
-        epoch += 1
+READ_AHEAD = 8  # blocks
 
 
 class TokenStream:
-    """Iterates over float32 batches {batch_size, D}, without end.
+    """Iterates over float32 batches {batch_size, D}; without end, unless shards are consumed.
 
-    pool_bytes bounds the memory of the pool, which keeps tokens as the shards store them.
+    pool_bytes bounds the memory of the pool, which keeps tokens as the shards store them. skip: batches that were
+    drawn before; the stream goes on after them. A batch may be changed in place, until the next one is asked for.
     """
 
-    def __init__(self, source: ShardSource, batch_size: int, pool_bytes: int, seed: int) -> None:
+    def __init__(
+        self, source: ShardSource, batch_size: int, pool_bytes: int, seed: int, skip: int = 0, rank: int = 0
+    ) -> None:
         dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(source.dtype, torch.float32)
         least = 2 * (batch_size + IMAGES_PER_BLOCK * source.n_patches)
         capacity = max(least, pool_bytes // (source.d_model * dtype.itemsize))
+        self._source = source
         # Memory is used from the first slot on, and only where tokens are written (calloc's pages).
         self._pool = torch.zeros(capacity, source.d_model, dtype=dtype)
+        self._image_of, self._patch_of = np.zeros(capacity, np.int32), np.zeros(capacity, np.int32)
         self._batch = torch.empty(batch_size, source.d_model, dtype=dtype)
-        self._layer = source.layer
-        self._plan = plan(source, batch_size, capacity, np.random.default_rng([seed, 2]))
-        self._n_loaded = 0
+        self._float = torch.empty(batch_size, source.d_model)
+        self._plan = plan(
+            source, batch_size, capacity, np.random.default_rng([seed, 2, rank] if rank else [seed, 2])
+        )
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="stream")
+        self._n_loaded, self._bytes_read, self._reported = 0, 0, (time.monotonic(), 0)
+        if skip:
+            self._replay(skip, capacity)
+        self._actions = self._with_tokens()
         self._next = self._load_until_draw()
 
     def sample(self, n_tokens: int, seed: int) -> torch.Tensor:
@@ -97,24 +62,85 @@ class TokenStream:
         return self._pool[torch.from_numpy(slots)].float()
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        while True:
+        while self._next is not None:
             torch.index_select(self._pool, 0, torch.from_numpy(self._next.slots), out=self._batch)
-            yield self._batch.float()
+            self._last = self._next
+            yield self._float.copy_(self._batch)
             self._next = self._load_until_draw()
 
-    def _load_until_draw(self) -> Draw:
-        for step in self._plan:
-            if isinstance(step, Draw):
-                return step
-            self._n_loaded += len(step.slots)
-            acts_npd = step.block.shard.images(self._layer, step.block.rows)
-            self._pool.index_copy_(0, torch.from_numpy(step.slots), acts_npd.flatten(0, 1))
-        raise AssertionError("a plan has no end")
+    def report(self) -> dict[str, float]:
+        """How well the last batch was mixed (batch_entropy.py), and how fast shards were read since the last report."""
+        (before, bytes_before), now = self._reported, time.monotonic()
+        self._reported = now, self._bytes_read
+        slots = self._last.slots
+        return {
+            **_named("image", batch_entropy(self._image_of[slots], self._source.header.n_examples_total)),
+            **_named("patch", batch_entropy(self._patch_of[slots], self._source.n_patches)),
+            "read_mb_per_second": (self._bytes_read - bytes_before) / 1e6 / max(now - before, 1e-9),
+        }
 
+    def _replay(self, skip: int, capacity: int) -> None:
+        replay, drawn = Replay(capacity), 0
+        while drawn < skip:
+            action = next(self._plan)
+            replay.follow(action)
+            if isinstance(action, Draw):
+                drawn += 1
+                continue
+            self._n_loaded += len(action.slots)
+            if self._source.consume:  # whoever writes the shards may wait until this one is gone
+                self._put(action.block, self._read(action.block), None, action.slots)
+                self._source.was_read(action.block)
+        if not self._source.consume:
+            for block, places, slots in replay.contents():
+                self._put(block, self._read(block), places, slots)
 
-def _check_enough(n_tokens: int, batch_size: int) -> None:
-    if n_tokens < batch_size:
-        raise UserError(
-            f"the shards hold {n_tokens} tokens to train on, fewer than one batch of {batch_size};"
-            " give more shards, lower --batch-size, or lower --holdout"
+    def _load_until_draw(self) -> Draw | None:
+        for action, tokens in self._actions:
+            if isinstance(action, Draw):
+                return action
+            assert tokens is not None
+            self._n_loaded += len(action.slots)
+            self._put(action.block, tokens.result(), None, action.slots)
+            self._source.was_read(action.block)
+        return None
+
+    def _with_tokens(self) -> Iterator[tuple[Load | Draw, Future[torch.Tensor] | None]]:
+        """The plan's actions; blocks are being read before it is their turn, but no arriving shard is waited for."""
+        queue: deque[tuple[Load | Draw, Future[torch.Tensor] | None]] = deque()
+        waiting, ended = 0, False
+        while True:
+            while not ended and (not queue or (self._source.all_arrived and waiting < READ_AHEAD)):
+                action = next(self._plan, None)
+                if action is None:
+                    ended = True
+                elif isinstance(action, Load):
+                    queue.append((action, self._reader.submit(self._read, action.block)))
+                    waiting += 1
+                else:
+                    queue.append((action, None))
+            if not queue:
+                return
+            action, tokens = queue.popleft()
+            waiting -= tokens is not None
+            yield action, tokens
+
+    def _read(self, block: Block) -> torch.Tensor:
+        tokens_nd = block.read()
+        self._bytes_read += (
+            len(block.rows) * self._source.n_patches * self._source.d_model * tokens_nd.itemsize
         )
+        return tokens_nd
+
+    def _put(
+        self, block: Block, tokens_nd: torch.Tensor, places: np.ndarray | None, slots: np.ndarray
+    ) -> None:
+        images, patches = block.origins()
+        if places is not None:
+            tokens_nd, images, patches = tokens_nd[torch.from_numpy(places)], images[places], patches[places]
+        self._pool.index_copy_(0, torch.from_numpy(slots), tokens_nd)
+        self._image_of[slots], self._patch_of[slots] = images, patches
+
+
+def _named(what: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{what}_{name}": value for name, value in values.items()}

@@ -1,106 +1,156 @@
-"""Trains one SAE on a stream of tokens, and evaluates it on tokens that it never saw."""
+"""Trains SAEs on a stream of tokens, several on the same one, and evaluates them on tokens that they never saw."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from saetools.cli import logger
+from saetools.matmul import float32_matmul
 from saetools.progress import Progress
-from saetools.sae import SAE, SAEConfig
+from saetools.sae import SAE
 from saetools.sae_metrics import SAEEvaluation
-from train_sae.initial import Normalization, choose_normalization, data_point_parameters
-from train_sae.schedule import Schedule
-from train_sae.sources import Block
-from train_sae.steps import SAEParameters, StepSettings, make_step
+from train_sae.memory import peak_bytes
+from train_sae.ranks import Ranks
+from train_sae.resuming import check_shards, load_state, save_state
+from train_sae.sources import Block, ShardSource
+from train_sae.stopping import Stopped, StopSignals, leave
 from train_sae.stream import TokenStream
+from train_sae.trackers import Trackers
+from train_sae.trainer import Run, Trainer
 
 SAMPLE_TOKENS = 65_536  # for the normalisation, and as data points to start from
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """d_sae S; tokens to train on, in whole batches; warmup: share of the steps; normalize and blend as in
-    initial.py; holdout as in sources.py; log_every in steps."""
+class Surroundings:
+    """What a training run needs beside its settings, and what does not change its result.
 
-    d_sae: int
-    tokens: int
-    batch_size: int
-    lr: float
-    warmup: float
-    normalize: str
-    blend: float
-    holdout: float
-    pool_bytes: int
-    seed: int
-    log_every: int
-    step: StepSettings
+    checkpoint_every: steps between saved states; 0: none are saved, and a signal ends the run at once.
+    """
 
-    @property
-    def n_steps(self) -> int:
-        return max(1, self.tokens // self.batch_size)
-
-    @property
-    def sparsity(self) -> float:
-        """What sets how sparse the latents are: k, or the weight of the L1 or L0 penalty."""
-        step = self.step
-        return {"relu": step.l1, "jumprelu": step.l0}.get(step.activation, step.k)
+    source: ShardSource
+    device: torch.device
+    ranks: Ranks
+    checkpoint_every: int
+    trackers: Trackers
 
 
-def train(
-    stream: TokenStream, settings: TrainingSettings, device: torch.device
-) -> tuple[SAE, list[dict[str, Any]]]:
-    """The trained SAE, on the CPU, and the rows of its metrics table, one every `log_every` steps."""
-    sample_nd = stream.sample(SAMPLE_TOKENS, settings.seed)
-    normalization = choose_normalization(settings.normalize, sample_nd)
-    generator = torch.Generator().manual_seed(settings.seed)
-    parameters = data_point_parameters(
-        normalization.apply_(sample_nd), settings.d_sae, settings.blend, settings.step, generator
-    ).to(device)
-    step = make_step(parameters, settings.step, settings.batch_size, settings.seed)
-    schedule = Schedule(settings.lr, round(settings.warmup * settings.n_steps), settings.n_steps)
-    rows: list[dict[str, Any]] = []
-    started = time.monotonic()
-    with Progress("training", settings.n_steps * settings.batch_size, "tokens") as progress:
-        for number, x_bd in zip(range(settings.n_steps), stream, strict=False):
-            lr = schedule.at(number)
-            report = step.step(normalization.apply_(x_bd).to(device), lr)
-            last = number + 1 == settings.n_steps
-            if number % settings.log_every == 0 or last:
-                tokens = (number + 1) * settings.batch_size
-                dead = float((step.fired_s > settings.step.dead_after_tokens).mean())
-                row = {"step": number + 1, "tokens": tokens, "lr": lr, **report, "dead": dead}
-                rows.append({**row, "tokens_per_second": tokens / (time.monotonic() - started)})
-                notes = {name: f"{row[name]:.4g}" for name in ("loss", "l0", "dead")}
-            progress.advance(settings.batch_size, **notes)
-    return _to_sae(parameters, step.threshold_s, settings, normalization), rows
+def groups(runs: Sequence[Run], memory: int, d_model: int) -> Iterator[list[Run]]:
+    """Runs that share a stream, in groups whose estimated memory is at most `memory` bytes (or that are one run)."""
+    by_stream: dict[object, list[Run]] = {}
+    for run in runs:
+        by_stream.setdefault(run.settings.stream, []).append(run)
+    for sharing in by_stream.values():
+        group: list[Run] = []
+        used = 0
+        for run in sharing:
+            needed = peak_bytes(run.settings, d_model)
+            if group and used + needed > memory:
+                yield group
+                group, used = [], 0
+            group, used = [*group, run], used + needed
+        yield group
 
 
-def evaluate(sae: SAE, blocks: Iterable[Block], layer: int) -> SAEEvaluation:
-    """The SAE's metrics on the tokens of these blocks of images."""
-    evaluation = SAEEvaluation(sae.config.d_model, sae.config.d_sae)
-    for block in blocks:
-        x_bd = block.shard.images(layer, block.rows).flatten(0, 1).float()
-        for batch_bd in x_bd.split(1024):
-            evaluation.add(sae, batch_bd)
-    return evaluation
+def train(runs: Sequence[Run], around: Surroundings) -> list[Trainer]:
+    """Train SAEs on one stream, which they must agree in; each as it would be trained alone.
 
-
-def _to_sae(
-    parameters: SAEParameters, threshold_s: Any, settings: TrainingSettings, normalization: Normalization
-) -> SAE:
-    k = settings.step.k if settings.step.activation in ("topk", "batchtopk") else None
-    d_sae, d_model = parameters.dec_sd.shape
-    return SAE(
-        SAEConfig(d_model, d_sae, settings.step.activation, k),
-        W_enc=parameters.enc_sd.cpu().T.contiguous(),
-        b_enc=parameters.b_enc_s.cpu(),
-        W_dec=parameters.dec_sd.cpu(),
-        b_dec=parameters.b_dec_d.cpu(),
-        threshold=None if threshold_s is None else torch.as_tensor(threshold_s).cpu(),
-        mean=normalization.mean,
-        scale=normalization.scale,
+    Goes on from saved states, and saves them. Raises SystemExit or KeyboardInterrupt after a signal.
+    """
+    shared = runs[0].settings
+    source = around.source.view(shared.holdout, shared.exclude_labels)
+    trainers = [Trainer(run, around.ranks, around.device) for run in runs]
+    states = {trainer: load_state(trainer.run.out, trainer.settings.to_json()) for trainer in trainers}
+    skip = min(state[0].n_steps if state else 0 for state in states.values())
+    stream = TokenStream(
+        source,
+        shared.batch_size // around.ranks.world,
+        shared.pool_bytes,
+        shared.seed,
+        skip,
+        around.ranks.rank,
     )
+    for trainer, found in states.items():
+        if found is None:
+            trainer.begin(stream.sample(SAMPLE_TOKENS, shared.seed))
+        else:
+            check_shards(trainer.run.out, found[1], source.identities())
+            trainer.resume(found[0])
+            logger.info("%s: goes on after step %d", trainer.run.out, trainer.n_done)
+    _run(trainers, stream, source, around, skip)
+    return trainers
+
+
+def evaluate(
+    saes: Sequence[SAE], blocks: Iterable[Block], device: torch.device | None = None
+) -> list[SAEEvaluation]:
+    """Each SAE's metrics on the tokens of these blocks of images, which are read once."""
+    place = device or torch.device("cpu")
+    saes = [sae.to(place) for sae in saes]
+    evaluations = [SAEEvaluation(sae.config.d_model, sae.config.d_sae) for sae in saes]
+    with float32_matmul():
+        for block in blocks:
+            for batch_bd in block.read().float().to(place).split(1024):
+                for sae, evaluation in zip(saes, evaluations, strict=True):
+                    evaluation.add(sae, batch_bd)
+    return evaluations
+
+
+def _run(
+    trainers: Sequence[Trainer], stream: TokenStream, source: ShardSource, around: Surroundings, n_done: int
+) -> None:
+    """Steps until every SAE has had all of its own; n_done: batches that were drawn before."""
+    n_steps = max(trainer.settings.n_steps for trainer in trainers)
+    batch_size = trainers[0].settings.batch_size
+    batches = iter(stream)
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSignals(around.checkpoint_every > 0))
+        progress = stack.enter_context(Progress("training", n_steps * batch_size, "tokens"))
+        progress.advance(n_done * batch_size)
+        for number in range(n_done, n_steps):
+            x_bd = _next_batch(batches, stop, around.ranks)
+            if x_bd is None and not stop.number:
+                logger.warning(
+                    "the shards ended after %s tokens, before the learning rate had come down",
+                    f"{number * batch_size:,}",
+                )
+                break
+            if stop_number := around.ranks.largest(stop.number):
+                _save(trainers, source, around.ranks)
+                leave(stop_number)
+            assert x_bd is not None
+            # Those that were saved later than others wait; those with fewer tokens have finished.
+            active = [trainer for trainer in trainers if trainer.n_done == number and not trainer.finished]
+            notes: dict[str, str] = {}
+            mixed: dict[str, float] = {}
+            for trainer in active:
+                row = trainer.step(x_bd if trainer is active[-1] else x_bd.clone())
+                if row is not None:
+                    mixed = mixed or stream.report()
+                    trainer.rows.append({**row, **mixed})
+                    around.trackers.log(trainer.run.out.stem, trainer.rows[-1])
+                    notes = {name: f"{row[name]:.4g}" for name in ("loss", "l0", "dead")}
+            progress.advance(batch_size, **notes)
+            if around.checkpoint_every and (number + 1) % around.checkpoint_every == 0:
+                _save(trainers, source, around.ranks)
+
+
+def _next_batch(batches: Iterator[torch.Tensor], stop: StopSignals, ranks: Ranks) -> torch.Tensor | None:
+    """None at the end of the stream, or where a signal came while it was waited for."""
+    if ranks.world > 1:  # the others wait for this process's gradients, so it must not leave alone
+        return next(batches, None)
+    try:
+        with stop.interruptible():
+            return next(batches, None)
+    except Stopped:
+        return None
+
+
+def _save(trainers: Sequence[Trainer], source: ShardSource, ranks: Ranks) -> None:
+    if ranks.rank == 0:
+        for trainer in trainers:
+            save_state(trainer.run.out, trainer.state(), trainer.settings.to_json(), source.identities())

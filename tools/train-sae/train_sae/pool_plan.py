@@ -1,0 +1,102 @@
+"""What happens to the pool of the stream, as pure bookkeeping: which tokens go where, and which make a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from saetools.errors import UserError
+from train_sae.sources import Block, ShardSource
+
+
+@dataclass(frozen=True)
+class Load:
+    """Read a block of images into these slots {n} of the pool, patch by patch."""
+
+    block: Block
+    slots: np.ndarray
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Make a batch of the tokens in these slots {batch_size}, which are free afterwards."""
+
+    slots: np.ndarray
+
+
+def plan(
+    source: ShardSource, batch_size: int, capacity: int, rng: np.random.Generator
+) -> Iterator[Load | Draw]:
+    """What happens to a pool of `capacity` slots, without touching activations.
+
+    It has no end, unless the source's shards are consumed: then it is one epoch, without the tokens that are left
+    over when they do not fill a batch.
+    """
+    free = np.arange(capacity)
+    live: list[np.ndarray] = []  # slots that hold a token
+    n_live = 0
+
+    def draw_down_to(floor: int) -> Iterator[Draw]:
+        nonlocal free, live, n_live
+        n_drawn = max(0, (n_live - floor) // batch_size) * batch_size
+        if not n_drawn:
+            return
+        slots = rng.permutation(np.concatenate(live))
+        for start in range(0, n_drawn, batch_size):
+            yield Draw(slots[start : start + batch_size])
+        free = np.concatenate([slots[:n_drawn], free])
+        live, n_live = [slots[n_drawn:]], n_live - n_drawn
+
+    epoch = 0
+    while True:
+        loaded = 0
+        for group in source.epoch(epoch, rng):
+            for block in group:
+                if block.n_tokens > len(free):
+                    yield from draw_down_to(n_live // 2)
+                slots, free = free[: block.n_tokens], free[block.n_tokens :]
+                live.append(slots)
+                n_live += block.n_tokens
+                loaded += block.n_tokens
+                yield Load(block, slots)
+            yield from draw_down_to(n_live // 2)
+        _check_enough(loaded, batch_size)
+        yield from draw_down_to(0)
+        if source.consume:
+            return
+        epoch += 1
+
+
+class Replay:
+    """Follows a plan up to a batch without reading, and knows which tokens are in the pool then."""
+
+    def __init__(self, capacity: int) -> None:
+        self._loads: list[Load] = []
+        self._load_of = np.full(capacity, -1, dtype=np.int32)  # -1: no token
+        self._place_of = np.zeros(capacity, dtype=np.int32)
+
+    def follow(self, action: Load | Draw) -> None:
+        if isinstance(action, Draw):
+            self._load_of[action.slots] = -1
+            return
+        self._load_of[action.slots] = len(self._loads)
+        self._place_of[action.slots] = np.arange(len(action.slots))
+        self._loads.append(action)
+
+    def contents(self) -> Iterator[tuple[Block, np.ndarray, np.ndarray]]:
+        """Yield blocks that have tokens in the pool: places {n} in the block, and slots {n} where they belong."""
+        slots = np.flatnonzero(self._load_of >= 0)
+        slots = slots[np.argsort(self._load_of[slots], kind="stable")]
+        loads, starts = np.unique(self._load_of[slots], return_index=True)
+        for load, here in zip(loads, np.split(slots, starts[1:]), strict=False):
+            yield self._loads[load].block, self._place_of[here], here
+
+
+def _check_enough(n_tokens: int, batch_size: int) -> None:
+    if n_tokens < batch_size:
+        raise UserError(
+            f"the shards hold {n_tokens} tokens to train on, fewer than one batch of {batch_size};"
+            " give more shards, lower --batch-size, or lower --holdout"
+        )

@@ -1,0 +1,100 @@
+"""The state of a training run on disk, so that the same command goes on after it was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from saetools.atomic import atomic_path
+from saetools.errors import UserError
+from saetools.hdf5 import open_hdf5
+from saetools.provenance import Format, Provenance, first_difference
+
+STATES = Format("saetools-training-state", 1, "train-sae")
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """After n_steps steps, of which the stream's position and the schedules follow: parameters with the optimiser's
+    moments, what the step keeps besides, the input normalisation, and the metrics table so far."""
+
+    n_steps: int
+    seconds: float
+    rows: list[dict[str, Any]]
+    parameters: dict[str, np.ndarray]
+    step: dict[str, np.ndarray]
+    mean: np.ndarray
+    scale: float
+
+
+def state_path(out: Path) -> Path:
+    """Hidden beside the scorer file, and removed once that is written."""
+    return out.with_name(f".{out.name}.training")
+
+
+def save_state(out: Path, state: TrainingState, settings: Mapping[str, Any], shards: Sequence[str]) -> None:
+    """Write it, complete or not at all. shards: identities of those that have been read."""
+    provenance = Provenance.of(STATES, "train-sae", {**settings, "shards": list(shards)})
+    with atomic_path(state_path(out)) as partial, h5py.File(partial, "w", libver="v110") as file:
+        for name, value in provenance.to_attributes().items():
+            file.attrs[name] = value
+        file.attrs["n_steps"], file.attrs["seconds"], file.attrs["scale"] = (
+            state.n_steps,
+            state.seconds,
+            state.scale,
+        )
+        file["rows"] = json.dumps(state.rows)
+        file["mean"] = state.mean
+        for group, arrays in (("parameters", state.parameters), ("step", state.step)):
+            for name, array in arrays.items():
+                file[f"{group}/{name}"] = array
+
+
+def load_state(out: Path, settings: Mapping[str, Any]) -> tuple[TrainingState, list[str]] | None:
+    """The state of an unfinished run and the identities of the shards it had read; None where there is none.
+
+    Raises UserError where it was trained with other settings.
+    """
+    path = state_path(out)
+    if not path.exists():
+        return None
+    with open_hdf5(path, STATES) as file:
+        found = dict(Provenance.from_attributes(file.attrs, STATES, path).settings)
+        shards = found.pop("shards")
+        if difference := first_difference(found, settings):
+            raise UserError(
+                f"{path}: an unfinished run with other settings: {difference};"
+                " run the same command as before, choose another --out, or remove this file"
+            )
+        arrays: dict[str, dict[str, np.ndarray]] = {"parameters": {}, "step": {}}
+        for group, into in arrays.items():
+            file[group].visititems(
+                lambda name, item, into=into: (
+                    into.update({name: item[...]}) if isinstance(item, h5py.Dataset) else None
+                )
+            )
+        state = TrainingState(
+            n_steps=int(file.attrs["n_steps"]),
+            seconds=float(file.attrs["seconds"]),
+            rows=json.loads(file["rows"].asstr()[()]),
+            parameters=arrays["parameters"],
+            step=arrays["step"],
+            mean=file["mean"][...],
+            scale=float(file.attrs["scale"]),
+        )
+    return state, shards
+
+
+def check_shards(out: Path, before: Sequence[str], now: Sequence[str]) -> None:
+    """Raise UserError unless the shards of a resumed run are, in order, those it had read before."""
+    if list(now[: len(before)]) != list(before):
+        raise UserError(
+            f"{state_path(out)}: an unfinished run on other shards, or in another order;"
+            " run the same command as before, choose another --out, or remove this file"
+        )

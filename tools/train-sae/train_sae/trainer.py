@@ -1,0 +1,161 @@
+"""One SAE in training: its parameters, its schedule and its rows of the metrics table."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saetools.sae import SAE, SAEConfig
+from train_sae.diagnostics import diagnose
+from train_sae.initial import Normalization, choose_normalization, data_point_parameters
+from train_sae.optimizers import make_training_step
+from train_sae.ranks import Ranks
+from train_sae.resuming import TrainingState
+from train_sae.schedule import Schedule
+from train_sae.settings import TrainingSettings
+from train_sae.steps import SAEParameters
+
+
+@dataclass(frozen=True)
+class Run:
+    """An SAE to train: the scorer file to write, and how."""
+
+    out: Path
+    settings: TrainingSettings
+
+
+class Trainer:
+    """Trains the SAE of a run, from its beginning or from a saved state."""
+
+    def __init__(self, run: Run, ranks: Ranks, device: torch.device) -> None:
+        self.run, self.settings = run, run.settings
+        self._ranks, self._device = ranks, device
+        settings = run.settings
+        self._schedule = Schedule(
+            settings.lr,
+            round(settings.warmup * settings.n_steps),
+            settings.n_steps,
+            settings.decay,
+            round(settings.sparsity_warmup * settings.n_steps),
+        )
+        self.n_done = 0
+        self.rows: list[dict[str, Any]] = []
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+
+    def begin(self, sample_nd: torch.Tensor) -> None:
+        """Choose normalisation and first parameters from a sample of tokens."""
+        settings = self.settings
+        normalization = choose_normalization(settings.normalize, sample_nd)
+        generator = torch.Generator().manual_seed(settings.seed)
+        parameters = data_point_parameters(
+            normalization.apply_(sample_nd),
+            settings.d_sae,
+            settings.blend,
+            settings.b_dec,
+            settings.step,
+            generator,
+        )
+        self._ranks.share(*parameters.trained().values())
+        self._set(self._ranks.share_normalization(normalization), parameters)
+
+    def resume(self, state: TrainingState) -> None:
+        """Go on where the state was taken."""
+        trained: dict[str, Any] = {
+            name: torch.from_numpy(value) for name, value in state.parameters.items() if "/" not in name
+        }
+        parameters = SAEParameters(**trained)
+        parameters.load_state_dict(state.parameters)
+        self._set(Normalization(torch.from_numpy(state.mean), state.scale), parameters)
+        self._step.load_state_dict(state.step)
+        self.n_done, self.rows, self._seconds_before = state.n_steps, list(state.rows), state.seconds
+
+    def state(self) -> TrainingState:
+        """All that later steps depend on; on a CPU it shares the parameters' memory, so use it before the next step."""
+        arrays = {}
+        for name in self._parameters.trained():
+            keys = name, f"adam_m/{name}", f"adam_v/{name}"  # as in SAEParameters.state_dict
+            for key, value in zip(keys, self._parameters.with_moments(name), strict=True):
+                arrays[key] = value.detach().cpu().numpy()
+        return TrainingState(
+            n_steps=self.n_done,
+            seconds=self._seconds(),
+            rows=list(self.rows),
+            parameters=arrays,
+            step=self._step.state_dict(),
+            mean=self._normalization.mean.numpy(),
+            scale=self._normalization.scale,
+        )
+
+    @property
+    def finished(self) -> bool:
+        return self.n_done >= self.settings.n_steps
+
+    def step(self, x_bd: torch.Tensor) -> dict[str, float] | None:
+        """One step on x {B, D}, which is changed in place; the row of the metrics table, where one is due."""
+        settings, number = self.settings, self.n_done
+        due = number % settings.log_every == 0 or number + 1 == settings.n_steps
+        x_bd = self._normalization.apply_(x_bd).to(self._device)
+        generator = torch.Generator().manual_seed(settings.seed + number)
+        noted = diagnose(self._in_normalised_space(), x_bd, generator) if due else {}
+        lr = self._schedule.at(number)
+        scale = self._schedule.sparsity_at(number)
+        report = {"aux": 0.0, **self._step.step(x_bd, lr, scale)}
+        self.n_done += 1
+        if not due:
+            return None
+        tokens = self.n_done * settings.batch_size
+        dead = float((self._step.fired_s >= settings.step.dead_after_tokens).mean())
+        return {
+            "step": self.n_done,
+            "tokens": tokens,
+            "lr": lr,
+            **report,
+            "l0_loss": settings.step.l0 * scale * report["l0"],
+            **noted,
+            "dead": dead,
+            "tokens_per_second": tokens / max(self._seconds(), 1e-9),
+        }
+
+    def sae(self) -> SAE:
+        """The SAE as it is now, on the CPU."""
+        parameters = self._parameters
+        return SAE(
+            self._config(),
+            W_enc=parameters.enc_sd.detach().cpu().T.contiguous(),
+            b_enc=parameters.b_enc_s.detach().cpu().clone(),
+            W_dec=parameters.dec_sd.detach().cpu().clone(),
+            b_dec=parameters.b_dec_d.detach().cpu().clone(),
+            threshold=self._threshold(torch.device("cpu")),
+            mean=self._normalization.mean,
+            scale=self._normalization.scale,
+        )
+
+    def _in_normalised_space(self) -> SAE:
+        """The same for inputs that are normalised already; it shares the parameters' memory."""
+        w = {name: value.detach() for name, value in self._parameters.trained().items()}
+        threshold = self._threshold(self._device)
+        return SAE(self._config(), w["enc_sd"].T, w["b_enc_s"], w["dec_sd"], w["b_dec_d"], threshold)
+
+    def _config(self) -> SAEConfig:
+        step = self.settings.step
+        d_sae, d_model = self._parameters.dec_sd.shape
+        return SAEConfig(
+            d_model, d_sae, step.activation, step.k if step.activation in ("topk", "batchtopk") else None
+        )
+
+    def _threshold(self, device: torch.device) -> torch.Tensor | None:
+        threshold_s = self._step.threshold_s
+        return None if threshold_s is None else torch.as_tensor(threshold_s).clone().to(device)
+
+    def _set(self, normalization: Normalization, parameters: SAEParameters) -> None:
+        self._normalization = normalization
+        self._parameters = parameters.to(self._device)
+        self._step = make_training_step(self._parameters, self.settings, self._ranks)
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started

@@ -34,6 +34,19 @@ class Const:
         return self
 
 
+class Units:
+    """The model's own neurons: prototype k scores by dimension k of the activation."""
+
+    def __init__(self, d_model: int) -> None:
+        self.n_prototypes = d_model
+
+    def __call__(self, activations: torch.Tensor) -> torch.Tensor:
+        return activations
+
+    def to(self, device: torch.device) -> Units:  # noqa: ARG002 (as the others have it)
+        return self
+
+
 class Linear:
     """Scores by inner product: x @ vectors.T + bias, for vectors {K, D} and bias {K} (default 0)."""
 

@@ -156,7 +156,7 @@ def test_the_same_command_again_does_nothing_and_another_refuses(
     other = score_traits_process(*command, "--seed", 1)
     assert (other.returncode, other.stdout) == (1, "")
     assert other.stderr.startswith(f"score-traits: error: {out}: ")
-    assert "seed: 0 against 1" in other.stderr
+    assert "seeds: [0] against [1]" in other.stderr
 
 
 def test_the_seed_decides_and_nothing_else(birds, score_traits) -> None:

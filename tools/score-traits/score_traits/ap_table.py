@@ -1,14 +1,17 @@
-"""The AP table: the best prototype of every trait, chosen on training images, tested on others."""
+"""Rows of the AP table: the best prototype of every trait, chosen on training images, tested on others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from saetools.average_precision import average_precision, best_prototypes
+from saetools.average_precision import average_precision_weighted, best_prototypes
+from score_traits.score_files import ScoreFile
+from score_traits.traits import Split
 
 COLUMNS = [
     "scorer",
@@ -34,87 +37,114 @@ COLUMNS = [
     "mse",
     "nmse",
 ]
+AP_BYTES = 128 * 2**20  # of AP held at a time
+
+
+class Scores(Protocol):
+    """Scores of all rows for the prototypes with these numbers, float32 {n_rows, len(prototypes)}; of -1, zeros."""
+
+    n_rows: int
+
+    def columns(self, prototypes: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Image scores {N, K} of a split, and its traits {N, T}."""
+class Choice:
+    """The prototype of each trait: int64 {T}, -1 where no training image has it; its AP there, else NaN."""
 
-    scores_nk: np.ndarray
-    labels_nt: np.ndarray
-    valid_nt: np.ndarray
-
-    def __getitem__(self, rows: np.ndarray) -> Scored:
-        return Scored(self.scores_nk[rows], self.labels_nt[rows], self.valid_nt[rows])
+    prototype_t: np.ndarray
+    ap_t: np.ndarray
 
 
-def ap_rows(train: Scored, test: Scored, trait_names: list[str], columns: dict[str, Any]) -> pd.DataFrame:
-    """One row per trait: its best prototype by AP on `train`, and the AP of that one on `test`.
+def choose_prototypes(
+    scores: ScoreFile, split: Split, subsets: Sequence[np.ndarray], orders: Sequence[np.ndarray | None]
+) -> list[Choice]:
+    """The best prototype of every trait by AP on each subset of the split's rows (the first of equals).
 
-    A trait without a positive in `train` has no best prototype: then nothing was learnt, `prototype` and
-    `ap_train` are empty, and `ap` is that of a constant scorer, the prevalence. `ap` is empty for a trait
-    without a positive in `test`.
+    orders: for each subset None, or indices {M, len(subset)} that shuffle its labels M times; the choice
+    is then of M T traits, shuffle by shuffle. One read of the scores serves all subsets.
     """
-    best = best_prototypes(train.scores_nk, train.labels_nt, valid_nt=_or_none(train.valid_nt))
-    chosen = best.prototype_t >= 0
-    n_test = test.valid_nt.sum(0)
-    n_pos = (test.labels_nt & test.valid_nt).sum(0)
-    prevalence = np.divide(n_pos, n_test, out=np.full(len(n_pos), np.nan), where=n_test > 0)
-    ap = np.where(n_pos > 0, prevalence, np.nan)
-    for trait in np.flatnonzero(chosen & (n_pos > 0)):
-        column = test.scores_nk[:, best.prototype_t[trait], None]
-        valid = test.valid_nt[:, trait]
-        ap[trait] = average_precision(column[valid], test.labels_nt[valid, trait, None]).item()
+    labels = [_stacked(split.labels_nt[rows], order) for rows, order in zip(subsets, orders, strict=True)]
+    valid = [
+        None if split.valid_nt is None else _stacked(split.valid_nt[rows], order)
+        for rows, order in zip(subsets, orders, strict=True)
+    ]
+    prototypes = [np.full(label.shape[1], -1, np.int64) for label in labels]
+    best = [np.full(label.shape[1], np.nan) for label in labels]
+    for first, block_nk in scores.blocks():
+        for index, rows in enumerate(subsets):
+            here = block_nk if len(rows) == len(block_nk) else block_nk[split.row_n[rows]]
+            most = max(1, AP_BYTES // (8 * labels[index].shape[1]))
+            found = best_prototypes(here, labels[index], valid_nt=valid[index], block=most)
+            better = (found.ap_t > best[index]) | (np.isnan(best[index]) & ~np.isnan(found.ap_t))
+            prototypes[index][better] = first + found.prototype_t[better]
+            best[index][better] = found.ap_t[better]
+    return [Choice(k_t, ap_t) for k_t, ap_t in zip(prototypes, best, strict=True)]
+
+
+def ap_on_test(scores_nt: np.ndarray, test: Split) -> np.ndarray:
+    """AP {T} of column t for trait t: of zeros the prevalence; NaN without positives."""
+    once = np.ones((1, len(scores_nt)), np.int64)
+    return average_precision_weighted(scores_nt, test.labels_nt, once, valid_nt=test.valid_nt)[0]
+
+
+def evaluate(
+    scores: Scores,
+    test: Split,
+    prototype_t: np.ndarray,
+    measure: Callable[[np.ndarray, Split], np.ndarray],
+    memory: int,
+) -> np.ndarray:
+    """measure(scores {n, T} of each trait's prototype, test), a few traits at a time so that they fit `memory`.
+
+    A trait without a prototype (-1) is scored 0 throughout. The results are joined along their last axis.
+    """
+    n_traits = len(prototype_t)
+    at_a_time = max(1, memory // (16 * max(1, scores.n_rows)))
+    parts = []
+    for first in range(0, n_traits, at_a_time):
+        traits = slice(first, first + at_a_time)
+        scores_nt = scores.columns(prototype_t[traits])
+        if len(test.row_n) < scores.n_rows:
+            scores_nt = scores_nt[test.row_n]
+        parts.append(measure(scores_nt, test.of_traits(traits)))
+    return np.concatenate(parts, axis=-1)
+
+
+def rows_of(
+    trait_names: Sequence[str], test: Split, choice: Choice, ap_t: np.ndarray, columns: dict[str, Any]
+) -> pd.DataFrame:
+    """One row per trait, in the order of COLUMNS; `columns` are those of the whole group of rows.
+
+    A trait without a positive in train has no best prototype: then nothing was learnt, `prototype` and
+    `ap_train` are empty, and `ap` is that of a constant scorer, the prevalence. `ap` is empty for a trait
+    without a positive in test.
+    """
+    n_test, n_pos = test.n_known, test.n_positives
+    chosen = choice.prototype_t >= 0
     table = pd.DataFrame(
         {
             **columns,
-            "trait": trait_names,
-            "prototype": pd.array(np.where(chosen, best.prototype_t, 0), dtype="Int64"),
-            "ap_train": best.ap_t,
-            "ap": ap,
-            "prevalence": prevalence,
+            "trait": list(trait_names),
+            "prototype": pd.array(choice.prototype_t, dtype="Int64"),
+            "ap_train": choice.ap_t,
+            "ap": ap_t,
+            "prevalence": np.divide(n_pos, n_test, out=np.full(len(n_pos), np.nan), where=n_test > 0),
             "n_pos": n_pos,
             "n_test": n_test,
         }
     )
     table.loc[~chosen, "prototype"] = pd.NA
-    return table.reindex(columns=COLUMNS)
+    return table.reindex(columns=[*COLUMNS, *(name for name in table.columns if name not in COLUMNS)])
 
 
-def training_subsets(n_images: int, sizes: list[int | None], seed: int) -> list[np.ndarray]:
-    """Rows of the training images for every size (None: all); a smaller subset is part of every larger one."""
+def training_subsets(n_images: int, sizes: Sequence[int | None], seed: int) -> list[np.ndarray]:
+    """Images for every size (None: all), ascending; a smaller subset is part of every larger one."""
     order = np.random.default_rng([seed, 1]).permutation(n_images)
     return [np.sort(order[: n_images if size is None else size]) for size in sizes]
 
 
-def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """mAP, and the 5% and 95% quantiles of AP, over the traits with a positive in test, per scorer and size."""
-    by = ["scorer", "n_prototypes", "checkpoint", "layer", "n_train"]
-    found = table.dropna(subset=["ap"]).groupby(by, sort=False, dropna=False)["ap"]
-    summary = pd.DataFrame({"mAP": found.mean(), "5%": found.quantile(0.05), "95%": found.quantile(0.95)})
-    return summary.reset_index()
-
-
-def render_summary(summary: pd.DataFrame) -> str:
-    """The table of the field's notes, in Markdown."""
-    head = ["scorer", "prototypes", "train images", "layer", "mAP", "5%", "95%"]
-    rows = [
-        [
-            row.scorer,
-            f"{row.n_prototypes:,}",
-            f"{row.n_train:,}",
-            str(row.layer),
-            *(f"{value:.3f}" for value in (row.mAP, row.low, row.high)),
-        ]
-        for row in summary.rename(columns={"5%": "low", "95%": "high"}).itertuples()
-    ]
-    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [[head[0].ljust(widths[0]), *map(str.rjust, head[1:], widths[1:])], rule]
-    lines += [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _or_none(valid_nt: np.ndarray) -> np.ndarray | None:
-    """None where every image counts for every trait: the fast path."""
-    return None if valid_nt.all() else valid_nt
+def _stacked(values_nt: np.ndarray, orders_mn: np.ndarray | None) -> np.ndarray:
+    if orders_mn is None:
+        return values_nt
+    return np.hstack([values_nt[order] for order in orders_mn])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,12 @@ from saetools.cli import (
     VersionOption,
     logger,
     new_app,
+    parse_numbers,
     run,
-    write_data,
     write_line,
 )
 from saetools.errors import UsageError
+from saetools.quantities import parse_bytes
 
 app = new_app()
 
@@ -31,19 +33,76 @@ def score_traits(
     test: Annotated[
         list[Path], typer.Option(help="Shards, or a folder of them, on which the choice is tested.")
     ],
-    traits: Annotated[Path, typer.Option(help="CUB-200-2011's folder, or a CSV path,TRAIT,... of 0 and 1.")],
-    scorer: Annotated[list[str], typer.Option(help="const, random:K or a scorer file; repeatable.")],
+    scorer: Annotated[
+        list[str],
+        typer.Option(
+            help="const, units, linear, random:K, kmeans:K, pca:K or a scorer file; repeatable.",
+            metavar="SPEC",
+        ),
+    ],
+    traits: Annotated[
+        str | None,
+        typer.Option(
+            help="CUB-200-2011's folder, a CSV path,TRAIT,... of 0, 1 and empty, or `target`: each class"
+            " against the rest.",
+            metavar="FOLDER|CSV|target",
+        ),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="In place of traits: a CSV of two classes a line, to tell the first from the second."
+        ),
+    ] = None,
+    patch_traits: Annotated[
+        bool,
+        typer.Option(
+            "--patch-traits", help="In place of traits: the patch labels in the shards, patch by patch."
+        ),
+    ] = False,
+    certainty: Annotated[
+        str, typer.Option(help="CUB-200-2011: certainties that count, of 1 to 4.", metavar="C,...")
+    ] = "3,4",
+    drop_not_visible: Annotated[
+        bool,
+        typer.Option(
+            "--drop-not-visible",
+            help="CUB-200-2011: leave images out for traits that are not visible in them.",
+        ),
+    ] = False,
     layer: Annotated[
-        int | None, typer.Option(help="Layer of the shards; needed where they hold several.")
+        str | None,
+        typer.Option(help="Layers of the shards; needed where they hold several.", metavar="L,..."),
     ] = None,
     n_train: Annotated[
         str, typer.Option(help="Numbers of training images to choose with: 16,64,all.", metavar="N,...")
     ] = "all",
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Repeat with this many seeds: --seed, --seed + 1, ...")
+    ] = 1,
     pool: Annotated[
         str, typer.Option(help="Image score from patch scores: max, mean or topk-mean:M.")
     ] = "max",
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="95% intervals from this many resamples of the test images.")
+    ] = 0,
+    null: Annotated[int, typer.Option(min=0, help="mAP with training labels shuffled this many times.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The AP table; default: CSV on stdout.")] = None,
     summary: Annotated[bool, typer.Option("--summary", help="Print mAP per scorer to stderr.")] = False,
+    per_group: Annotated[
+        bool,
+        typer.Option("--per-group", help="Print mAP per group of traits (before `::`) to stderr."),
+    ] = False,
+    save_scorer: Annotated[
+        Path | None, typer.Option(help="Folder for the scorers that are fitted here.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps image scores, so that the next run need not make them again."),
+    ] = None,
+    memory: Annotated[
+        str, typer.Option(help="What scores and scorers may take of memory at a time: 500MB, 2GB.")
+    ] = "2GB",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     verbose: VerboseOption = False,
@@ -51,28 +110,58 @@ def score_traits(
 ) -> None:
     """Choose the best prototype of every trait on training images, and report its AP on test images.
 
-    Writes the AP table of docs/formats.md: one row per scorer, number of training images and trait.
+    Writes the AP table of docs/formats.md: one row per layer, scorer, seed, number of training images and trait.
     """
+    if sum([traits is not None, pairs is not None, patch_traits]) != 1:
+        raise UsageError("expected one of --traits, --pairs and --patch-traits")
     sizes = _parse_sizes(n_train)
+    certainties = parse_numbers("--certainty", certainty, int)
+    layers: list[int | None] = [None]
+    if layer is not None:
+        layers = [*parse_numbers("--layer", layer, int)]
+    memory_bytes = parse_bytes("--memory", memory)
 
     from saetools.csv_files import write_csv
     from saetools.devices import choose_device
+    from saetools.pooling import parse_pool
+    from saetools.scorer_inputs import choose_layer
     from saetools.shard_reader import open_shards
-    from score_traits.ap_table import render_summary, summarise
-    from score_traits.scoring import ScoringSettings, read_table, score, table_provenance
+    from score_traits.making import TableMaker, read_table
+    from score_traits.score_folder import score_folder
+    from score_traits.scorer_specs import parse_spec
+    from score_traits.settings import ScoringSettings
+    from score_traits.summary import render_groups, render_summary, summarise, summarise_groups
+    from score_traits.trait_sources import TraitSettings
 
+    specs = [parse_spec(text) for text in scorer]
+    parse_pool(pool)
+    chosen_device = choose_device(device)
     train_set, test_set = open_shards(train), open_shards(test)
-    settings = ScoringSettings(layer, sizes, pool, seed)
-    provenance = table_provenance(train_set, test_set, traits, scorer, settings)
+    first = train_set.shards[0]
+    settings = ScoringSettings(
+        layers=tuple(dict.fromkeys(choose_layer(first, one) for one in layers)),
+        n_train=tuple(sizes),
+        pool=pool,
+        seeds=tuple(range(seed, seed + repeats)),
+        bootstrap=bootstrap,
+        null=null,
+        memory=memory_bytes,
+    )
+    trait_settings = TraitSettings(traits, pairs, patch_traits, certainties, drop_not_visible)
+    maker = TableMaker(train_set, test_set, trait_settings, specs, settings)
+    provenance = maker.provenance()
     table = read_table(out, provenance) if out is not None else None
     if table is None:
-        table = score(train_set, test_set, traits, scorer, settings, choose_device(device))
+        with score_folder(cache) as folder:
+            table = maker.make(folder, chosen_device, save_scorer)
         if out is not None:
             write_csv(out, table, provenance)
     if summary:
         logger.info("the mean over traits with a positive in test\n%s", render_summary(summarise(table)))
+    if per_group:
+        logger.info("mAP per group of traits\n%s", render_groups(summarise_groups(table)))
     if out is None:
-        write_data(table.to_csv(index=False))
+        table.to_csv(sys.stdout, index=False)
     else:
         write_line(str(out))
 

@@ -1,71 +1,78 @@
-"""Scorers as they are asked for on the command line: `const`, `random:K`, or a scorer file."""
+"""Scorers as they are asked for on the command line: `const`, `random:K`, ..., or a scorer file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from saetools.errors import UsageError, UserError
+from saetools.errors import UsageError, near_names
 from saetools.sae import SAE
-from saetools.scorer_file import ScorerFile, load_scorer
-from saetools.scorer_inputs import check_scorer_fits
-from saetools.scorers import Const, Linear
+from saetools.scorer_file import ScorerFile
+from saetools.scorers import Const, Linear, Units
 from saetools.shard_reader import ShardSet
+from score_traits.kmeans import fit_kmeans
+from score_traits.pca import fit_pca
+from score_traits.random_patches import draw_random
+
+# kind -> raises its version when the same request gives another scorer, so that caches do not keep the old one
+COUNTED = {"random": 1, "kmeans": 1, "pca": 1}
+AnyScorer = Const | Units | Linear | SAE
+PLAIN = ("const", "units", "linear")
+EXPECTED = "const, units, linear, random:K, kmeans:K, pca:K, or the path of a scorer file that exists"
 
 
 @dataclass(frozen=True)
-class NamedScorer:
-    """A scorer, and its columns of the AP table (empty where they do not apply)."""
+class Spec:
+    """What was asked for: its text as it was typed, its kind, K where it has one, its path for `file`."""
 
-    name: str
-    scorer: Const | Linear | SAE
-    columns: dict[str, Any] = field(default_factory=dict)
+    text: str
+    kind: str
+    k: int = 0
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it is made of the training patches alone."""
+        return self.kind in COUNTED
 
-def make_scorer(spec: str, train: ShardSet, layer: int, seed: int) -> NamedScorer:
-    """`const`; `random:K`, drawn from the training patches; or the path of a scorer file.
-
-    Raises UserError where the spec is none of them, or where the file was made for other activations.
-    """
-    name, _, count = spec.partition(":")
-    if spec == "const":
-        return NamedScorer("const", Const())
-    if name == "random" and count.isdigit() and int(count) > 0:
-        return NamedScorer("random", draw_random(train, layer, int(count), seed))
-    if Path(spec).exists():
-        path = Path(spec)
-        found = load_scorer(path)
-        check_scorer_fits(found, path, train.shards[0], layer)
-        return NamedScorer(found.kind, found.scorer, _sae_columns(found, path))
-    raise UsageError(f"--scorer {spec}: expected const, random:K, or the path of a scorer file that exists")
+    @property
+    def is_drawn(self) -> bool:
+        """Whether another seed gives another one."""
+        return self.kind in ("random", "kmeans")
 
 
-def draw_random(train: ShardSet, layer: int, k: int, seed: int) -> Linear:
-    """K of the training patches, each set of K equally likely, scored by inner product."""
-    n_tokens = train.n_images * train.n_patches
-    if k > n_tokens:
-        raise UserError(
-            f"--scorer random:{k}: the training shards hold only {n_tokens} patches; ask for fewer"
-        )
-    chosen = np.random.default_rng(seed).choice(n_tokens, size=k, replace=False)
-    vectors_kd = torch.empty(k, train.d_model)
-    start = 0
-    for shard in train.shards:
-        end = start + shard.n_images * shard.n_patches
-        (here,) = np.nonzero((chosen >= start) & (chosen < end))
-        vectors_kd[torch.from_numpy(here)] = shard.tokens(layer, chosen[here] - start)
-        start = end
-    return Linear(vectors_kd)
+def parse_spec(text: str) -> Spec:
+    """Raises UsageError where the text is none of them."""
+    if text in PLAIN:
+        return Spec(text, text)
+    kind, _, count = text.partition(":")
+    if kind in COUNTED and count.isascii() and count.isdigit() and int(count) > 0:
+        return Spec(text, kind, int(count))
+    if Path(text).is_file():
+        return Spec(text, "file")
+    near = near_names(kind, [*PLAIN, *COUNTED])
+    raise UsageError(f"--scorer {text}: expected {EXPECTED}{near}")
 
 
-def _sae_columns(found: ScorerFile, path: Path) -> dict[str, Any]:
-    if not isinstance(found.scorer, SAE):
-        return {}
-    settings = found.provenance.settings
-    columns = {name: settings.get(name) for name in ("activation", "objective", "sparsity", "lr")}
-    columns |= {name: found.evaluation.get(name) for name in ("l0", "mse", "nmse")}
-    return {**columns, "checkpoint": str(path), "d_sae": found.scorer.n_prototypes}
+def fit(spec: Spec, train: ShardSet, layer: int, seed: int, device: torch.device) -> Linear:
+    """Draw or fit the scorer on the training patches, in a few passes and bounded memory; raises UserError."""
+    if spec.kind == "random":
+        return draw_random(train, layer, spec.k, seed)
+    if spec.kind == "kmeans":
+        return fit_kmeans(train, layer, spec.k, seed, device).scorer
+    assert spec.kind == "pca", spec.kind
+    return fit_pca(train, layer, spec.k, device)
+
+
+def sae_columns(found: ScorerFile, path: str) -> dict[str, Any]:
+    """The columns of the AP table that tell of a scorer file."""
+    columns: dict[str, Any] = {"checkpoint": path}
+    if isinstance(found.scorer, SAE):
+        settings = found.provenance.settings
+        columns |= {name: settings.get(name) for name in ("activation", "objective", "sparsity", "lr")}
+        columns["activation"] = found.scorer.config.activation
+        columns |= {name: found.evaluation.get(name) for name in ("l0", "mse", "nmse")}
+        columns["d_sae"] = found.scorer.n_prototypes
+    return columns

@@ -1,97 +1,97 @@
-"""Which image has which trait: from CUB-200-2011's annotations or from a CSV."""
+"""Which image, or patch, has which trait."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
-import pandas as pd
-
-from saetools import cub200
-from saetools.errors import UserError
 
 
 @dataclass(frozen=True)
-class Traits:
-    """labels {N, T} bool, valid {N, T} bool: False where the table says nothing; name {T}; row of each path."""
+class Split:
+    """What is known of the n rows of a split that some trait says something about.
 
-    source: Path
-    name: list[str]
+    row_n:     int64, where each row stands among all images (or patches) of the shards, ascending
+    image_n:   int64, its image, counted from 0 among the images that have a row
+    labels_nt: bool, whether it has trait t
+    valid_nt:  bool, whether that is known; None where everything is
+    """
+
+    row_n: np.ndarray
+    image_n: np.ndarray
     labels_nt: np.ndarray
-    valid_nt: np.ndarray
-    row: dict[str, int]
+    valid_nt: np.ndarray | None
 
-    def of(self, paths: Sequence[str], what: str) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and validity {n, T} of the images at `paths`, in that order.
+    @cached_property
+    def n_images(self) -> int:
+        return int(self.image_n[-1]) + 1 if len(self.image_n) else 0
 
-        Raises UserError, with an example, where the table does not have all of them.
-        """
-        missing = [path for path in paths if path not in self.row]
-        if missing:
-            raise UserError(
-                f"{self.source}: {len(missing)} of the {len(paths)} images in {what} have no row, for example"
-                f" {missing[0]!r}; its own paths look like {next(iter(self.row), '')!r};"
-                " give the table of these images, with paths relative to the data set's root"
-            )
-        rows = np.array([self.row[path] for path in paths], dtype=np.int64)
-        return self.labels_nt[rows], self.valid_nt[rows]
+    @cached_property
+    def n_known(self) -> np.ndarray:
+        """Rows {T} of which the trait is known."""
+        if self.valid_nt is None:
+            return np.full(self.labels_nt.shape[1], len(self.labels_nt))
+        return self.valid_nt.sum(0)
 
+    @cached_property
+    def n_positives(self) -> np.ndarray:
+        """Rows {T} that have the trait."""
+        return (self.labels_nt if self.valid_nt is None else self.labels_nt & self.valid_nt).sum(0)
 
-def read_traits(source: Path) -> Traits:
-    """Read a CUB-200-2011 folder, or a CSV `path,TRAIT,...` of 0, 1 and empty; raises UserError."""
-    if source.is_dir():
-        return _read_cub(source)
-    if not source.is_file():
-        raise UserError(
-            f"{source}: no such file or folder; expected CUB-200-2011's folder or a CSV of traits"
+    def known_rows(self, trait: int) -> np.ndarray:
+        """The rows of which one trait is known."""
+        return (
+            np.arange(len(self.row_n)) if self.valid_nt is None else np.flatnonzero(self.valid_nt[:, trait])
         )
-    return _read_csv(source)
+
+    def some_rows(self, rows: np.ndarray) -> Split:
+        """The same traits on some of the rows."""
+        valid_nt = None if self.valid_nt is None else self.valid_nt[rows]
+        return Split(self.row_n[rows], self.image_n[rows], self.labels_nt[rows], valid_nt)
+
+    def of_traits(self, traits: slice) -> Split:
+        """The same rows with some of the traits."""
+        valid_nt = None if self.valid_nt is None else self.valid_nt[:, traits]
+        return Split(self.row_n, self.image_n, self.labels_nt[:, traits], valid_nt)
+
+    def rows_of(self, images: np.ndarray) -> np.ndarray:
+        """The rows of these images."""
+        if len(images) == self.n_images:
+            return np.arange(len(self.image_n))
+        wanted = np.zeros(self.n_images, bool)
+        wanted[images] = True
+        return np.flatnonzero(wanted[self.image_n])
 
 
-def traits_digest(source: Path) -> str:
-    """SHA-256 of the file that says which image has which trait; raises UserError where it is missing."""
-    file = source / "attributes" / "image_attribute_labels.txt" if source.is_dir() else source
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; expected CUB-200-2011's folder or a CSV of traits")
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+@dataclass(frozen=True)
+class Labelled:
+    """The traits' names, and their labels on both splits.
+
+    unit: what a row is, `image` or `patch`; is_pairs: traits are one class against one other
+    """
+
+    names: list[str]
+    train: Split
+    test: Split
+    unit: str = "image"
+    is_pairs: bool = False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that is known: equal answers give the same table, whichever file they are from."""
+        digest = hashlib.sha256("\n".join([self.unit, *self.names]).encode())
+        for split in (self.train, self.test):
+            valid_nt = np.ones_like(split.labels_nt) if split.valid_nt is None else split.valid_nt
+            for array in (split.row_n, split.labels_nt & valid_nt, valid_nt):
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
 
-def _read_cub(root: Path) -> Traits:
-    labels_nt = cub200.read_attributes(root)
-    paths = cub200.read_images(root).path
-    valid_nt = np.ones_like(labels_nt)
-    return Traits(root, cub200.read_attribute_names(root), labels_nt, valid_nt, _rows(paths, root))
-
-
-def _read_csv(source: Path) -> Traits:
-    try:
-        table = pd.read_csv(source, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: not a CSV file: {error}; expected a header path,TRAIT,...") from error
-    if "path" not in table.columns or table.shape[1] < 2:
-        raise UserError(
-            f"{source}: its columns are {', '.join(map(repr, table.columns[:5]))};"
-            " expected path and at least one trait"
-        )
-    names = [name for name in table.columns if name != "path"]
-    cells_nt = table[names].to_numpy(dtype=str)
-    known_nt = np.isin(cells_nt, ("0", "1", ""))
-    if not known_nt.all():
-        row, column = np.argwhere(~known_nt)[0]
-        raise UserError(
-            f"{source}: line {row + 2}, trait {names[column]!r} holds {str(cells_nt[row, column])!r};"
-            " expected 0, 1 or nothing"
-        )
-    return Traits(source, names, cells_nt == "1", cells_nt != "", _rows(list(table["path"]), source))
-
-
-def _rows(paths: Sequence[str], source: Path) -> dict[str, int]:
-    rows = {path: row for row, path in enumerate(paths)}
-    if len(rows) < len(paths):
-        twice = next(path for row, path in enumerate(paths) if rows[path] != row)
-        raise UserError(f"{source}: the image {twice!r} has two rows; leave one")
-    return rows
+def make_split(image_of_row: np.ndarray, labels_nt: np.ndarray, valid_nt: np.ndarray) -> Split:
+    """A split of those rows of which something is known."""
+    rows = np.flatnonzero(valid_nt.any(1))
+    everything = bool(valid_nt[rows].all())
+    _, image_n = np.unique(image_of_row[rows], return_inverse=True)
+    return Split(rows, image_n, labels_nt[rows], None if everything else valid_nt[rows])

@@ -1,0 +1,126 @@
+"""k-means of the training patches, streaming over shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from saetools.cli import logger
+from saetools.errors import UserError
+from saetools.matmul import float32_matmul
+from saetools.scorers import Linear
+from saetools.shard_reader import ShardSet
+from score_traits.random_patches import draw_random, token_blocks
+
+PATCHES_PER_CENTROID = 256  # more hardly move a centroid
+MOST_PASSES = 20
+TOLERANCE = 1e-3
+CHUNK_BYTES = 32 * 2**20
+MOST_MOVED = 256  # empty clusters that move in one pass
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """The scorer, and the mean squared distance of a patch to its centroid before each pass."""
+
+    scorer: Linear
+    distortion: list[float]
+
+
+def fit_kmeans(
+    train: ShardSet,
+    layer: int,
+    k: int,
+    seed: int,
+    device: torch.device,
+    *,
+    most_passes: int = MOST_PASSES,
+    tolerance: float = TOLERANCE,
+    patches_per_centroid: int = PATCHES_PER_CENTROID,
+) -> KMeans:
+    """Lloyd's algorithm (IEEE Trans. Inf. Theory 28, 1982) from K random patches, one pass over the shards a step.
+
+    A patch's score for centroid c is x . c - |c|^2 / 2, which the nearest centroid has highest. Steps end
+    after `most_passes`, or when one lowers the distortion by less than `tolerance` of itself. An empty cluster
+    moves to one of the patches farthest from their centroids. Where there are more than `patches_per_centroid` K
+    patches, random images with about that many are used. Equal, from the same start, to
+    `sklearn.cluster.KMeans`. Memory: three {K, D}, a block of patches and a block of scores.
+    """
+    n_patches, _ = train.shape(layer)
+    n_tokens = train.n_images * n_patches
+    if k > n_tokens:
+        raise UserError(
+            f"--scorer kmeans:{k}: the training shards hold only {n_tokens} patches; ask for fewer"
+        )
+    images = None
+    if n_tokens > patches_per_centroid * k:
+        n_images = -(-patches_per_centroid * k // n_patches)
+        draw = np.random.default_rng([seed, 2]).choice(train.n_images, size=n_images, replace=False)
+        images = np.sort(draw)
+    centroids_kd = draw_random(train, layer, k, seed).vectors.to(device)
+    distortion: list[float] = []
+    for _ in range(most_passes):
+        step = _Step(centroids_kd)
+        with float32_matmul():
+            for block_bd in token_blocks(train, layer, images):
+                step.add(block_bd.to(device))
+        distortion.append(step.squared_distance / step.n_tokens)
+        centroids_kd = step.moved_centroids()
+        if len(distortion) > 1 and distortion[-2] - distortion[-1] < tolerance * distortion[-2]:
+            break
+    logger.debug("k-means %d: %d passes, distortion %.4g", k, len(distortion), distortion[-1])
+    centroids_kd = centroids_kd.cpu()
+    return KMeans(Linear(centroids_kd, -centroids_kd.square().sum(1) / 2), distortion)
+
+
+class _Step:
+    """One step: every patch to its nearest centroid, then every centroid to the mean of its patches."""
+
+    def __init__(self, centroids_kd: torch.Tensor) -> None:
+        k, d = centroids_kd.shape
+        exact = torch.float32 if centroids_kd.device.type == "mps" else torch.float64
+        self._centroids_kd = centroids_kd
+        self._bias_k = -centroids_kd.square().sum(1) / 2
+        self._sum_kd = torch.zeros(k, d, dtype=exact, device=centroids_kd.device)
+        self._count_k = torch.zeros(k, dtype=torch.int64, device=centroids_kd.device)
+        self._chunk = max(64, CHUNK_BYTES // (4 * k))
+        self._scores = centroids_kd.new_empty(self._chunk, k)
+        self._far_m = centroids_kd.new_empty(0)
+        self._far_md = centroids_kd.new_empty(0, d)
+        self.n_tokens = 0
+        self.squared_distance = 0.0
+
+    def add(self, block_bd: torch.Tensor) -> None:
+        for x_bd in block_bd.split(self._chunk):
+            scores_bk = torch.addmm(self._bias_k, x_bd, self._centroids_kd.T, out=self._scores[: len(x_bd)])
+            best_b, nearest_b = scores_bk.max(1)
+            distance_b = (x_bd.square().sum(1) - 2 * best_b).clamp_(min=0)
+            self._sum_kd.index_add_(0, nearest_b, x_bd.to(self._sum_kd.dtype))
+            self._count_k += torch.bincount(nearest_b, minlength=len(self._count_k))
+            self._keep_farthest(distance_b, x_bd)
+            self.squared_distance += (
+                distance_b.double().sum().item() if self._exact else distance_b.sum().item()
+            )
+            self.n_tokens += len(x_bd)
+
+    @property
+    def _exact(self) -> bool:
+        return self._sum_kd.dtype == torch.float64
+
+    def _keep_farthest(self, distance_b: torch.Tensor, x_bd: torch.Tensor) -> None:
+        m = min(MOST_MOVED, len(distance_b))
+        values_m, rows_m = distance_b.topk(m)
+        values = torch.cat([self._far_m, values_m])
+        kept_m = values.topk(min(MOST_MOVED, len(values))).indices
+        self._far_md = torch.cat([self._far_md, x_bd[rows_m]])[kept_m]
+        self._far_m = values[kept_m]
+
+    def moved_centroids(self) -> torch.Tensor:
+        moved_kd = (self._sum_kd / self._count_k.clamp(min=1)[:, None]).to(self._centroids_kd)
+        (empty,) = torch.nonzero(self._count_k == 0, as_tuple=True)
+        moved_kd[empty] = self._centroids_kd[empty]
+        here = empty[: len(self._far_md)]
+        moved_kd[here] = self._far_md[: len(here)]
+        return moved_kd

@@ -1,0 +1,82 @@
+"""The AP table in few lines: mAP per scorer and number of training images, and per group of traits."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from saetools.markdown_tables import render_markdown
+
+RUN = ["scorer", "n_prototypes", "checkpoint", "layer", "n_train"]
+GROUP_MARK = "::"
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """mAP and the 5% and 95% quantiles of AP over the traits with a positive in test, per RUN.
+
+    With several seeds these are means over seeds, and `sd` is the standard deviation of mAP between them. Bounds of
+    the interval and the null's mAP, where the table has them, are averaged too.
+    """
+    found = table.dropna(subset=["ap"])
+    per_seed = found.groupby([*RUN, "seed"], sort=False, dropna=False)
+    seeds = pd.DataFrame(
+        {
+            "mAP": per_seed["ap"].mean(),
+            "5%": per_seed["ap"].quantile(0.05),
+            "95%": per_seed["ap"].quantile(0.95),
+            **{
+                name: per_seed[name].first()
+                for name in ("map_low", "map_high", "null_map", "null_map_95")
+                if name in found
+            },
+        }
+    )
+    runs = seeds.groupby(level=RUN, sort=False, dropna=False)
+    summary = runs.mean()
+    n_seeds = runs.size()
+    if (n_seeds > 1).any():
+        summary.insert(1, "sd", runs["mAP"].std())
+        summary.insert(0, "seeds", n_seeds)
+    return summary.reset_index()
+
+
+def summarise_groups(table: pd.DataFrame) -> pd.DataFrame:
+    """mAP per group of traits, the part of a trait's name before `::`, at the most training images.
+
+    Per layer and scorer, the best group first.
+    """
+    found = table.dropna(subset=["ap"]).copy()
+    found["group"] = found["trait"].str.partition(GROUP_MARK)[0]
+    most = found.groupby(RUN[:-1], dropna=False)["n_train"].transform("max")
+    found = found[found["n_train"] == most]
+    by = [*RUN, "group"]
+    per_trait = found.groupby([*by, "trait"], sort=False, dropna=False)[["ap", "prevalence"]].mean()
+    groups = per_trait.groupby(level=by, sort=False, dropna=False)
+    result = groups.mean().rename(columns={"ap": "mAP"})
+    result.insert(0, "traits", groups.size())
+    result = result.reset_index()
+    return result.sort_values("mAP", ascending=False, kind="stable").sort_values(
+        ["layer", "scorer", "n_prototypes"], kind="stable"
+    )
+
+
+def render_summary(summary: pd.DataFrame) -> str:
+    """The table of the field's notes, in Markdown."""
+    shown = summary.rename(
+        columns={
+            "n_prototypes": "prototypes",
+            "n_train": "train images",
+            "map_low": "from",
+            "map_high": "to",
+            "null_map": "null mAP",
+            "null_map_95": "null 95%",
+        }
+    )
+    shown = shown.drop(columns="checkpoint")
+    return render_markdown(list(shown.columns), shown.itertuples(index=False))
+
+
+def render_groups(groups: pd.DataFrame) -> str:
+    """The same of `summarise_groups`."""
+    shown = groups.rename(columns={"n_prototypes": "prototypes", "n_train": "train images"})
+    shown = shown.drop(columns="checkpoint")
+    return render_markdown(list(shown.columns), shown.itertuples(index=False))

@@ -59,6 +59,11 @@ class LatentsFile:
         return int(self._places["data"][2][0])
 
     @property
+    def value_type(self) -> np.dtype[Any]:
+        """float32 or float16."""
+        return self._places["data"][1]
+
+    @property
     def labels(self) -> np.ndarray | None:
         """uint16 {N, P}, 65535 = ignore; None where the data set has no masks."""
         return self._load("labels") if "labels" in self._places else None

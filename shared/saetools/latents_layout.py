@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from saetools.errors import UserError
+from saetools.npz_file import HEADER
 from saetools.provenance import Format, first_difference
 
 LATENTS = Format("saetools-latents", 1, "encode-acts")
-HEADER = "saetools"
+
 VALUE_TYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 IGNORED_LABEL = 65535
 

@@ -1,0 +1,48 @@
+"""Small files of CSR latents that tests write themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from saetools.latents_layout import LATENTS, LatentsHeader, latents_name
+from saetools.latents_writer import new_latents
+from saetools.provenance import Provenance
+from saetools.shard_layout import Examples
+
+
+def write_latents(
+    folder: Path,
+    f_npk: np.ndarray,
+    *,
+    labels_np: np.ndarray | None = None,
+    targets: Sequence[int] | None = None,
+    prefix: str = "a",
+    n_shards: int = 2,
+    scorer: str = "uid",
+    dtype: str = "float32",
+) -> Path:
+    """Write latents {N, P, K}, every non-zero of them, as complete files of one scorer."""
+    n_images, n_patches, n_latents = f_npk.shape
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, rows in enumerate(np.array_split(np.arange(n_images), n_shards)):
+        header = LatentsHeader(
+            scorer, "sae", n_latents, n_patches, 3, {"model": "m"}, None, None, n_images, index, n_shards
+        )
+        examples = Examples(
+            np.array([f"{prefix}/{row:04d}.jpg" for row in rows], object),
+            rows,
+            np.array([-1 if targets is None else targets[row] for row in rows]),
+            np.tile([1, n_patches], (len(rows), 1)),
+        )
+        f_bk = f_npk[rows].reshape(-1, n_latents)
+        at = np.nonzero(f_bk)
+        labels = None if labels_np is None else labels_np[rows]
+        provenance = Provenance.of(LATENTS, "encode-acts", {"test": prefix})
+        with new_latents(
+            folder / latents_name(index), header, provenance, examples, labels, dtype=dtype
+        ) as writer:
+            writer.append((f_bk != 0).sum(axis=1), at[1].astype(np.int32), f_bk[at].astype(np.float32))
+    return folder

@@ -1,0 +1,173 @@
+"""One run of fit-probes: what is there already is kept, the rest is fitted, tested and written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fit_probes.column_blocks import Columns
+from fit_probes.evaluation import evaluate
+from fit_probes.fitting import Resources, fit_classes
+from fit_probes.probe_file import (
+    NAME,
+    PROBES,
+    Probes,
+    check_made_alike,
+    find_parts,
+    load_probes,
+    part_name,
+    save_probes,
+)
+from fit_probes.split_labels import PATCH, TARGET, LabelledSplits, read_labels
+from fit_probes.tables import choose, class_table, latent_table, render_summary, summary_table
+from saetools.cli import logger
+from saetools.csv_files import read_sidecar, write_csv
+from saetools.errors import UserError
+from saetools.latents_file import LatentsSet
+from saetools.latents_layout import check_same_encoding
+from saetools.provenance import Format, Provenance
+from saetools.slices import WHOLE, Slice
+from saetools.trait_table import trait_table_digest
+
+TABLES = {
+    "probes.csv": Format("saetools-probe-table", 1, "fit-probes"),
+    "latents.csv": Format("saetools-latent-table", 1, "fit-probes"),
+    "summary.csv": Format("saetools-probe-summary", 1, "fit-probes"),
+}
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """labels: patch, target, or the path of a table; the rest as on the command line."""
+
+    labels: str
+    ignore: list[int]
+    ridge: float
+    tau: float
+
+
+class Job:
+    """Latents of two splits, and what to do with them; raises UserError where they do not belong together."""
+
+    def __init__(
+        self,
+        train: LatentsSet,
+        test: LatentsSet,
+        settings: ProbeSettings,
+        out: Path,
+        memory: int,
+        device: str,
+        threads: int,
+    ) -> None:
+        first, other = train.files[0], test.files[0]
+        check_same_encoding(first.header, first.path, other.header, other.path)
+        if shared := set(train.paths) & set(test.paths):
+            raise UserError(
+                f"{other.path}: {len(shared)} images are in --train and --test, for example {min(shared)!r};"
+                " test on images that were not fitted on"
+            )
+        self.train, self.test, self.settings, self.out = train, test, settings, out
+        self.splits: LabelledSplits = read_labels(settings.labels, train, test, settings.ignore)
+        if not self.splits.train.keep.any():
+            raise UserError(
+                f"{first.path}: no training row has a label that counts; give others with --train"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        self._memory, self._device, self._threads = memory, device, threads
+
+    def run_part(self, part: Slice) -> Iterator[Path]:
+        """Fit part I of N of the classes into a file of its own."""
+        path = self.out / part_name(part)
+        wanted = self._provenance(PROBES, part)
+        if path.exists():
+            load_probes(path, wanted)
+        else:
+            save_probes(path, self._fit(part), wanted)
+        yield path
+
+    def run_all(self) -> Iterator[Path]:
+        """Fit all classes, or merge the parts that are there; then test, and write the tables."""
+        path = self.out / NAME
+        wanted = self._provenance(PROBES, WHOLE)
+        if path.exists():
+            _, probes = load_probes(path, wanted)
+        else:
+            probes = self._merge(find_parts(self.out)) or self._fit(WHOLE)
+            save_probes(path, probes, wanted)
+        yield path
+        targets = {name: self.out / name for name in TABLES}
+        if all(target.exists() for target in targets.values()):
+            for name, target in targets.items():
+                check_made_alike(target, read_sidecar(target, TABLES[name]), self._table_provenance(name))
+        else:
+            for name, table in self._tables(probes).items():
+                write_csv(targets[name], table, self._table_provenance(name))
+        logger.info("%s", render_summary(pd.read_csv(targets["summary.csv"])))
+        yield from targets.values()
+
+    def _fit(self, part: Slice) -> Probes:
+        classes = np.arange(*part.bounds(len(self.splits.names)))
+        resources = Resources(self._memory, self.out, self._device, self._threads)
+        probes = fit_classes(self.train, self.splits, classes, self.settings.ridge, resources)
+        if not probes.converged.all():
+            logger.info("%d of %d probes did not converge", (~probes.converged).sum(), probes.converged.size)
+        return probes
+
+    def _merge(self, parts: list[Path]) -> Probes | None:
+        if not parts:
+            return None
+        probes = Probes.empty(self.train.n_latents, self.splits.names)
+        for number, path in enumerate(parts, start=1):
+            part = Slice(number, len(parts))
+            _, found = load_probes(path, self._provenance(PROBES, part))
+            probes.set_classes(np.arange(*part.bounds(len(self.splits.names))), found)
+        return probes
+
+    def _tables(self, probes: Probes) -> dict[str, pd.DataFrame]:
+        choice, labels = choose(probes), self.splits.test
+        with Columns(self.test, labels.keep, self.splits.pooled, self._memory, self.out) as columns:
+            found = evaluate(labels, choice, columns.blocks(), self._threads)
+        classes = class_table(probes, choice, found.classes, labels)
+        latents = latent_table(probes, choice, found.latents)
+        self._report_absent(classes)
+        summary = summary_table(classes, latents, probes, self.settings.tau)
+        return {"probes.csv": classes, "latents.csv": latents, "summary.csv": summary}
+
+    def _report_absent(self, classes: pd.DataFrame) -> None:
+        for column, split in (("n_pos_train", "training"), ("n_pos", "test")):
+            absent = classes["class"][classes[column] == 0]
+            if len(absent):
+                logger.info(
+                    "%d of %d classes have no positive row in the %s latents: %s%s",
+                    *(len(absent), len(classes), split, ", ".join(absent[:10])),
+                    ", ..." if len(absent) > 10 else "",
+                )
+
+    def _provenance(self, format: Format, part: Slice) -> Provenance:
+        settings = {**self._identity, "classes": str(part)}
+        return Provenance.of(format, "fit-probes", settings, [*self.train.uids, *self.test.uids])
+
+    def _table_provenance(self, name: str) -> Provenance:
+        settings = {**self._identity, "tau": self.settings.tau}
+        return Provenance.of(TABLES[name], "fit-probes", settings, [*self.train.uids, *self.test.uids])
+
+    @cached_property
+    def _identity(self) -> dict[str, object]:
+        """The settings that decide what the probes are; a table counts by its contents, not its name."""
+        labels = self.settings.labels
+        if labels not in (PATCH, TARGET):
+            labels = trait_table_digest(Path(labels))
+        plain = {**asdict(self.settings), "labels": labels, "ignore": sorted(self.settings.ignore)}
+        del plain["tau"]
+        return plain
+
+
+def available_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

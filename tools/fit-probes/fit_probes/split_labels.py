@@ -1,0 +1,174 @@
+"""Labels of both splits: patch labels, the images' classes, or a table of traits; rows and classes that count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fit_probes.problem import Labels
+from saetools.errors import UserError
+from saetools.latents_file import LatentsFile, LatentsSet
+from saetools.latents_layout import IGNORED_LABEL
+from saetools.trait_table import TraitTable, read_trait_table
+
+PATCH, TARGET = "patch", "target"
+
+
+@dataclass(frozen=True)
+class SplitLabels:
+    """The labels of a split's N rows: patches, or images.
+
+    Either one class a row: ids {N} int32 from 0, -1 where the row is left out; or a table {N, C} of bool, or of
+    float64 from 0 to 1, and known {N, C}, false where a label is missing.
+    """
+
+    n_classes: int
+    ids: npt.NDArray[np.int32] | None = None
+    table: npt.NDArray[np.generic] | None = None
+    known: npt.NDArray[np.bool_] | None = None
+
+    @cached_property
+    def keep(self) -> npt.NDArray[np.bool_]:
+        """{N}: rows with any label."""
+        if self.ids is not None:
+            return np.asarray(self.ids >= 0)
+        assert self.known is not None
+        return np.asarray(self.known.any(axis=1))
+
+    @cached_property
+    def kept_rows(self) -> npt.NDArray[np.int64]:
+        """{C}: rows that count for each class."""
+        if self.ids is not None:
+            return np.full(self.n_classes, np.count_nonzero(self.keep))
+        assert self.known is not None
+        return self.known.sum(axis=0)
+
+    @cached_property
+    def mass(self) -> npt.NDArray[np.float64]:
+        """{C}: sum of y over the rows that count."""
+        if self.ids is not None:
+            return np.bincount(self.ids[self.keep], minlength=self.n_classes).astype(np.float64)
+        assert self.table is not None and self.known is not None
+        return np.where(self.known, self.table, 0).sum(axis=0, dtype=np.float64)
+
+    @cached_property
+    def positives(self) -> npt.NDArray[np.int64]:
+        """{C}: rows with y >= 1/2, which is what counts as positive where a label must be yes or no."""
+        if self.ids is not None:
+            return self.mass.astype(np.int64)
+        assert self.table is not None and self.known is not None
+        return (self.known & (self.table.astype(np.float64) >= 0.5)).sum(axis=0)
+
+    def at(self, rows: npt.NDArray[np.integer], c: int) -> npt.NDArray[np.float64]:
+        """y of class c at some kept rows; NaN where it is not known."""
+        if self.ids is not None:
+            return (self.ids[rows] == c).astype(np.float64)
+        columns_cn, known_cn = self._by_class
+        return np.where(known_cn[c][rows], columns_cn[c][rows], np.nan)
+
+    def masses_at(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+        """{C}: sum of y over some kept rows."""
+        if self.ids is not None:
+            return np.bincount(self.ids[rows], minlength=self.n_classes).astype(np.float64)
+        assert self.table is not None and self.known is not None
+        return np.where(self.known[rows], self.table[rows], 0).sum(axis=0, dtype=np.float64)
+
+    def groups(self, classes: npt.NDArray[np.int64]) -> list[tuple[npt.NDArray[np.int64], Labels]]:
+        """Labels for the solver, of some classes: (positions in `classes`, labels), by which rows are known."""
+        if self.ids is not None:
+            labels = Labels.from_classes(self.ids, self.n_classes, ignore=-1, classes=classes)
+            return [(np.arange(len(classes)), labels)]
+        assert self.table is not None and self.known is not None
+        known_nc = self.known[:, classes]
+        patterns, group_c = np.unique(np.packbits(known_nc, axis=0), axis=1, return_inverse=True)
+        found = []
+        for group in range(patterns.shape[1]):
+            positions = np.flatnonzero(group_c.ravel() == group)
+            keep_n = known_nc[:, positions[0]]
+            found.append((positions, Labels.from_table(self.table[:, classes[positions]], keep=keep_n)))
+        return found
+
+    @cached_property
+    def _by_class(self) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
+        assert self.table is not None and self.known is not None
+        return np.ascontiguousarray(self.table.T), np.ascontiguousarray(self.known.T)
+
+
+@dataclass(frozen=True)
+class LabelledSplits:
+    """names {C} of the classes of either split; pooled: whether a row is an image with its largest values."""
+
+    names: list[str]
+    train: SplitLabels
+    test: SplitLabels
+    pooled: bool
+
+
+def read_labels(
+    source: str, train: LatentsSet, test: LatentsSet, ignore: Collection[int] = ()
+) -> LabelledSplits:
+    """Labels `patch`, `target`, or the path of a table (CUB-200-2011's folder, or a CSV path,TRAIT,...).
+
+    ignore: labels whose rows are left out, as 65535 (patch) and -1 (target) always are; not with a table.
+    Raises UserError where a split has no such labels.
+    """
+    if source == PATCH:
+        return _one_class(train, test, _patch_labels, {IGNORED_LABEL, *ignore}, pooled=False)
+    if source == TARGET:
+        return _one_class(train, test, _targets, {-1, *ignore}, pooled=True)
+    if ignore:
+        raise UserError(
+            f"--ignore: a table has no label to be ignored; leave cells of {source} empty instead"
+        )
+    table = read_trait_table(Path(source), soft=True)
+    first, other = _from_table(table, train, "--train"), _from_table(table, test, "--test")
+    return LabelledSplits(table.name, first, other, pooled=True)
+
+
+def _patch_labels(file: LatentsFile) -> npt.NDArray[np.int32]:
+    found = file.labels
+    if found is None:
+        raise UserError(
+            f"{file.path}: it has no patch labels; record the activations from a data set with masks, or use"
+            f" --labels {TARGET} or a table of the images"
+        )
+    return found.ravel().astype(np.int32)
+
+
+def _targets(file: LatentsFile) -> npt.NDArray[np.int32]:
+    return file.examples.target.astype(np.int32)
+
+
+def _one_class(
+    train: LatentsSet,
+    test: LatentsSet,
+    read: Callable[[LatentsFile], npt.NDArray[np.int32]],
+    ignore: Collection[int],
+    *,
+    pooled: bool,
+) -> LabelledSplits:
+    """Classes are the labels that occur in either split, in ascending order."""
+    found: set[int] = set()
+    for file in (*train.files, *test.files):
+        found.update(np.flatnonzero(np.bincount(read(file) + 1)) - 1)
+    classes = np.array(sorted(found - set(ignore)), np.int64)
+    if not len(classes):
+        raise UserError("--labels: every row's label is ignored or unknown; nothing is left to fit")
+    # A look-up from label to class; labels are small numbers, from -1.
+    lookup = np.full(max(found) + 2, -1, np.int32)
+    lookup[classes + 1] = np.arange(len(classes))
+    first, other = (
+        SplitLabels(len(classes), ids=np.concatenate([lookup[read(file) + 1] for file in split.files]))
+        for split in (train, test)
+    )
+    return LabelledSplits([str(label) for label in classes], first, other, pooled=pooled)
+
+
+def _from_table(table: TraitTable, split: LatentsSet, what: str) -> SplitLabels:
+    labels_nc, known_nc = table.of(split.paths, what)
+    return SplitLabels(len(table.name), table=labels_nc, known=known_nc)

@@ -1,0 +1,143 @@
+"""probes.csv, latents.csv and summary.csv from the probes and their results on the test rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from fit_probes.evaluation import TOP, Choice, ClassResults, LatentResults
+from fit_probes.probe_file import Probes
+from fit_probes.problem import ProbeFlag
+from fit_probes.split_labels import SplitLabels
+
+CLASS_COLUMNS = [
+    "class",
+    "latent",
+    "weight",
+    "bias",
+    "train_loss",
+    "test_loss",
+    "baseline_loss",
+    "r",
+    "ap",
+    "precision",
+    "recall",
+    "f1",
+    "prevalence",
+    "n_pos",
+    "n_test",
+    "n_pos_train",
+    "flags",
+]
+LATENT_COLUMNS = [
+    "latent",
+    "frequency",
+    "mean_value",
+    "class",
+    "weight",
+    "bias",
+    "train_r",
+    "ap",
+    *(f"purity@{n}" for n in TOP),
+    "entropy",
+    "flags",
+]
+
+
+def choose(probes: Probes) -> Choice:
+    """The pairs to test: each class's best latent and each latent's best class, on the training rows."""
+    latent_c = probes.best_latents()
+    at = np.maximum(latent_c, 0), np.arange(len(latent_c))
+    none_c = latent_c < 0
+    weight_c = np.where(none_c, 0.0, probes.weight[at])
+    return Choice(latent_c, weight_c, probes.bias[at], probes.prior, probes.best_classes())
+
+
+def class_table(probes: Probes, choice: Choice, results: ClassResults, test: SplitLabels) -> pd.DataFrame:
+    """One row per class."""
+    at = np.maximum(choice.latent_c, 0), np.arange(len(choice.latent_c))
+    none_c = choice.latent_c < 0
+    n_test = test.kept_rows
+    prevalence = np.divide(test.mass, n_test, out=np.full(len(n_test), np.nan), where=n_test > 0)
+    table = pd.DataFrame(
+        {
+            "class": probes.classes,
+            "latent": pd.array(choice.latent_c, dtype="Int64"),
+            "weight": choice.weight_c,
+            "bias": choice.bias_c,
+            "train_loss": np.where(none_c, probes.prior_loss, probes.loss[at]),
+            "test_loss": results.loss,
+            "baseline_loss": results.baseline,
+            "r": results.r,
+            "ap": results.ap,
+            "precision": results.precision,
+            "recall": results.recall,
+            "f1": results.f1,
+            "prevalence": prevalence,
+            "n_pos": test.positives,
+            "n_test": n_test,
+            "n_pos_train": probes.n_positives,
+            "flags": [flag_names(flag) for flag in probes.flags[at]],
+        }
+    )
+    table.loc[none_c, "latent"] = pd.NA
+    return table[CLASS_COLUMNS]
+
+
+def latent_table(probes: Probes, choice: Choice, results: LatentResults) -> pd.DataFrame:
+    """One row per latent."""
+    class_k = choice.class_k
+    at = np.arange(len(class_k)), np.maximum(class_k, 0)
+    none_k = class_k < 0
+    table = pd.DataFrame(
+        {
+            "latent": np.arange(len(class_k)),
+            "frequency": results.frequency,
+            "mean_value": results.mean_value,
+            "class": np.where(none_k, "", probes.classes[at[1]]),
+            "weight": np.where(none_k, np.nan, probes.weight[at]),
+            "bias": np.where(none_k, np.nan, probes.bias[at]),
+            "train_r": np.where(none_k, np.nan, probes.r()[at]),
+            "ap": results.ap,
+            **{f"purity@{n}": results.purity[:, i] for i, n in enumerate(TOP)},
+            "entropy": results.entropy,
+            "flags": [flag_names(flag) for flag in probes.flags[at]],
+        }
+    )
+    return table[LATENT_COLUMNS]
+
+
+def summary_table(classes: pd.DataFrame, latents: pd.DataFrame, probes: Probes, tau: float) -> pd.DataFrame:
+    """One row: means over the classes with a positive in test, of their best latents."""
+    tested = classes[classes["n_pos"] > 0]
+    best = latents.set_index("latent").reindex(tested["latent"].dropna().astype(int))
+    row: dict[str, object] = {
+        "n_latents": len(latents),
+        "n_classes": len(classes),
+        "n_tested": len(tested),
+        "absent_in_train": int((classes["n_pos_train"] == 0).sum()),
+        "r": tested["r"].mean(),
+        "map": tested["ap"].mean(),
+        "f1": tested["f1"].mean(),
+        **{f"purity@{n}": best[f"purity@{n}"].mean() for n in TOP},
+        **{f"purity@{n}_all": latents[f"purity@{n}"].mean() for n in TOP},
+        f"coverage@{tau:g}": (tested["ap"] >= tau).mean() if len(tested) else np.nan,
+        "dead": (latents["frequency"] == 0).mean(),
+        "converged": probes.converged.mean(),
+    }
+    return pd.DataFrame([row])
+
+
+def render_summary(summary: pd.DataFrame) -> str:
+    """One line for people."""
+    row = summary.iloc[0]
+    shown = {"r": "R", "map": "mAP", "f1": "F1", **{name: name for name in row.index if "@" in name}}
+    figures = ", ".join(f"{said} {row[name]:.3f}" for name, said in shown.items())
+    return f"{int(row['n_tested'])} classes, {int(row['n_latents'])} latents, on test: {figures}"
+
+
+def flag_names(flags: int) -> str:
+    """never-fires, ... joined by spaces."""
+    return " ".join(
+        flag.name.lower().replace("_", "-") for flag in ProbeFlag if flag & int(flags) and flag.name
+    )

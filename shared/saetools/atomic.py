@@ -18,7 +18,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     After an exception the partial file is removed. After SIGKILL it stays under its hidden name
     `.NAME.HOST-PID.partial`; the next writer of the same target on that host removes it.
     """
-    _remove_stale(target)
+    remove_stale(target)
     partial = target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL}")
     try:
         yield partial
@@ -44,7 +44,8 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_stale(target: Path) -> None:
+def remove_stale(target: Path) -> None:
+    """Remove what writers of `target` on this host left behind that do not run any more."""
     prefix = f".{target.name}.{socket.gethostname()}-"
     if not target.parent.is_dir():
         return

@@ -6,6 +6,7 @@ open_clip's own evaluation transforms.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ RESIZE_MODES = ("shortest", "squash", "longest")
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where an image goes: resized to (height, width), of which the crop starts at (top, left).
+    """Where an image goes: resized to (height, width), of which the crop starts at (top, left) and has the
+    size (crop_height, crop_width) that the model sees.
 
     Negative top or left: the crop starts in a border around the image.
     """
@@ -29,6 +31,8 @@ class Geometry:
     width: int
     top: int
     left: int
+    crop_height: int
+    crop_width: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Preprocess:
     by resize_mode: shortest (cover it, keep the aspect), squash (exactly), longest (fit into it, keep the
     aspect; a border of colour `fill` around). interpolation: bilinear, bicubic, ... (Pillow's, antialiased).
     mean, std: per channel, of values in [0, 1].
+    native: (number of patches, pixels along a patch) where each image has the grid of that many patches
+    that distorts its aspect least, and is squashed to it; size and resize are then those of no image.
     """
 
     size: Sequence[int]
@@ -46,6 +52,7 @@ class Preprocess:
     mean: Sequence[float]
     std: Sequence[float]
     fill: Sequence[int] = (0, 0, 0)
+    native: Sequence[int] | None = None
 
     def to_settings(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -60,8 +67,13 @@ class Preprocess:
 
     def geometry(self, height: int, width: int) -> Geometry:
         """Where an image of this size goes; rounded as torchvision and timm do, for equal pixels."""
+        if self.native is not None:
+            n_patches, edge = self.native
+            rows, columns = native_grid(n_patches, height, width)
+            return Geometry(rows * edge, columns * edge, 0, 0, rows * edge, columns * edge)
         h, w = self._resized(height, width)
-        return Geometry(h, w, _offset(h, self.size[0]), _offset(w, self.size[1]))
+        crop_h, crop_w = self.size
+        return Geometry(h, w, _offset(h, crop_h), _offset(w, crop_w), crop_h, crop_w)
 
     def pixels(self, image: Image) -> np.ndarray:
         """The pixels uint8 {height, width, 3} that the model sees of an image, before normalisation."""
@@ -74,7 +86,7 @@ class Preprocess:
         goes = self.geometry(image.height, image.width)
         if image.size != (goes.width, goes.height):
             image = image.resize((goes.width, goes.height), pil.Resampling[interpolation.upper()])
-        height, width = self.size
+        height, width = goes.crop_height, goes.crop_width
         if goes.height < height or goes.width < width:
             canvas = pil.new(image.mode, (width, height), fill)
             canvas.paste(image, (-goes.left, -goes.top))
@@ -92,6 +104,17 @@ class Preprocess:
         ratios = height / to_height, width / to_width
         ratio = min(ratios) if self.resize_mode == "shortest" else max(ratios)
         return round(height / ratio), round(width / ratio)
+
+
+def native_grid(n_patches: int, height: int, width: int) -> tuple[int, int]:
+    """The rows and columns, rows * columns = n_patches, whose aspect is nearest to the image's.
+
+    Nearest in the logarithm of columns / rows, so that stretching by 2 is as far as squeezing by 2; of
+    two equally near ones, that with fewer rows.
+    """
+    grids = [(rows, n_patches // rows) for rows in range(1, n_patches + 1) if n_patches % rows == 0]
+    aspect = math.log(width / height)
+    return min(grids, key=lambda grid: round(abs(math.log(grid[1] / grid[0]) - aspect), 9))
 
 
 def _offset(have: int, want: int) -> int:

@@ -76,6 +76,10 @@ class Shard:
         """How the activations of a layer are stored: float16, bfloat16, float32 or int8."""
         return self._layer(layer).patches.dtype
 
+    def scale(self, layer: int) -> torch.Tensor | None:
+        """With int8, the scale {D}; `patches`, `images` and `tokens` have applied it."""
+        return self._layer(layer).scale
+
     def grid(self, layer: int) -> np.ndarray:
         """int16 {N, 2}: rows and columns of each image's patches."""
         own = self._layer(layer).grid

@@ -18,6 +18,8 @@ from saetools.cli import (
     write_line,
 )
 from saetools.errors import UsageError, UserError
+from saetools.quantities import parse_bytes
+from saetools.slices import parse_slice
 
 app = new_app()
 
@@ -25,15 +27,23 @@ app = new_app()
 @app.command()
 def dump_acts(
     images: Annotated[
-        Path, typer.Argument(help="Folder of the data set: CLASS/NAME.jpg, or CUB-200-2011's layout.")
+        Path,
+        typer.Argument(
+            help="The data set: a folder of CLASS/NAME.jpg, CUB-200-2011's layout, images/ with annotations/,"
+            " or a CSV with the column path."
+        ),
     ],
     model: Annotated[str, typer.Option(help="timm/NAME or open_clip/NAME/PRETRAINED.")],
     layers: Annotated[
-        str, typer.Option(help="Blocks to record: 8,11. 0 is the first, -1 the last.", metavar="L,L,...")
+        str,
+        typer.Option(
+            help="Blocks (of a convolutional network: stages) to record: 8,11, or all. 0 is the first, -1 the last.",
+            metavar="L,L,...",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the shards; made where it is missing.")],
-    split: Annotated[str | None, typer.Option(help="Only this split: train or test.")] = None,
-    layout: Annotated[str, typer.Option(help="auto, folder or cub200.")] = "auto",
+    split: Annotated[str | None, typer.Option(help="Only this split: train, test, a folder's name.")] = None,
+    layout: Annotated[str, typer.Option(help="auto, folder, cub200, masks or csv.")] = "auto",
     weights: Annotated[
         Path | None, typer.Option(help="Local weights (.safetensors, .pth) in place of the published ones.")
     ] = None,
@@ -41,13 +51,44 @@ def dump_acts(
     std: Annotated[
         str | None, typer.Option(help="Normalise with this standard deviation: R,G,B in 0 to 1.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in one pass through the model.")] = 32,
-    dtype: Annotated[str, typer.Option(help="Stored as float16, bfloat16 or float32.")] = "float16",
+    grid: Annotated[
+        str,
+        typer.Option(
+            help="model: its own. native:640: 640 patches, in the grid nearest to the image's aspect."
+        ),
+    ] = "model",
+    dtype: Annotated[str, typer.Option(help="Stored as float16, bfloat16, float32 or int8.")] = "float16",
     cls: Annotated[bool, typer.Option("--cls/--no-cls", help="Record the class token too.")] = False,
+    patch_label: Annotated[
+        str | None, typer.Option(help="With masks: majority (the default) or prefer-foreground.")
+    ] = None,
+    background: Annotated[
+        int | None, typer.Option(min=0, help="The masks' value for background (0 where it is not given).")
+    ] = None,
+    ignore: Annotated[
+        str | None, typer.Option(help="Mask values without a meaning, labelled 65535.", metavar="V,V,...")
+    ] = None,
     images_per_shard: Annotated[
         int | None, typer.Option(min=1, help="Default: 256 MiB, at most an eighth of the data set.")
     ] = None,
+    part: Annotated[
+        str, typer.Option("--slice", help="The third of 16 parts of the shards: 3/16.", metavar="I/N")
+    ] = "1/1",
+    on_bad_image: Annotated[
+        str, typer.Option(help="fail, or skip: leave it out and list it in the shard.")
+    ] = "fail",
+    max_disk: Annotated[
+        str | None,
+        typer.Option(help="Pause while the folder would be larger: 50GB. See train-sae --consume."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, load no weights, record nothing.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one pass through the model.")] = 32,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 2,
+    precision: Annotated[
+        str, typer.Option(help="Of the model's products: float32, float16, bfloat16; auto: float16 on a GPU.")
+    ] = "auto",
     device: DeviceOption = "auto",
     verbose: VerboseOption = False,
     version: VersionOption = False,
@@ -58,46 +99,88 @@ def dump_acts(
     Running the same command again records only what is missing.
     """
     from dump_acts.image_sets import LAYOUTS, list_images
+    from dump_acts.patch_labels import RULES, LabelSettings
     from saetools.precision import STORED_TYPES
 
-    wanted_layers = parse_numbers("--layers", layers, int)
-    channels = {
-        flag: parse_numbers(flag, text, float, 3) if text is not None else None
-        for flag, text in (("--mean", mean), ("--std", std))
-    }
-    if channels["--std"] is not None and min(channels["--std"]) <= 0:
+    wanted_layers = None if layers == "all" else parse_numbers("--layers", layers, int)
+    new_mean, new_std = _channels("--mean", mean), _channels("--std", std)
+    if new_std is not None and min(new_std) <= 0:
         raise UsageError("--std: every value must be above 0")
-    for flag, value, known in (("--layout", layout, LAYOUTS), ("--dtype", dtype, STORED_TYPES)):
+    native = _parse_grid(grid)
+    chosen_part = parse_slice("--slice", part)
+    disk_bytes = parse_bytes("--max-disk", max_disk) if max_disk is not None else None
+    for flag, value, known in (
+        ("--layout", layout, LAYOUTS),
+        ("--dtype", dtype, tuple(STORED_TYPES)),
+        ("--patch-label", patch_label or RULES[0], RULES),
+        ("--on-bad-image", on_bad_image, ("fail", "skip")),
+        ("--precision", precision, ("auto", "float32", "float16", "bfloat16")),
+    ):
         if value not in known:
             raise UsageError(f"{flag} {value}: expected one of {', '.join(known)}")
+    ignored = parse_numbers("--ignore", ignore, int) if ignore is not None else []
     found = list_images(images, layout, split)  # before the slow imports: a typo should not take seconds
+    labels = None
+    if found.mask is not None:
+        labels = LabelSettings(patch_label or RULES[0], background or 0, sorted(ignored))
+    else:
+        for flag, given in (
+            ("--patch-label", patch_label),
+            ("--background", background),
+            ("--ignore", ignore),
+        ):
+            if given is not None:
+                raise UsageError(
+                    f"{flag} {given}: {images} has no masks that could be made into patch labels"
+                )
 
-    from dump_acts.recording import RecordingSettings, default_images_per_shard, record
-    from dump_acts.vision_models import load_model
+    from dump_acts.plan import Contents, Plan, default_images_per_shard
+    from dump_acts.recording import RunSettings, record
+    from dump_acts.vision_models import load_model, outline_model
     from saetools.devices import choose_device
 
-    vision = load_model(
-        model,
-        weights=weights,
-        mean=channels["--mean"],
-        std=channels["--std"],
-        device=choose_device(device),
+    on_device = choose_device(device)
+    outline = outline_model(
+        model, weights=weights, mean=new_mean, std=new_std, native=native, layers=wanted_layers or [-1]
     )
-    chosen = vision.resolve_layers(wanted_layers)
-    if cls and not vision.has_cls:
+    chosen = list(outline.shapes) if wanted_layers is None else outline.resolve_layers(wanted_layers)
+    if cls and not outline.has_cls:
         raise UserError(f"{model}: it has no class token; leave --cls out")
-    per_shard = images_per_shard or default_images_per_shard(len(found), vision, len(chosen), dtype)
-    logger.info(
-        "%d images, %d x %d patches of width %d, layers %s of %d",
-        len(found),
-        *vision.grid,
-        vision.d_model,
-        chosen,
-        vision.n_layers,
-    )
-    settings = RecordingSettings(chosen, dtype, cls, per_shard, batch_size, workers)
-    for path in record(vision, found, out, settings):
+    if weights is not None and not weights.is_file():
+        raise UserError(f"{weights}: no such file; expected the weights of {model}")
+    contents = Contents({layer: outline.shapes[layer] for layer in chosen}, dtype, cls, labels is not None)
+    per_shard = images_per_shard or default_images_per_shard(len(found), contents.image_bytes)
+    plan = Plan(found, out, contents, per_shard, chosen_part)
+    if dry_run:
+        for line in plan.lines(outline):
+            write_line(line)
+    plan.check_space(disk_bytes)
+    if dry_run:
+        return
+    for line in plan.lines(outline):
+        logger.info("%s", line)
+    if precision == "auto":
+        precision = "float16" if on_device.type == "cuda" else "float32"
+    vision = load_model(outline, weights=weights, device=on_device, precision=precision)
+    settings = RunSettings(labels, batch_size, workers, on_bad_image == "skip", disk_bytes)
+    for path in record(vision, plan, settings):
         write_line(str(path))
+
+
+def _channels(flag: str, text: str | None) -> list[float] | None:
+    return parse_numbers(flag, text, float, 3) if text is not None else None
+
+
+def _parse_grid(text: str) -> int | None:
+    """None for the model's own grid, or the number of patches of `native:640`."""
+    kind, _, number = text.partition(":")
+    if text == "model":
+        return None
+    if kind == "native" and number.isdecimal() and int(number) > 0:
+        return int(number)
+    raise UsageError(
+        f"--grid {text}: expected model, or native:P with the number of patches, such as native:640"
+    )
 
 
 def main() -> None:

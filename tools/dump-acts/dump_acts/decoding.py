@@ -1,59 +1,132 @@
-"""Decodes images in worker processes, into the pixels that the model sees."""
+"""Decodes images and masks in worker processes, into the pixels that the model sees and labels of patches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from dump_acts.image_sets import ImageSet
+from dump_acts.patch_labels import LabelSettings, label_patches, read_mask
+from dump_acts.vision_models import LayerShape
 from saetools.errors import UserError
 from saetools.preprocess import Preprocess
 
 
-class _Pixels(torch.utils.data.Dataset):
-    """Item i: the pixels uint8 {height, width, 3} of image i, or what is wrong with it."""
+@dataclass(frozen=True)
+class Decoding:
+    """What to make of an image, for layers of these shapes."""
 
-    def __init__(self, root: Path, paths: Sequence[str], preprocess: Preprocess) -> None:
-        self.root, self.paths, self.preprocess = root, paths, preprocess
+    preprocess: Preprocess
+    shapes: Sequence[LayerShape]
+    labels: LabelSettings | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """pixels uint8 {height, width, 3}; labels uint16 {P} by stride, where there is a mask."""
+
+    pixels: np.ndarray
+    labels: dict[int, np.ndarray]
+
+
+@dataclass
+class Group:
+    """Images of one size in a batch: their places in it {b}, pixels uint8 {b, height, width, 3}, and
+    labels uint16 {b, P} by stride.
+    """
+
+    places: list[int]
+    pixels: torch.Tensor
+    labels: dict[int, np.ndarray]
+
+    def pin_memory(self) -> Group:
+        self.pixels = self.pixels.pin_memory()
+        return self
+
+
+@dataclass
+class Batch:
+    """Images that were listed together. faults: what is wrong with the image at a place in the batch."""
+
+    groups: list[Group]
+    faults: dict[int, str]
+
+    def pin_memory(self) -> Batch:
+        for group in self.groups:
+            group.pin_memory()
+        return self
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Item i: image i decoded, or what is wrong with it."""
+
+    def __init__(self, images: ImageSet, decoding: Decoding) -> None:
+        self.images, self.decoding = images, decoding
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
-    def __getitem__(self, i: int) -> np.ndarray | str:
+    def __getitem__(self, i: int) -> Picture | str:
         from PIL import Image
 
-        path = self.root / self.paths[i]
+        path = self.images.root / self.images.path[i]
         try:
             with Image.open(path) as image:
-                return self.preprocess.pixels(image)
+                pixels = self.decoding.preprocess.pixels(image)
+                size = image.size
+            if self.images.mask is None or self.decoding.labels is None:
+                return Picture(pixels, {})
+            path = self.images.root / self.images.mask[i]
+            mask_hw = read_mask(path, self.decoding.preprocess, size)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return f"{path}: it is not an image that can be decoded ({error}); mend it, or take it out"
+        except UserError as error:
+            return str(error)
+        return Picture(pixels, self._labels(mask_hw, self.decoding.labels))
+
+    def _labels(self, mask_hw: np.ndarray, settings: LabelSettings) -> dict[int, np.ndarray]:
+        found = {}
+        for shape in self.decoding.shapes:
+            if shape.stride not in found:
+                grid = shape.rows, shape.columns
+                if self.decoding.preprocess.native is not None:
+                    grid = mask_hw.shape[0] // shape.stride, mask_hw.shape[1] // shape.stride
+                found[shape.stride] = label_patches(mask_hw, grid, shape.stride, settings)
+        return found
 
 
 def decode(
-    root: Path, paths: Sequence[str], preprocess: Preprocess, batch_size: int, workers: int
-) -> Iterator[torch.Tensor]:
-    """Yield batches of pixels uint8 {b, height, width, 3} in the order of `paths`.
-
-    Raises UserError at the first image that cannot be decoded.
-    """
+    images: ImageSet, decoding: Decoding, batches: Sequence[Sequence[int]], workers: int, pin: bool
+) -> Generator[Batch, None, None]:
+    """Yield the batches of images, in order, decoded ahead in worker processes."""
     loader = torch.utils.data.DataLoader(
-        _Pixels(root, paths, preprocess),
-        batch_size=batch_size,
-        num_workers=min(workers, -(-len(paths) // batch_size)),
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
+        Pictures(images, decoding),
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=min(workers, len(batches)),
+        collate_fn=collate,
+        pin_memory=pin,
     )
-    for batch in loader:
-        if isinstance(batch, str):
-            raise UserError(batch)
-        yield batch
+    yield from loader
 
 
-def _collate(items: list[np.ndarray | str]) -> torch.Tensor | str:
-    for item in items:
+def collate(items: Sequence[Picture | str]) -> Batch:
+    """Put pictures of one size together; a batch has as many groups as sizes."""
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    faults = {}
+    for place, item in enumerate(items):
         if isinstance(item, str):
-            return item
-    return torch.from_numpy(np.stack(items))
+            faults[place] = item
+        else:
+            by_size.setdefault(item.pixels.shape, []).append(place)
+    groups = []
+    for places in by_size.values():
+        chosen = [item for place in places if isinstance(item := items[place], Picture)]
+        labels = {
+            stride: np.stack([picture.labels[stride] for picture in chosen]) for stride in chosen[0].labels
+        }
+        pixels = torch.from_numpy(np.stack([picture.pixels for picture in chosen]))
+        groups.append(Group(places, pixels, labels))
+    return Batch(groups, faults)

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from dump_acts.path_table import read_path_table
 from saetools import cub200
 from saetools.errors import UserError
 
-LAYOUTS = ("auto", "folder", "cub200")
+LAYOUTS = ("auto", "folder", "cub200", "masks", "csv")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """path {N} relative to root, sorted or in the data set's own order; target {N} int64, -1 unknown."""
+    """path {N} relative to root, sorted or in the data set's own order; target {N} int64, -1 unknown;
+    mask {N} relative to root, where the data set has masks.
+    """
 
     root: Path
-    path: list[str]
+    path: Sequence[str]
     target: np.ndarray
+    mask: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.path)
@@ -31,28 +37,46 @@ class ImageSet:
         digest = hashlib.sha256()
         for path, target in zip(self.path, self.target, strict=True):
             digest.update(f"{path}\t{target}\t{(self.root / path).stat().st_size}\n".encode())
+        for path in self.mask or ():
+            digest.update(f"{path}\t{(self.root / path).stat().st_size}\n".encode())
         return digest.hexdigest()
 
 
-def list_images(root: Path, layout: str, split: str | None) -> ImageSet:
-    """List the images under `root`.
+def list_images(source: Path, layout: str, split: str | None) -> ImageSet:
+    """List the images of a folder, or of a CSV.
 
     folder: ROOT[/SPLIT]/CLASS/..., target = number of the class folder in alphabetical order; images
     directly in the folder have target -1. cub200: CUB-200-2011's official lists; split train or test.
-    auto: cub200 where its lists are there, else folder. Raises UserError where there are no images.
+    masks: ROOT/images/SPLIT/NAME and ROOT/annotations/SPLIT/NAME.png. csv: see `read_path_table`.
+    auto: the one whose lists or folders are there. Raises UserError where there are no images.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; expected a folder with images")
     if layout == "auto":
-        layout = "cub200" if cub200.is_cub(root) else "folder"
-    images = _list_cub(root, split) if layout == "cub200" else _list_folder(root, split)
+        layout = _recognise(source)
+    if layout != "csv" and not source.is_dir():
+        raise UserError(f"{source}: no such folder; expected a folder with images, or a CSV of their paths")
+    if layout == "csv":
+        if split is not None:
+            raise UserError(
+                f"{source}: a CSV has no splits; leave --split out, or write one CSV for each split"
+            )
+        images = _list_csv(source)
+    else:
+        images = {"cub200": _list_cub, "masks": _list_masks, "folder": _list_folder}[layout](source, split)
     if not images.path:
         raise UserError(
-            f"{root}: no images found in the layout {layout!r}"
+            f"{source}: no images found in the layout {layout!r}"
             f"{f' for the split {split!r}' if split else ''};"
             f" expected CLASS/NAME with one of the endings {' '.join(sorted(SUFFIXES))}"
         )
     return images
+
+
+def _recognise(source: Path) -> str:
+    if source.is_file():
+        return "csv"
+    if cub200.is_cub(source):
+        return "cub200"
+    return "masks" if all((source / name).is_dir() for name in ("images", "annotations")) else "folder"
 
 
 def _list_cub(root: Path, split: str | None) -> ImageSet:
@@ -71,12 +95,47 @@ def _list_cub(root: Path, split: str | None) -> ImageSet:
 
 def _list_folder(root: Path, split: str | None) -> ImageSet:
     top = root / split if split else root
-    if not top.is_dir():
-        raise UserError(f"{top}: no such folder; expected the split {split!r} as a folder in {root}")
-    files = sorted(
-        path for path in top.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+    files = _image_files(top, root, split)
     class_names = [path.relative_to(top).parts[0] if path.parent != top else None for path in files]
     number = {name: i for i, name in enumerate(sorted({name for name in class_names if name is not None}))}
     target = np.array([-1 if name is None else number[name] for name in class_names], dtype=np.int64)
     return ImageSet(root, [path.relative_to(root).as_posix() for path in files], target)
+
+
+def _list_masks(root: Path, split: str | None) -> ImageSet:
+    top = root / "images" / split if split else root / "images"
+    files = _image_files(top, root / "images", split)
+    masks = []
+    for file in files:
+        stem = (root / "annotations" / file.relative_to(root / "images")).with_suffix("")
+        there = [mask for suffix in MASK_SUFFIXES if (mask := stem.with_name(stem.name + suffix)).is_file()]
+        if not there:
+            raise UserError(
+                f"{file}: its mask {stem}.png does not exist; every image needs one (or record the images"
+                " without masks: --layout folder)"
+            )
+        masks.append(there[0].relative_to(root).as_posix())
+    paths = [path.relative_to(root).as_posix() for path in files]
+    return ImageSet(root, paths, np.full(len(paths), -1, np.int64), masks)
+
+
+def _list_csv(table: Path) -> ImageSet:
+    rows = read_path_table(table)
+    root = table.parent
+    for row in rows:
+        for name in (row.path, row.mask):
+            if name is not None and not (root / name).is_file():
+                raise UserError(
+                    f"{table}: line {row.line}: {root / name}: no such file; paths are relative to the CSV's folder"
+                )
+    masks = [row.mask for row in rows if row.mask is not None]
+    target = np.array([row.target for row in rows], dtype=np.int64)
+    return ImageSet(root, [row.path for row in rows], target, masks if masks else None)
+
+
+def _image_files(top: Path, root: Path, split: str | None) -> list[Path]:
+    if not top.is_dir():
+        raise UserError(f"{top}: no such folder; expected the split {split!r} as a folder in {root}")
+    return sorted(
+        path for path in top.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )

@@ -2,47 +2,94 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 
+from dump_acts import timm_models
 from dump_acts.weights_file import fit_weights, read_weights
 from saetools.errors import UserError, near_names
 from saetools.preprocess import Preprocess
 
+MODIFIED_RESNET_STRIDES = (4, 4, 8, 16, 32)  # CLIP's ResNets: the stem and four stages
 
-def load(name: str, weights: Path | None) -> tuple[torch.nn.Module, Preprocess, int]:
-    """The image tower of NAME/PRETRAINED or hf-hub:OWNER/NAME, its preprocessing, its number of blocks."""
-    architecture, tag = _parse(name, weights)
+
+def check_name(name: str, weights: Path | None) -> None:
+    """Raise UserError, offering near names, unless open_clip has such a model and weights."""
+    _parse(name, weights)
+
+
+def create(name: str, *, published: bool, any_grid: bool) -> torch.nn.Module:  # noqa: ARG001
+    """The image tower, with its published weights or with random ones.
+
+    any_grid: of no use to it; its transformers take one size only, and its convolutions any.
+    """
+    architecture, tag = _split(name)
     tag_config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
-    model = _create(architecture, tag, tag_config, weights)
+    model = _create(architecture, tag, tag_config, published)
+    visual = model.visual
+    if not hasattr(visual, "forward_intermediates"):
+        raise UserError(
+            f"open_clip/{name}: its image tower has no forward_intermediates; choose another model"
+        )
     config = {**open_clip.get_model_preprocess_cfg(model)}
     config.update({key: tag_config[key] for key in config.keys() & tag_config.keys()})
-    if weights is not None:
-        state = read_weights(weights)
-        if any(key.startswith("visual.") for key in state):  # a whole CLIP; else the image tower alone
-            state = {
-                key.removeprefix("visual."): value
-                for key, value in state.items()
-                if key.startswith("visual.")
-            }
-        fit_weights(model.visual, state, weights, f"open_clip/{name}")
-    return model.visual, _preprocess(config), _n_blocks(model.visual, f"open_clip/{name}")
+    visual.preprocess_config = config
+    return visual
+
+
+def load_file(module: torch.nn.Module, weights: Path, name: str) -> None:
+    """Put the weights of a local file, of a whole CLIP or of its image tower, into the image tower."""
+    state = read_weights(weights)
+    if any(key.startswith("visual.") for key in state):
+        state = {
+            key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")
+        }
+    fit_weights(module, state, weights, f"open_clip/{name}")
+
+
+def preprocess(module: torch.nn.Module) -> Preprocess:
+    """Its evaluation preprocessing."""
+    config: Any = module.preprocess_config
+    return _preprocess(config)
+
+
+def strides(module: torch.nn.Module) -> list[int]:
+    """Pixels from one patch to the next, of every block (of a convolutional network: stage)."""
+    visual: Any = module
+    if hasattr(visual, "trunk"):  # an image tower that is a timm model
+        return timm_models.strides(visual.trunk)
+    if hasattr(visual, "transformer"):
+        return [int(visual.patch_size[0])] * len(visual.transformer.resblocks)
+    return list(MODIFIED_RESNET_STRIDES)
+
+
+def n_registers(module: torch.nn.Module) -> int:
+    """Prefix tokens that are no class token."""
+    trunk = getattr(module, "trunk", None)
+    return 0 if trunk is None else timm_models.n_registers(trunk)
 
 
 def intermediates(
-    module: torch.nn.Module, images: torch.Tensor, layers: list[int]
+    module: torch.nn.Module, images: torch.Tensor, layers: list[int], token_format: str
 ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Per layer, patches {b, D, rows, columns} and prefix tokens {b, n, D} or None."""
-    found = module.forward_intermediates(  # type: ignore[operator]
+    """Per layer, patches as token_format says (NLC: {b, P, D}; NCHW: {b, D, rows, columns}), and prefix
+    tokens {b, n, D} or None.
+    """
+    if hasattr(module, "trunk"):
+        trunk: Any = module.trunk
+        return timm_models.intermediates(trunk, images, layers, token_format)
+    forward: Any = module.forward_intermediates
+    found = forward(
         images,
         indices=layers,
         stop_early=True,
         normalize_intermediates=False,
         intermediates_only=True,
-        output_fmt="NCHW",
+        output_fmt=token_format,
         output_extra_tokens=True,
     )
     patches = found["image_intermediates"]
@@ -50,10 +97,18 @@ def intermediates(
     return list(zip(patches, prefix, strict=True))
 
 
-def _parse(name: str, weights: Path | None) -> tuple[str, str | None]:
+def _split(name: str) -> tuple[str, str | None]:
+    """Architecture and tag of the weights."""
     if name.startswith("hf-hub:"):
         return name, None
     architecture, _, tag = name.partition("/")
+    return architecture, tag or None
+
+
+def _parse(name: str, weights: Path | None) -> None:
+    architecture, tag = _split(name)
+    if name.startswith("hf-hub:"):
+        return
     known = open_clip.list_models()
     if architecture not in known:
         raise UserError(
@@ -70,15 +125,17 @@ def _parse(name: str, weights: Path | None) -> tuple[str, str | None]:
             f"open_clip/{name}: which weights? give open_clip/{architecture}/PRETRAINED with one of"
             f" {', '.join(tags) or '(none are published)'}, or a local file with --weights"
         )
-    return architecture, tag or None
 
 
-def _create(architecture: str, tag: str | None, tag_config: dict[str, Any], weights: Path | None) -> Any:
+def _create(architecture: str, tag: str | None, tag_config: dict[str, Any], published: bool) -> Any:
+    if not published:
+        logging.disable(logging.WARNING)  # open_clip warns that the weights are random, as was asked for
     try:
         return open_clip.create_model(
             architecture,
-            pretrained=tag if weights is None else None,
-            load_weights=weights is None,
+            pretrained=tag if published else None,
+            load_weights=published,
+            device=torch.get_default_device(),
             # open_clip only warns where the weights were trained with the other GELU
             force_quick_gelu=bool(tag_config.get("quick_gelu", False)),
         )
@@ -88,16 +145,8 @@ def _create(architecture: str, tag: str | None, tag_config: dict[str, Any], weig
             f"open_clip/{architecture}: its published configuration or weights could not be had"
             f" ({first_line}); check the network, or give a local file with --weights"
         ) from error
-
-
-def _n_blocks(visual: Any, name: str) -> int:
-    if not hasattr(visual, "forward_intermediates"):
-        raise UserError(f"{name}: its image tower has no forward_intermediates; choose another model")
-    if hasattr(visual, "trunk"):  # an image tower that is a timm model
-        return len(visual.trunk.feature_info)
-    if hasattr(visual, "transformer"):
-        return len(visual.transformer.resblocks)
-    return len(visual.forward_intermediates(torch.zeros(1, 3, 224, 224))["image_intermediates"])
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _preprocess(config: dict[str, Any]) -> Preprocess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,135 +11,153 @@ from typing import Any
 import numpy as np
 import torch
 
-from dump_acts.decoding import decode
-from dump_acts.image_sets import ImageSet
-from dump_acts.vision_models import HOOK, VisionModel
+from dump_acts.decoding import Decoding, decode
+from dump_acts.int8_scales import find_scales
+from dump_acts.patch_labels import LabelSettings
+from dump_acts.pausing import wait_for_room
+from dump_acts.plan import Plan
+from dump_acts.storing import BackgroundWriter, OpenShard
+from dump_acts.vision_models import VisionModel
+from saetools.atomic import remove_stale
 from saetools.errors import UserError
-from saetools.precision import STORED_TYPES
 from saetools.progress import Progress
 from saetools.provenance import Provenance, first_difference
 from saetools.shard_layout import SHARDS, Examples, ShardHeader, shard_name
 from saetools.shard_reader import Shard
 from saetools.shard_writer import new_shard
 
-# A shard is large enough for fast reading, and small enough for training to start early:
-SHARD_BYTES = 256 * 2**20
-SHARDS_PER_SET = 8  # ... of a small data set too
-SMALLEST_SHARD = 32  # images
-
 
 @dataclass(frozen=True)
-class RecordingSettings:
-    """layers: 0-based, ascending; dtype: how activations are stored; cls: record the class token too."""
+class RunSettings:
+    """How a recording is made; labels alone decides what is in it.
 
-    layers: list[int]
-    dtype: str
-    cls: bool
-    images_per_shard: int
+    skip_bad: leave out images that cannot be decoded. max_disk: bytes that the folder may hold.
+    """
+
+    labels: LabelSettings | None
     batch_size: int
     workers: int
+    skip_bad: bool
+    max_disk: int | None
 
 
-def default_images_per_shard(n_images: int, model: VisionModel, n_layers: int, dtype: str) -> int:
-    """As many images as make 256 MiB, but at most an eighth of the data set, and at least 32."""
-    image_bytes = n_layers * model.n_patches * model.d_model * STORED_TYPES[dtype].itemsize
-    return max(1, min(SHARD_BYTES // image_bytes, max(-(-n_images // SHARDS_PER_SET), SMALLEST_SHARD)))
-
-
-def record(model: VisionModel, images: ImageSet, folder: Path, settings: RecordingSettings) -> Iterator[Path]:
-    """Yield the path of each shard as soon as it is complete, in order.
+def record(model: VisionModel, plan: Plan, settings: RunSettings) -> Iterator[Path]:
+    """Yield the path of each shard of the plan's part as soon as it is complete, in order.
 
     A shard that is there already with the same settings is kept. Raises UserError where the folder
     holds shards of other settings, an image cannot be decoded, or an activation does not fit the dtype.
     """
-    identity = _identity(model, images, settings)
-    n_shards = -(-len(images) // settings.images_per_shard)
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_folder(folder, identity, n_shards)
-    with Progress("recording", total=len(images), unit="images") as progress:
-        for index in range(n_shards):
-            target = folder / shard_name(index)
-            rows = range(len(images))[index * settings.images_per_shard :][: settings.images_per_shard]
-            if target.exists():
-                _check_settings(Shard(target), identity)
-                progress.advance(len(rows))
-            else:
-                header = ShardHeader(
-                    model=model.name,
-                    weights=model.weights,
-                    layers=settings.layers,
-                    hook=HOOK,
-                    preprocess=model.preprocess.to_settings(),
-                    n_examples_total=len(images),
-                    shard_index=index,
-                    n_shards=n_shards,
-                )
-                _record_shard(target, model, images, rows, header, identity, settings, progress)
-            yield target
-
-
-def _record_shard(
-    target: Path,
-    model: VisionModel,
-    images: ImageSet,
-    rows: range,
-    header: ShardHeader,
-    identity: dict[str, Any],
-    settings: RecordingSettings,
-    progress: Progress,
-) -> None:
-    paths = images.path[rows.start : rows.stop]
-    examples = Examples(
-        path=np.array(paths, dtype=object),
-        index=np.arange(rows.start, rows.stop),
-        target=images.target[rows.start : rows.stop],
-        grid=np.tile(model.grid, (len(rows), 1)),
+    identity = _identity(model, plan, settings)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    _check_folder(plan, identity)
+    todo = plan.missing()
+    for shard in todo:
+        remove_stale(plan.target(shard))
+    decoding = Decoding(model.outline.preprocess, list(plan.contents.layers.values()), settings.labels)
+    layers = list(plan.contents.layers)
+    scales = find_scales(model, plan, decoding, settings.batch_size, settings.workers) if todo else {}
+    cut = {shard: _batches(plan.rows(shard), settings.batch_size) for shard in todo}
+    batches = decode(
+        plan.images,
+        decoding,
+        [batch for shard in todo for batch in cut[shard]],
+        settings.workers,
+        pin=model.device.type == "cuda",
     )
-    provenance = Provenance.of(SHARDS, "dump-acts", identity)
-    shape = {"n_patches": model.n_patches, "d_model": model.d_model}
-    with new_shard(
-        target, header, provenance, examples, **shape, dtype=settings.dtype, has_cls=settings.cls
-    ) as writer:
-        for pixels in decode(images.root, paths, model.preprocess, settings.batch_size, settings.workers):
-            acts = model.acts(pixels, settings.layers)
-            patches = {layer: _to_numpy(found.patches) for layer, found in acts.items()}
-            cls = {layer: _to_numpy(found.cls) for layer, found in acts.items() if found.cls is not None}
-            writer.append(patches, cls if settings.cls else None)
-            progress.advance(len(pixels))
+    with (
+        contextlib.closing(batches),
+        Progress("recording", total=sum(len(plan.rows(i)) for i in plan.mine()), unit="images") as progress,
+        BackgroundWriter(plan.contents) as background,
+    ):
+        try:
+            for shard in plan.mine():
+                if shard not in cut:
+                    background.keep(plan.target(shard))
+                    progress.advance(len(plan.rows(shard)))
+                    continue
+                if settings.max_disk is not None:
+                    yield from background.paths(wait=True)
+                    room = plan.shard_bytes(shard) * (2 if settings.skip_bad else 1)
+                    wait_for_room(plan.folder, min(room, settings.max_disk), settings.max_disk)
+                with background.shard(plan.target(shard), _open_shard(model, plan, identity, shard, scales)):
+                    for rows in cut[shard]:
+                        batch = next(batches)
+                        if batch.faults and not settings.skip_bad:
+                            raise UserError(batch.faults[min(batch.faults)])
+                        background.append(batch, [model.acts(group.pixels, layers) for group in batch.groups])
+                        progress.advance(len(rows))
+                        yield from background.paths(wait=False)
+        except UserError:
+            yield from background.paths(wait=True)  # what is complete is told also when the rest fails
+            raise
+        yield from background.paths(wait=True)
 
 
-def _to_numpy(acts: torch.Tensor) -> np.ndarray:
-    return acts.float().cpu().numpy()
+def _open_shard(
+    model: VisionModel, plan: Plan, identity: dict[str, Any], index: int, scales: dict[int, torch.Tensor]
+) -> OpenShard:
+    rows, contents = plan.rows(index), plan.contents
+    header = ShardHeader(
+        model=model.outline.name,
+        weights=model.weights,
+        layers=list(contents.layers),
+        hook=model.outline.hook,
+        preprocess=model.outline.preprocess.to_settings(),
+        n_examples_total=len(plan.images),
+        shard_index=index,
+        n_shards=plan.n_shards,
+    )
+    examples = Examples(
+        path=np.array(plan.images.path[rows.start : rows.stop], dtype=object),
+        index=np.arange(rows.start, rows.stop),
+        target=plan.images.target[rows.start : rows.stop],
+        grid=np.zeros((len(rows), 2), np.int16),
+    )
+    return new_shard(
+        plan.target(index),
+        header,
+        Provenance.of(SHARDS, "dump-acts", identity),
+        examples,
+        n_patches={layer: shape.n_patches for layer, shape in contents.layers.items()},
+        d_model={layer: shape.d_model for layer, shape in contents.layers.items()},
+        dtype=contents.dtype,
+        has_cls=contents.cls,
+        has_labels=contents.labels,
+        scales=scales,
+    )
 
 
-def _identity(model: VisionModel, images: ImageSet, settings: RecordingSettings) -> dict[str, Any]:
+def _batches(rows: range, batch_size: int) -> list[range]:
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+def _identity(model: VisionModel, plan: Plan, settings: RunSettings) -> dict[str, Any]:
     """The settings that decide what is in the shards: two runs with the same can share a folder."""
     return {
-        "model": model.name,
+        "model": model.outline.name,
         "weights": model.weights,
-        "preprocess": model.preprocess.to_settings(),
-        "layers": settings.layers,
-        "dtype": settings.dtype,
-        "cls": settings.cls,
-        "images": images.digest(),
-        "images_per_shard": settings.images_per_shard,
+        "preprocess": model.outline.preprocess.to_settings(),
+        "precision": model.precision,
+        "layers": list(plan.contents.layers),
+        "dtype": plan.contents.dtype,
+        "cls": plan.contents.cls,
+        "labels": settings.labels.to_settings() if settings.labels is not None else None,
+        "images": plan.images.digest(),
+        "images_per_shard": plan.images_per_shard,
     }
 
 
-def _check_folder(folder: Path, identity: dict[str, Any], n_shards: int) -> None:
+def _check_folder(plan: Plan, identity: dict[str, Any]) -> None:
     """Raise UserError where the folder holds shards of another recording, before anything is computed."""
-    names = {shard_name(index) for index in range(n_shards)}
-    for path in sorted(folder.glob("shard-*.h5")):
-        _check_settings(Shard(path), identity)
+    names = {shard_name(index) for index in range(plan.n_shards)}
+    for path in sorted(plan.folder.glob("shard-*.h5")):
+        found = Shard(path)
+        if difference := first_difference(found.provenance.settings, identity):
+            raise UserError(
+                f"{path}: it was recorded with other settings: {difference};"
+                " choose another --out, or remove the old shards"
+            )
         if path.name not in names:
             raise UserError(
-                f"{path}: not one of the {n_shards} shards of this recording; choose another --out"
+                f"{path}: not one of the {plan.n_shards} shards of this recording; choose another --out"
             )
-
-
-def _check_settings(shard: Shard, identity: dict[str, Any]) -> None:
-    if difference := first_difference(shard.provenance.settings, identity):
-        raise UserError(
-            f"{shard.path}: it was recorded with other settings: {difference};"
-            " choose another --out, or remove the old shards"
-        )

@@ -6,52 +6,59 @@ patch grid, class token and preprocessing come from the model, never from the us
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
-from dump_acts import open_clip_models, timm_models
 from saetools.errors import UserError
-from saetools.preprocess import Preprocess
+from saetools.preprocess import Preprocess, native_grid
 
-HOOK = "output of the block (residual stream), before the final norm"
+BLOCK_HOOK = "output of the block (residual stream), before the final norm"
+MAP_HOOK = "output of the stage (feature map), its cells as patches"
+# auto: half precision where it is faster. Sums of the residual stream stay in float32 in each.
+PRECISIONS = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class LayerActs:
-    """One layer's activations of a batch: patches {b, P, D}, cls {b, D} or None."""
+class LayerShape:
+    """rows x columns patches of width d_model; stride: pixels from one patch to the next."""
 
-    patches: torch.Tensor
-    cls: torch.Tensor | None
-
-
-class VisionModel:
-    """A frozen model on a device.
-
-    name, weights (SHA-256 over parameters and buffers), preprocess, n_layers; grid (rows, columns) of
-    patches, d_model and has_cls are measured on one empty image.
-    """
-
-    def __init__(
-        self, name: str, module: torch.nn.Module, preprocess: Preprocess, n_layers: int, device: torch.device
-    ) -> None:
-        self.name, self.preprocess, self.n_layers, self.device = name, preprocess, n_layers, device
-        self.weights = _digest(module)
-        self._module = module.eval().requires_grad_(False).to(device)
-        self._family = open_clip_models if name.startswith("open_clip/") else timm_models
-        self._mean = torch.tensor(preprocess.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(preprocess.std, device=device).view(1, 3, 1, 1)
-        probe, prefix = self._intermediates(torch.zeros(1, 3, *preprocess.size, device=device), [0])[0]
-        self.grid = (probe.shape[2], probe.shape[3])
-        self.d_model = probe.shape[1]
-        self.has_cls = prefix is not None and prefix.shape[1] > 0
+    rows: int
+    columns: int
+    d_model: int
+    stride: int
 
     @property
     def n_patches(self) -> int:
-        return self.grid[0] * self.grid[1]
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model before its weights are there.
+
+    shapes: of every layer, by number; with a native grid, rows and columns are one example's.
+    token_format: how its library hands out patches, NLC (a transformer) or NCHW (feature maps).
+    """
+
+    name: str
+    preprocess: Preprocess
+    shapes: Mapping[int, LayerShape]
+    has_cls: bool
+    token_format: str
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.shapes)
+
+    @property
+    def hook(self) -> str:
+        return BLOCK_HOOK if self.token_format == "NLC" else MAP_HOOK
 
     def resolve_layers(self, layers: Sequence[int]) -> list[int]:
         """0-based layers, ascending, each once, for layers that may count from the end; raises UserError."""
@@ -63,57 +70,156 @@ class VisionModel:
                 )
         return sorted({layer % self.n_layers for layer in layers})
 
+
+@dataclass(frozen=True)
+class LayerActs:
+    """One layer's activations of a batch: patches {b, P, D}, cls {b, D} or None, grid (rows, columns)."""
+
+    patches: torch.Tensor
+    cls: torch.Tensor | None
+    grid: tuple[int, int]
+
+
+class VisionModel:
+    """A frozen model with its weights on a device.
+
+    weights: SHA-256 over parameters and buffers. precision: float32, float16 or bfloat16.
+    """
+
+    def __init__(
+        self, outline: Outline, module: torch.nn.Module, device: torch.device, precision: str = "float32"
+    ) -> None:
+        self.outline, self.device, self.precision = outline, device, precision
+        self.weights = _digest(module)
+        self._module = module.eval().requires_grad_(False).to(device)
+        self._family, _ = _family(outline.name)
+        self._mean = torch.tensor(outline.preprocess.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(outline.preprocess.std, device=device).view(1, 3, 1, 1)
+
     @torch.inference_mode()
     def acts(self, pixels_bhwc: torch.Tensor, layers: Sequence[int]) -> dict[int, LayerActs]:
         """The activations of layers (0-based, ascending) for uint8 pixels {b, height, width, 3}."""
-        images = pixels_bhwc.to(self.device).permute(0, 3, 1, 2).float() / 255
+        images = pixels_bhwc.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
         images = ((images - self._mean) / self._std).contiguous()
-        return {
-            layer: LayerActs(
-                patches_bdhw.flatten(2).transpose(1, 2), prefix_bnd[:, 0] if prefix_bnd is not None else None
-            )
-            for layer, (patches_bdhw, prefix_bnd) in zip(
-                layers, self._intermediates(images, layers), strict=True
-            )
-        }
+        dtype = PRECISIONS[self.precision]
+        half = contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+        token_format = self.outline.token_format
+        with half:
+            found = self._family.intermediates(self._module, images, list(layers), token_format)
+        acts = {}
+        for layer, (patches, prefix_bnd) in zip(layers, found, strict=True):
+            shape = self.outline.shapes[layer]
+            if token_format == "NCHW":
+                grid = (patches.shape[2], patches.shape[3])
+                patches = patches.flatten(2).transpose(1, 2)
+            else:
+                grid = (images.shape[2] // shape.stride, images.shape[3] // shape.stride)
+            cls = prefix_bnd[:, 0] if self.outline.has_cls else None
+            acts[layer] = LayerActs(patches, cls, grid)
+        return acts
 
-    @torch.inference_mode()
-    def _intermediates(
-        self, images: torch.Tensor, layers: Sequence[int]
-    ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Per layer, patches {b, D, rows, columns} and prefix tokens {b, n, D} or None."""
-        return self._family.intermediates(self._module, images, list(layers))
 
-
-def load_model(
+def outline_model(
     name: str,
     *,
-    weights: Path | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    device: torch.device,
-) -> VisionModel:
-    """Load `timm/NAME` or `open_clip/NAME/PRETRAINED`.
+    weights: Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    native: int | None = None,
+    layers: Sequence[int] = (-1,),
+) -> Outline:
+    """What `timm/NAME` or `open_clip/NAME/PRETRAINED` is, without its weights and without computing.
 
-    weights: a local file in place of the published weights; the configuration stays the name's.
-    mean, std: in place of the configuration's normalisation.
-    Raises UserError for an unknown name (offering near ones), weights of another model, or no network.
+    mean, std: in place of the configuration's normalisation. native: patches of every image, in the grid
+    that distorts its aspect least; they are those of the deepest of `layers`.
+    Raises UserError for an unknown name (offering near ones), or a model that takes no other grid.
     """
-    library, _, rest = name.partition("/")
-    if weights is not None and not weights.is_file():
-        raise UserError(f"{weights}: no such file; expected the weights of {name}")
-    if library == "timm" and rest:
-        module, preprocess, n_layers = timm_models.load(rest, weights)
-    elif library == "open_clip" and rest:
-        module, preprocess, n_layers = open_clip_models.load(rest, weights)
-    else:
-        raise UserError(f"{name}: unknown model; expected timm/NAME or open_clip/NAME/PRETRAINED")
+    family, short = _family(name)
+    family.check_name(short, weights)
+    with torch.device("meta"):  # tensors that have shapes and no values
+        module = family.create(short, published=False, any_grid=native is not None).eval()
+    preprocess = family.preprocess(module)
+    strides = family.strides(module)
+    token_format = _token_format(family, module, preprocess.size)
+    shapes = _shapes(family, module, preprocess.size, strides)
+    outline = Outline(name, preprocess, shapes, _has_cls(family, module, preprocess.size), token_format)
+    if native is not None:
+        edge = max(strides[layer] for layer in outline.resolve_layers(layers))
+        preprocess = replace(preprocess, native=[native, edge])
+        for width in (1, 2):  # two grids, so that one of them is not the model's own
+            rows, columns = native_grid(native, 1, width)
+            try:
+                shapes = _shapes(family, module, [rows * edge, columns * edge], strides)
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"{name}: it does not take a grid of {rows} x {columns} patches of {edge} pixels"
+                    f" ({str(error).splitlines()[0] if str(error) else type(error).__name__});"
+                    " leave --grid out, or take a model of timm with position embeddings that can be interpolated"
+                ) from error
     preprocess = replace(
         preprocess,
         mean=preprocess.mean if mean is None else list(mean),
         std=preprocess.std if std is None else list(std),
     )
-    return VisionModel(name, module, preprocess, n_layers, device)
+    return replace(outline, preprocess=preprocess, shapes=shapes)
+
+
+def load_model(
+    outline: Outline, *, weights: Path | None, device: torch.device, precision: str = "float32"
+) -> VisionModel:
+    """Load the weights of a model: the published ones, or those of a local file.
+
+    Raises UserError for weights of another model, or no network.
+    """
+    family, short = _family(outline.name)
+    any_grid = outline.preprocess.native is not None
+    module = family.create(short, published=weights is None, any_grid=any_grid)
+    if weights is not None:
+        family.load_file(module, weights, short)
+    return VisionModel(outline, module, device, precision)
+
+
+def _family(name: str) -> tuple[ModuleType, str]:
+    """The module for a model's library, imported only when it is asked for, and the name in that library."""
+    library, _, short = name.partition("/")
+    if library == "timm" and short:
+        from dump_acts import timm_models
+
+        return timm_models, short
+    if library == "open_clip" and short:
+        from dump_acts import open_clip_models
+
+        return open_clip_models, short
+    raise UserError(f"{name}: unknown model; expected timm/NAME or open_clip/NAME/PRETRAINED")
+
+
+@torch.inference_mode()
+def _shapes(
+    family: ModuleType, module: torch.nn.Module, size: Sequence[int], strides: Sequence[int]
+) -> dict[int, LayerShape]:
+    found = family.intermediates(
+        module, torch.zeros(1, 3, *size, device="meta"), list(range(len(strides))), "NCHW"
+    )
+    return {
+        layer: LayerShape(patches.shape[2], patches.shape[3], patches.shape[1], strides[layer])
+        for layer, (patches, _) in enumerate(found)
+    }
+
+
+@torch.inference_mode()
+def _token_format(family: ModuleType, module: torch.nn.Module, size: Sequence[int]) -> str:
+    try:
+        family.intermediates(module, torch.zeros(1, 3, *size, device="meta"), [0], "NLC")
+    except AssertionError:  # how both libraries say that they do not have it
+        return "NCHW"
+    return "NLC"
+
+
+@torch.inference_mode()
+def _has_cls(family: ModuleType, module: torch.nn.Module, size: Sequence[int]) -> bool:
+    images = torch.zeros(1, 3, *size, device="meta")
+    ((_, prefix_bnd),) = family.intermediates(module, images, [0], "NCHW")
+    return prefix_bnd is not None and prefix_bnd.shape[1] > family.n_registers(module)
 
 
 def _digest(module: torch.nn.Module) -> str:

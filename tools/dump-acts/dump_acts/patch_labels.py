@@ -1,0 +1,84 @@
+"""Labels of patches, from masks that say what each pixel of an image shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saetools.errors import UserError
+from saetools.preprocess import Preprocess
+
+IGNORE = 65535
+RULES = ("majority", "prefer-foreground")
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """rule: majority (the value of most pixels of the patch; of equally many, the smallest), or
+    prefer-foreground (the same among pixels that are neither background nor ignored, where there are any).
+
+    background: the mask's value for it. ignore: mask values that are labelled 65535, which counts as a
+    value of its own, the largest.
+    """
+
+    rule: str = "majority"
+    background: int = 0
+    ignore: Sequence[int] = ()
+
+    def to_settings(self) -> dict[str, Any]:
+        return {**asdict(self), "ignore": list(self.ignore)}
+
+
+def read_mask(path: Path, preprocess: Preprocess, image_size: tuple[int, int]) -> np.ndarray:
+    """The mask int32 {height, width} after the very same resize and crop as its image of (width, height).
+
+    Border around the image is 65535. Raises UserError where the mask is no grey or palette picture, has
+    another size than the image, or values beyond 65535; OSError, ValueError or SyntaxError from decoding.
+    """
+    from PIL import Image
+
+    with Image.open(path) as mask:
+        if mask.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
+            raise UserError(
+                f"{path}: a mask with colours ({mask.mode}); "
+                " expected one number a pixel: 8 or 16 bit grey, or a palette"
+            )
+        if mask.size != image_size:
+            raise UserError(
+                f"{path}: the mask has {mask.width} x {mask.height} pixels, its image"
+                f" {image_size[0]} x {image_size[1]}; expected the same"
+            )
+        values = np.asarray(mask).astype(np.int32)
+    if values.min(initial=0) < 0 or values.max(initial=0) > IGNORE:
+        raise UserError(
+            f"{path}: the mask holds values from {values.min()} to {values.max()}; expected 0 to {IGNORE}"
+        )
+    return preprocess.transform(Image.fromarray(values), "nearest", IGNORE)
+
+
+def label_patches(
+    mask_hw: np.ndarray, grid: tuple[int, int], stride: int, settings: LabelSettings
+) -> np.ndarray:
+    """The labels uint16 {P} of the patches, row by row.
+
+    Pixel (y, x) is of the patch in row y // stride, column x // stride; pixels beyond the grid are of none.
+    """
+    rows, columns = grid
+    n_patches = rows * columns
+    mask_hw = np.where(np.isin(mask_hw, settings.ignore), IGNORE, mask_hw)[
+        : rows * stride, : columns * stride
+    ]
+    height, width = mask_hw.shape
+    patch_hw = (np.arange(height) // stride)[:, None] * columns + np.arange(width) // stride
+    values, position = np.unique(mask_hw, return_inverse=True)
+    cell = patch_hw.ravel() * len(values) + position.ravel()
+    count_pv = np.bincount(cell, minlength=n_patches * len(values)).reshape(n_patches, -1)
+    best_p = count_pv.argmax(axis=1)  # the first of equal ones: the smallest value
+    if settings.rule == "prefer-foreground":
+        foreground_pv = count_pv * ((values != settings.background) & (values != IGNORE))
+        best_p = np.where(foreground_pv.any(axis=1), foreground_pv.argmax(axis=1), best_p)
+    return values[best_p].astype(np.uint16)

@@ -1,0 +1,176 @@
+"""What a recording will be: its shards, their sizes, and whether the disk has room for them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dump_acts.image_sets import ImageSet
+from dump_acts.vision_models import LayerShape, Outline
+from saetools.errors import UserError
+from saetools.precision import STORED_TYPES
+from saetools.quantities import format_bytes
+from saetools.shard_layout import shard_name
+from saetools.slices import Slice
+
+# A shard is large enough for fast reading, and small enough for training to start early:
+SHARD_BYTES = 256 * 2**20
+SHARDS_PER_SET = 8  # ... of a small data set too
+SMALLEST_SHARD = 32  # images
+# What a shard holds beside its arrays, at most: attributes, and HDF5's own structures
+OVERHEAD_BYTES = 128 * 2**10
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is stored of each image. layers: 0-based, ascending, with their shapes."""
+
+    layers: dict[int, LayerShape]
+    dtype: str
+    cls: bool
+    labels: bool
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one image's arrays."""
+        shapes = list(self.layers.values())
+        n_values = sum(shape.n_patches * shape.d_model for shape in shapes)
+        total = n_values * STORED_TYPES[self.dtype].itemsize + 8 * len(shapes) + 8 + 8 + 4
+        if self.cls:
+            itemsize = 4 if self.dtype == "int8" else STORED_TYPES[self.dtype].itemsize
+            total += itemsize * sum(shape.d_model for shape in shapes)
+        own = [shape for shape in shapes if shape.n_patches != shapes[0].n_patches]
+        total += 4 * len(own)
+        if self.labels:
+            total += 2 * (shapes[0].n_patches + sum(shape.n_patches for shape in own))
+        return total
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recording of `images` into `folder`, of which this run does the shards of its part."""
+
+    images: ImageSet
+    folder: Path
+    contents: Contents
+    images_per_shard: int
+    part: Slice
+
+    @property
+    def n_shards(self) -> int:
+        """Shards of the whole data set."""
+        return -(-len(self.images) // self.images_per_shard)
+
+    def mine(self) -> range:
+        """The shards of this run's part."""
+        return range(*self.part.bounds(self.n_shards))
+
+    def rows(self, shard: int) -> range:
+        """Images of a shard."""
+        return range(len(self.images))[shard * self.images_per_shard :][: self.images_per_shard]
+
+    def target(self, shard: int) -> Path:
+        return self.folder / shard_name(shard)
+
+    def missing(self) -> list[int]:
+        """Shards of this run's part that are not there yet."""
+        return [shard for shard in self.mine() if not self.target(shard).exists()]
+
+    def shard_bytes(self, shard: int) -> int:
+        """What a shard takes on disk, rounded up."""
+        rows = self.rows(shard)
+        names = sum(len(self.images.path[row].encode()) + 48 for row in rows)
+        return len(rows) * self.contents.image_bytes + names + OVERHEAD_BYTES
+
+    def free_bytes(self) -> int:
+        """What is free on the disk of the folder, which may not exist yet."""
+        folder = self.folder.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def check_space(self, max_disk: int | None) -> None:
+        """Raise UserError where the missing shards do not fit on the disk, or one not into max_disk."""
+        sizes = [self.shard_bytes(shard) for shard in self.missing()]
+        if not sizes:
+            return
+        if max_disk is not None and max(sizes) > max_disk:
+            raise UserError(
+                f"--max-disk {format_bytes(max_disk)}: one shard takes {format_bytes(max(sizes))};"
+                " raise it, or lower --images-per-shard"
+            )
+        needed = sum(sizes)
+        if max_disk is not None:
+            needed = min(needed, max(0, max_disk - folder_bytes(self.folder)))
+        free = self.free_bytes()
+        if needed > free:
+            raise UserError(
+                f"{self.folder}: the recording needs {format_bytes(needed)}, but only {format_bytes(free)} are"
+                " free on that disk; record fewer layers, use --dtype int8, or bound it with --max-disk and"
+                " let train-sae --consume follow"
+            )
+
+    def lines(self, outline: Outline) -> list[str]:
+        """The plan for a person, `name: value` a line."""
+        shapes, free = self.contents.layers, self.free_bytes()
+        missing = self.missing()
+        needed = sum(self.shard_bytes(shard) for shard in missing)
+        total = sum(self.shard_bytes(shard) for shard in range(self.n_shards))
+        facts = {
+            "model": f"{outline.name}, {outline.n_layers} layers, {outline.hook}",
+            "images": f"{len(self.images)}, {'with' if self.contents.labels else 'without'} masks",
+            "layers": "; ".join(_describe(layer, shape, outline) for layer, shape in shapes.items()),
+            "stored": f"{self.contents.dtype}, {format_bytes(self.contents.image_bytes)} an image",
+            "preprocessing": _preprocessing(outline),
+            "shards": f"{self.n_shards} of {self.images_per_shard} images",
+            "bytes": f"{total} ({format_bytes(total)})",
+            "this run": f"{len(missing)} shards, {needed} bytes ({format_bytes(needed)})",
+            "free": f"{free} ({format_bytes(free)}) in {self.folder}",
+        }
+        return [f"{name}: {value}" for name, value in facts.items()]
+
+
+def default_images_per_shard(n_images: int, image_bytes: int) -> int:
+    """As many images as make 256 MiB, but at most an eighth of the data set, and at least 32."""
+    return max(1, min(SHARD_BYTES // image_bytes, max(-(-n_images // SHARDS_PER_SET), SMALLEST_SHARD)))
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files directly in a folder; files that vanish meanwhile count as nothing."""
+    total = 0
+    if not folder.is_dir():
+        return 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                total += entry.stat(follow_symlinks=False).st_size if entry.is_file() else 0
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _describe(layer: int, shape: LayerShape, outline: Outline) -> str:
+    if outline.preprocess.native is not None:
+        return f"{layer}: {shape.n_patches} patches of width {shape.d_model}"
+    return f"{layer}: {shape.rows} x {shape.columns} patches of width {shape.d_model}"
+
+
+def _preprocessing(outline: Outline) -> str:
+    how = outline.preprocess
+    if how.native is not None:
+        size = (
+            f"squashed to the grid of {how.native[0]} patches of {how.native[1]} pixels nearest to the aspect"
+        )
+    else:
+        size = f"{how.resize_mode} to {_by(how.resize)}, centre {_by(how.size)}"
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (how.mean, how.std))
+    return f"{size}, {how.interpolation}, mean {mean}, std {std}"
+
+
+def _by(size: Sequence[int]) -> str:
+    return " x ".join(str(int(edge)) for edge in np.asarray(size))

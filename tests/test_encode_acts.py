@@ -78,7 +78,9 @@ def shards(acts: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dense(folder: Path) -> np.ndarray:
     """What scipy reads of all files."""
-    return np.concatenate([sparse.load_npz(path).astype(np.float32).toarray() for path in sorted(folder.glob("*.npz"))])
+    return np.concatenate(
+        [sparse.load_npz(path).astype(np.float32).toarray() for path in sorted(folder.glob("*.npz"))]
+    )
 
 
 @pytest.mark.parametrize("activation", ["relu", "topk", "batchtopk", "jumprelu", "linear"])
@@ -218,6 +220,13 @@ def test_a_second_run_encodes_only_what_is_missing(tool: Tool, shards: Path, tmp
     other = save(tmp_path / "other.h5", make_sae("topk"))
     done = encode_acts(shards, "--scorer", other, "--out", tmp_path / "out", code=1)
     assert "encoded otherwise: scorer" in error_lines(done)
+
+
+def test_units_are_the_activations(shards: Path, acts: np.ndarray, tmp_path: Path) -> None:
+    encode_acts(shards, "--scorer", "units", "--out", tmp_path / "out", "--threshold=-inf")
+    np.testing.assert_array_equal(dense(tmp_path / "out"), acts.reshape(-1, 16))
+    done = encode_acts(shards, "--scorer", "unit", "--out", tmp_path / "out", code=2)
+    assert "expected a scorer file, or units" in error_lines(done)
 
 
 def test_errors_say_what_to_do(shards: Path, acts: np.ndarray, tmp_path: Path) -> None:

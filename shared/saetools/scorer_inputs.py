@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from saetools.cli import logger
 from saetools.errors import UserError
 from saetools.provenance import first_difference
 from saetools.scorer_file import ScorerFile
@@ -25,12 +26,21 @@ def choose_layer(shard: Shard, layer: int | None) -> int:
 
 
 def check_scorer_fits(found: ScorerFile, path: Path, shard: Shard, layer: int) -> None:
-    """Raise UserError, saying what differs, unless the scorer at `path` was made from such activations."""
-    if found.d_model != shard.d_model:
+    """Raise UserError, saying what differs, unless the scorer at `path` was made from such activations.
+
+    Of another library's checkpoint nothing but the width is known, which a warning says.
+    """
+    d_model = shard.shape(layer)[1]
+    if found.d_model != d_model:
         raise UserError(
-            f"{path}: it scores activations of width {found.d_model}, but the shards' width is {shard.d_model};"
+            f"{path}: it scores activations of width {found.d_model}, but the shards' width is {d_model};"
             " use a scorer that was trained on this model"
         )
+    if not found.trained_on:
+        logger.warning(
+            "%s: it does not say what it was trained on; only its width was compared with the shards'", path
+        )
+        return
     here = {**shard.header.source(), "layer": layer}
     there = {name: found.trained_on.get(name) for name in here}
     if difference := first_difference(there, here):

@@ -18,7 +18,9 @@ app = new_app()
 
 @app.command()
 def encode_acts(
-    scorer: Annotated[Path, typer.Option(help="Scorer file: an SAE, or random, kmeans, pca, linear.")],
+    scorer: Annotated[
+        str, typer.Option(help="A scorer file (an SAE, or random, kmeans, pca, linear), or units.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the latents; made where it is missing.")],
     acts: Annotated[
         list[Path] | None,
@@ -55,16 +57,16 @@ def encode_acts(
     part = parse_slice("--slice", slice)
 
     from encode_acts.encoding import EncodingSettings, encode_shards
+    from encode_acts.scorer_choice import choose_scorer
     from saetools.devices import choose_device
-    from saetools.scorer_file import load_scorer
     from saetools.shard_reader import iterate_shards
 
-    found = load_scorer(scorer)
+    found = choose_scorer(scorer)
     settings = EncodingSettings(layer, threshold if threshold > -math.inf else None, top, dtype)
     shards = iterate_shards(iterate_paths(acts or [], "activation shards"))
     mine = (shard for shard in shards if part.takes(shard.header.shard_index))
     n_files = 0
-    for path in encode_shards(mine, found, scorer, out, settings, choose_device(device)):
+    for path in encode_shards(mine, found, out, settings, choose_device(device)):
         write_line(str(path))
         n_files += 1
     if not n_files:

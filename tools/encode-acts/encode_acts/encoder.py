@@ -18,7 +18,7 @@ import torch
 from saetools.errors import UserError
 from saetools.matmul import float32_matmul
 from saetools.sae import SAE
-from saetools.scorers import Linear
+from saetools.scorers import Linear, Units
 from saetools.selection import block_width
 from saetools.workers import Workers, even_pieces
 
@@ -46,13 +46,14 @@ class Encoder:
     """
 
     def __init__(
-        self, scorer: SAE | Linear, threshold: float | None, top: int | None, device: torch.device
+        self, scorer: SAE | Linear | Units, threshold: float | None, top: int | None, device: torch.device
     ) -> None:
         self._scorer, self._device = scorer.to(device), device
         self._values, cut_s, most = _selection(self._scorer)
         self._cut_s = torch.maximum(cut_s, torch.tensor(-torch.inf if threshold is None else threshold))
         limits = [limit for limit in (most, top) if limit is not None and limit < scorer.n_prototypes]
         self._most = min(limits, default=None)
+        self.n_latents = scorer.n_prototypes
         n_bytes = CPU_BYTES if device.type == "cpu" else GPU_BYTES
         self.tokens = max(LEAST_TOKENS, n_bytes // (4 * scorer.n_prototypes))
         self._workers = Workers()
@@ -104,11 +105,11 @@ class Encoder:
 
 
 def _selection(
-    scorer: SAE | Linear,
+    scorer: SAE | Linear | Units,
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor, int | None]:
     """(values before the activation function, cut {K} on the CPU, most per token) of a scorer."""
     n = scorer.n_prototypes
-    if isinstance(scorer, Linear):
+    if isinstance(scorer, Linear | Units):
         return scorer, torch.full((n,), -torch.inf), None
     cut_s = torch.zeros(n)
     if scorer.threshold is not None:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from encode_acts.encoder import Encoder
-from encode_acts.patch_labels import read_patch_labels
+from encode_acts.scorer_choice import ScorerChoice
 from saetools.errors import UserError
 from saetools.latents_file import LatentsFile
 from saetools.latents_layout import LATENTS, LatentsHeader, latents_name
 from saetools.latents_writer import new_latents
 from saetools.progress import Progress
 from saetools.provenance import Provenance, first_difference
-from saetools.scorer_file import ScorerFile
-from saetools.scorer_inputs import check_scorer_fits, choose_layer
+from saetools.scorer_inputs import choose_layer
 from saetools.shard_reader import Shard
 
 READ_BYTES = 64 << 20  # of float32 activations read at a time
@@ -37,8 +36,7 @@ class EncodingSettings:
 
 def encode_shards(
     shards: Iterable[Shard],
-    scorer: ScorerFile,
-    scorer_path: Path,
+    scorer: ScorerChoice,
     folder: Path,
     settings: EncodingSettings,
     device: torch.device,
@@ -49,16 +47,17 @@ def encode_shards(
     """
     folder.mkdir(parents=True, exist_ok=True)
     _check_folder(folder, scorer, settings)
-    encoder = Encoder(scorer.scorer, settings.threshold, settings.top, device)
+    encoder: Encoder | None = None
     with Progress("encoding", total=None, unit="images") as progress:
         for shard in shards:
             layer = choose_layer(shard, settings.layer)
-            check_scorer_fits(scorer, scorer_path, shard, layer)
+            fitting = scorer.scorer_for(shard, layer)
             target = folder / latents_name(shard.header.shard_index)
             provenance = _provenance(shard, scorer, layer, settings)
             if target.exists():
                 _check_made_alike(LatentsFile(target), provenance)
             else:
+                encoder = encoder or Encoder(fitting, settings.threshold, settings.top, device)
                 _encode_shard(target, shard, scorer, layer, encoder, settings, provenance, progress)
             yield target
 
@@ -66,18 +65,19 @@ def encode_shards(
 def _encode_shard(
     target: Path,
     shard: Shard,
-    scorer: ScorerFile,
+    scorer: ScorerChoice,
     layer: int,
     encoder: Encoder,
     settings: EncodingSettings,
     provenance: Provenance,
     progress: Progress,
 ) -> None:
+    n_patches, d_model = shard.shape(layer)
     header = LatentsHeader(
-        scorer=scorer.provenance.uid,
+        scorer=scorer.uid,
         kind=scorer.kind,
-        n_latents=scorer.scorer.n_prototypes,
-        n_patches=shard.n_patches,
+        n_latents=encoder.n_latents,
+        n_patches=n_patches,
         layer=layer,
         source=shard.header.source(),
         threshold=settings.threshold,
@@ -86,11 +86,13 @@ def _encode_shard(
         shard_index=shard.header.shard_index,
         n_shards=shard.header.n_shards,
     )
-    labels_np = read_patch_labels(shard)
-    n_images = max(1, READ_BYTES // (4 * shard.n_patches * shard.d_model))
-    with new_latents(target, header, provenance, shard.examples, labels_np, dtype=settings.dtype) as writer:
+    examples = replace(shard.examples, grid=shard.grid(layer))
+    n_images = max(1, READ_BYTES // (4 * n_patches * d_model))
+    with new_latents(
+        target, header, provenance, examples, shard.labels(layer), dtype=settings.dtype
+    ) as writer:
         for start in range(0, shard.n_images, n_images):
-            x_bd = shard.patches(layer, start, start + n_images).reshape(-1, shard.d_model)
+            x_bd = shard.patches(layer, start, start + n_images).reshape(-1, d_model)
             for first in range(0, len(x_bd), encoder.tokens):
                 try:
                     events = encoder(x_bd[first : first + encoder.tokens])
@@ -100,7 +102,7 @@ def _encode_shard(
             progress.advance(min(n_images, shard.n_images - start))
 
 
-def _provenance(shard: Shard, scorer: ScorerFile, layer: int, settings: EncodingSettings) -> Provenance:
+def _provenance(shard: Shard, scorer: ScorerChoice, layer: int, settings: EncodingSettings) -> Provenance:
     """The settings are those that decide what is in the file: two runs with the same can share a folder."""
     examples = hashlib.sha256("\n".join(shard.examples.path).encode()).hexdigest()
     plain: dict[str, Any] = {
@@ -110,13 +112,13 @@ def _provenance(shard: Shard, scorer: ScorerFile, layer: int, settings: Encoding
         "dtype": settings.dtype,
         "images": examples,
     }
-    return Provenance.of(LATENTS, "encode-acts", plain, [shard.provenance.uid, scorer.provenance.uid])
+    return Provenance.of(LATENTS, "encode-acts", plain, [shard.provenance.uid, scorer.uid])
 
 
-def _check_folder(folder: Path, scorer: ScorerFile, settings: EncodingSettings) -> None:
+def _check_folder(folder: Path, scorer: ScorerChoice, settings: EncodingSettings) -> None:
     """Raise UserError where the folder holds latents of another scorer or settings, before anything is computed."""
     wanted = {
-        "scorer": scorer.provenance.uid,
+        "scorer": scorer.uid,
         "threshold": settings.threshold,
         "top": settings.top,
         "dtype": settings.dtype,

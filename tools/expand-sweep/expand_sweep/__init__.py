@@ -1,0 +1,1 @@
+"""Turns a sweep into commands, a Makefile or Slurm arrays."""

@@ -1,0 +1,195 @@
+"""expand-sweep: one grid, run anywhere."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saetools.cli import VerboseOption, VersionOption, logger, new_app, run, write_line
+from saetools.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from expand_sweep.place import Place
+    from expand_sweep.sweep import Sweep
+    from expand_sweep.tasks import Task
+
+app = new_app()
+
+
+@app.command()
+def expand_sweep(
+    sweep_file: Annotated[
+        Path, typer.Argument(metavar="SWEEP.yml", help="Steps, what they vary, read and write.")
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Another value; also STEP.KEY or slurm.KEY; repeatable."
+        ),
+    ] = None,
+    step: Annotated[
+        list[str] | None, typer.Option(help="Only the commands of this step; repeatable.")
+    ] = None,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Print the steps' names, in dependency order.")
+    ] = False,
+    make: Annotated[bool, typer.Option("--make", help="Print a Makefile.")] = False,
+    sbatch: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write Slurm arrays and DIR/submit.sh.")
+    ] = None,
+    resubmit: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The same, of only the tasks that are not done.")
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Print each task's state: done, running, waiting or failed.")
+    ] = False,
+    max_parallel: Annotated[
+        int, typer.Option(min=1, help="Most tasks that become one, in a step with `together`.")
+    ] = 16,
+    max_array: Annotated[
+        int | None, typer.Option(min=1, help="Largest array. Default: what the cluster says, else 1001.")
+    ] = None,
+    verbose: VerboseOption = False,
+    version: VersionOption = False,
+) -> None:
+    """Turn a sweep into commands, one a line, in dependency order; or a Makefile; or Slurm arrays.
+
+    Every command is checked against the --help of its tool before anything is printed or written.
+    Lines are for bash, one step at a time:
+    for s in $(expand-sweep S.yml --steps); do expand-sweep S.yml --step $s | xargs -d '\\n' -n1 -P4 bash -c; done
+    """
+    chosen = [bool(step), steps, make, sbatch is not None, resubmit is not None, status]
+    if sum(chosen) > 1:
+        raise UsageError("choose one of --step, --steps, --make, --sbatch, --resubmit and --status")
+
+    from expand_sweep.command_check import check_commands, find_programs
+    from expand_sweep.place import Place, make_output_folders
+    from expand_sweep.sweep import read_sweep
+    from expand_sweep.tasks import expand
+    from expand_sweep.together import write_runs
+
+    sweep = read_sweep(sweep_file, set_ or [])
+    tasks = expand(sweep, max_parallel)
+    every = [task for found in tasks.values() for task in found]
+    if steps:
+        for name in tasks:
+            write_line(name)
+        return
+    programs = find_programs(every)
+    check_commands(every, programs)
+    place = Place(Path.cwd(), Path.cwd() / sweep.state, programs)
+    if status:
+        _print_status(tasks, place)
+        return
+    _check_inputs(every, refuse=make or sbatch is not None or resubmit is not None)
+    write_runs(every)
+    if make:
+        from expand_sweep.makefile import render_makefile
+
+        sys.stdout.writelines(render_makefile(sweep, tasks, place))
+    elif (folder := sbatch or resubmit) is not None:
+        _write_arrays(folder, sweep, tasks, place, max_array, only_missing=sbatch is None)
+    else:
+        for name in step or tasks:
+            if name not in tasks:
+                raise UsageError(f"--step {name}: the sweep has the steps {', '.join(tasks)}")
+        chosen_tasks = [task for name in step or tasks for task in tasks[name]]
+        make_output_folders(chosen_tasks)
+        _print_commands(chosen_tasks, place)
+
+
+def _print_commands(tasks: Sequence[Task], place: Place) -> None:
+    """One line for each task; a program that is not on PATH with its place."""
+    from expand_sweep.quoting import quote, quote_all
+
+    on_path = {name for name in place.programs if shutil.which(name)}
+    for task in tasks:
+        words = task.command
+        program = words[0] if words[0] in on_path else str(place.programs[words[0]])
+        line = quote_all([program, *words[1:]])
+        if task.stdout:
+            partial, target = quote(task.stdout + ".partial"), quote(task.stdout)
+            line = f"{line} >{partial} && mv -f -- {partial} {target}"
+        sys.stdout.write(line + "\n")
+
+
+def _print_status(tasks: Mapping[str, Sequence[Task]], place: Place) -> None:
+    """CSV of all tasks on stdout; on stderr the counts, and why tasks failed."""
+    from expand_sweep.status import STATES, find_status, last_lines
+
+    found = find_status(tasks, place)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["step", "task", "state", "note"])
+    writer.writerows([one.task.step.name, one.task.index, one.state, one.note] for one in found)
+    for name in tasks:
+        counts = Counter(one.state for one in found if one.task.step.name == name)
+        logger.info(
+            "%s: %s", name, ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+        )
+    for one in found:
+        if one.state == "failed":
+            logger.info(
+                "%s failed: %s%s", one.task.name, one.note, f"; {one.log} ends with" if one.log else ""
+            )
+            for line in last_lines(one.log) if one.log else []:
+                logger.info("    %s", line)
+
+
+def _check_inputs(tasks: Sequence[Task], refuse: bool) -> None:
+    """Say which inputs are missing that no step writes."""
+    from expand_sweep.tasks import missing_inputs
+
+    for path, task in missing_inputs(tasks).items():
+        if Path(path).exists():
+            continue
+        key = next(key for key, paths in task.inputs.items() if path in paths)
+        where = next(name for name in task.step.inputs if name == key).where
+        message = f"{where}: {path} is not there, and no step writes it; make it, or correct the path"
+        if refuse:
+            raise UserError(message)
+        logger.warning("%s", message)
+
+
+def _write_arrays(
+    folder: Path,
+    sweep: Sweep,
+    tasks: Mapping[str, Sequence[Task]],
+    place: Place,
+    max_array: int | None,
+    only_missing: bool,
+) -> None:
+    from expand_sweep.arrays import plan_arrays
+    from expand_sweep.slurm_queue import array_limit
+    from expand_sweep.slurm_scripts import write_scripts
+
+    wanted = {name: {task.index for task in found} for name, found in tasks.items()}
+    if only_missing:
+        from expand_sweep.status import find_status
+
+        found = find_status(tasks, place)
+        queued = [one.task.name for one in found if one.queued]
+        if queued:
+            raise UserError(
+                f"{place.state}: {len(queued)} tasks of this sweep are still in Slurm's queue, such as {queued[0]};"
+                " wait for them, or scancel them, then resubmit"
+            )
+        wanted = {name: set() for name in tasks}
+        for one in found:
+            if one.state != "done":
+                wanted[one.task.step.name].add(one.task.index)
+    arrays = plan_arrays(tasks, wanted, max_array or array_limit())
+    for path in write_scripts(folder, sweep, arrays, place):
+        write_line(str(path))
+    n_tasks = sum(len(indices) for indices in wanted.values())
+    logger.info("%d tasks in %d arrays; submit them with %s", n_tasks, len(arrays), folder / "submit.sh")
+
+
+def main() -> None:
+    run("expand-sweep", app)

@@ -1,0 +1,104 @@
+"""Where a sweep keeps what it knows of its own progress, and how a task notes there that it is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from expand_sweep.quoting import quote, quote_all
+from expand_sweep.tasks import Task
+from expand_sweep.templates import Resolved
+
+
+@dataclass(frozen=True)
+class Place:
+    """root: where commands run; state: the folder of logs and notes; both absolute.
+
+    programs: full path of every program, for jobs that start without the shell that wrote them
+    """
+
+    root: Path
+    state: Path
+    programs: Mapping[str, Path]
+
+    @property
+    def done(self) -> Path:
+        return self.state / "done"
+
+    @property
+    def failed(self) -> Path:
+        return self.state / "failed"
+
+    @property
+    def logs(self) -> Path:
+        return self.state / "logs"
+
+    @property
+    def jobs(self) -> Path:
+        """One line for each submitted array: job id, step, what to add to an array index to get the task's."""
+        return self.state / "jobs"
+
+    def words(self, task: Task, replaced: Mapping[str, Resolved] | None = None) -> list[str]:
+        """The command with its program's full path."""
+        program, *rest = task.command_with(replaced) if replaced else task.command
+        return [str(self.programs[program]), *rest]
+
+    def make_folders(self) -> None:
+        for folder in (self.done, self.failed, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def make_output_folders(tasks: Iterable[Task]) -> None:
+    """Make the folders in which tasks write, for commands that run by themselves."""
+    for folder in {os.path.dirname(path) for task in tasks for path in task.output_paths}:  # noqa: PTH120 (many)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def describe_task(task: Task) -> str:
+    """The bash variables that `FUNCTIONS` work on."""
+    return (
+        f"name={quote(task.name)} stamp={quote(task.stamp)} digest={task.digest}"
+        f" outputs=({quote_all(task.output_paths)}) stdout={quote(task.stdout or '')}"
+    )
+
+
+def is_noted(task: Task, place: Place) -> bool | None:
+    """Whether the note says that this very command is done; None where there is no note at all."""
+    try:
+        return (place.done / task.stamp).read_text(encoding="utf-8").strip() == task.digest
+    except FileNotFoundError:
+        return None
+
+
+# bash: is_done; start; note_done; note_failed CODE. They use $state and what `describe_task` sets.
+FUNCTIONS = r"""
+is_done() {
+    [ "$(cat "$state/done/$stamp" 2>/dev/null)" = "$digest" ] && has_outputs
+}
+has_outputs() {
+    local output
+    for output in "${outputs[@]}"; do
+        [ -e "$output" ] || { missing=$output; return 1; }
+    done
+}
+start() {
+    local output
+    for output in "${outputs[@]}"; do
+        case $output in */*) mkdir -p -- "${output%/*}" ;; esac
+    done
+    mkdir -p "$state/done" "$state/failed"
+    rm -f "$state/done/$stamp" "$state/failed/$stamp"
+}
+note_done() {
+    [ -z "$stdout" ] || mv -f -- "$stdout.partial" "$stdout"
+    has_outputs || { echo "$name: the command succeeded but did not write $missing" >&2; note_failed 1; }
+    echo "$digest" >"$state/done/$stamp"
+}
+note_failed() {
+    echo "$name: failed with exit code $1" >&2
+    echo "$1" >"$state/failed/$stamp"
+    exit 1
+}
+""".strip()

@@ -1,0 +1,56 @@
+"""What Slurm says of the arrays that a sweep has submitted, where there is a Slurm."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from expand_sweep.place import Place
+
+SLURMS_DEFAULT_LIMIT = 1001  # MaxArraySize of a cluster that does not say otherwise
+RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING")
+
+
+def array_limit() -> int:
+    """The cluster's MaxArraySize: indices are below it. Slurm's default where no cluster answers."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]) or "", re.MULTILINE)
+    return int(found[1]) if found else SLURMS_DEFAULT_LIMIT
+
+
+def queued_tasks(place: Place) -> dict[tuple[str, int], str] | None:
+    """(step, index) of this sweep's tasks in the queue -> state and reason; None where Slurm does not answer."""
+    submitted = {}
+    for job, step, offset in read_jobs(place):
+        submitted[job] = (step, offset)
+    if not submitted:
+        return {}
+    answer = _ask(["squeue", "--noheader", "--array", "--me", "--format=%F|%K|%T|%r"])
+    if answer is None:
+        return None
+    queued = {}
+    for line in answer.splitlines():
+        job, index, state, reason = line.strip().split("|", 3)
+        if job in submitted and index.isdecimal():
+            step, first = submitted[job]
+            queued[step, first + int(index)] = state if state in RUNNING else f"{state}: {reason}"
+    return queued
+
+
+def read_jobs(place: Place) -> list[tuple[str, str, int]]:
+    """Job id, step and offset of every array that was submitted, oldest first."""
+    if not place.jobs.exists():
+        return []
+    lines = [line.split("\t") for line in place.jobs.read_text(encoding="utf-8").splitlines()]
+    return [(job, step, int(offset)) for job, step, offset in lines]
+
+
+def _ask(command: Sequence[str]) -> str | None:
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -16,7 +16,7 @@ from saetools.errors import UserError
 from saetools.hdf5 import new_hdf5, open_hdf5
 from saetools.provenance import Format, Provenance, canonical_json
 from saetools.sae import SAE, SAEConfig, check_config
-from saetools.scorers import Linear
+from saetools.scorers import Linear, Nearest
 
 SCORERS = Format("saetools-scorer", 1, "train-sae")
 LATENTS = ("frequency", "mean_value")  # of each latent in the evaluation
@@ -84,7 +84,8 @@ def load_scorer(path: Path) -> ScorerFile:
             scorer: SAE | Linear = _read_sae(file, path)
         elif kind in LINEAR_KINDS:
             vectors = _read(file, "vectors", (None, None), path)
-            scorer = Linear(vectors, _read(file, "bias", (len(vectors),), path))
+            bias = _read(file, "bias", (len(vectors),), path)
+            scorer = Nearest(vectors) if kind == "kmeans" else Linear(vectors, bias)
         else:
             raise UserError(
                 f"{path}: unknown kind of scorer {kind!r}; known are sae, {', '.join(LINEAR_KINDS)};"

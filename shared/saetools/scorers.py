@@ -67,3 +67,21 @@ class Linear:
     @property
     def d_model(self) -> int:
         return self.vectors.shape[1]
+
+
+class Nearest(Linear):
+    """Scores by nearness: -|x - v|^2 = 2 x . v - |v|^2 - |x|^2, for vectors v {K, D}; its bias is -|v|^2.
+
+    For one activation the order is that of x . v - |v|^2 / 2; between activations, as when the patches of an
+    image are pooled, |x|^2 counts, and a long activation is near to nothing.
+    """
+
+    def __init__(self, vectors: torch.Tensor) -> None:
+        super().__init__(vectors, -vectors.square().sum(1))
+
+    def __call__(self, activations: torch.Tensor) -> torch.Tensor:
+        scores = torch.addmm(self.bias, activations, self.vectors.T, alpha=2)
+        return scores.sub_(activations.square().sum(1, keepdim=True))
+
+    def to(self, device: torch.device) -> Nearest:
+        return Nearest(self.vectors.to(device))

@@ -10,7 +10,7 @@ import torch
 from saetools.cli import logger
 from saetools.errors import UserError
 from saetools.matmul import float32_matmul
-from saetools.scorers import Linear
+from saetools.scorers import Nearest
 from saetools.shard_reader import ShardSet
 from score_traits.random_patches import draw_random, token_blocks
 
@@ -25,7 +25,7 @@ MOST_MOVED = 256  # empty clusters that move in one pass
 class KMeans:
     """The scorer, and the mean squared distance of a patch to its centroid before each pass."""
 
-    scorer: Linear
+    scorer: Nearest
     distortion: list[float]
 
 
@@ -42,11 +42,11 @@ def fit_kmeans(
 ) -> KMeans:
     """Lloyd's algorithm (IEEE Trans. Inf. Theory 28, 1982) from K random patches, one pass over the shards a step.
 
-    A patch's score for centroid c is x . c - |c|^2 / 2, which the nearest centroid has highest. Steps end
-    after `most_passes`, or when one lowers the distortion by less than `tolerance` of itself. An empty cluster
-    moves to one of the patches farthest from their centroids. Where there are more than `patches_per_centroid` K
-    patches, random images with about that many are used. Equal, from the same start, to
-    `sklearn.cluster.KMeans`. Memory: three {K, D}, a block of patches and a block of scores.
+    A patch's score for a centroid is minus their squared distance. Steps end after `most_passes`, or when one
+    lowers the distortion by less than `tolerance` of itself. An empty cluster moves to one of the patches farthest
+    from their centroids. Where there are more than `patches_per_centroid` K patches, random images with about that
+    many are used. Equal, from the same start, to `sklearn.cluster.KMeans`. Memory: three {K, D}, a block of
+    patches and a block of scores.
     """
     n_patches, _ = train.shape(layer)
     n_tokens = train.n_images * n_patches
@@ -71,8 +71,7 @@ def fit_kmeans(
         if len(distortion) > 1 and distortion[-2] - distortion[-1] < tolerance * distortion[-2]:
             break
     logger.debug("k-means %d: %d passes, distortion %.4g", k, len(distortion), distortion[-1])
-    centroids_kd = centroids_kd.cpu()
-    return KMeans(Linear(centroids_kd, -centroids_kd.square().sum(1) / 2), distortion)
+    return KMeans(Nearest(centroids_kd.cpu()), distortion)
 
 
 class _Step:

@@ -18,7 +18,7 @@ from score_traits.pca import fit_pca
 from score_traits.random_patches import draw_random
 
 # kind -> raises its version when the same request gives another scorer, so that caches do not keep the old one
-COUNTED = {"random": 1, "kmeans": 1, "pca": 1}
+COUNTED = {"random": 1, "kmeans": 2, "pca": 1}
 AnyScorer = Const | Units | Linear | SAE
 PLAIN = ("const", "units", "linear")
 EXPECTED = "const, units, linear, random:K, kmeans:K, pca:K, or the path of a scorer file that exists"
@@ -50,7 +50,7 @@ def parse_spec(text: str) -> Spec:
     kind, _, count = text.partition(":")
     if kind in COUNTED and count.isascii() and count.isdigit() and int(count) > 0:
         return Spec(text, kind, int(count))
-    if Path(text).is_file():
+    if Path(text).exists():
         return Spec(text, "file")
     near = near_names(kind, [*PLAIN, *COUNTED])
     raise UsageError(f"--scorer {text}: expected {EXPECTED}{near}")

@@ -22,8 +22,9 @@ import numpy.typing as npt
 from scipy import optimize, sparse, special
 from sklearn.linear_model import LogisticRegression
 
-from fit_probes.problem import DEFAULT_RIDGE, SEPARABLE_RIDGE, Labels, Latents, ProbeFit, ProbeFlag
+from fit_probes.problem import DEFAULT_RIDGE, SEPARABLE_RIDGE, Labels, ProbeFit, ProbeFlag
 from fit_probes.solver import fit_probes
+from saetools.latent_block import Latents
 
 Ids = npt.NDArray[np.int64]
 

@@ -229,7 +229,7 @@ def test_memory_threads_and_order_of_files_change_nothing(
     fit_probes(*arguments, "--out", case.folder / "turned", "--threads", 1)
     assert_same(case.folder / "turned", plain)
     # Pieces, blocks and what is held all become a few hundred events: everything goes to disk.
-    monkeypatch.setattr("fit_probes.column_blocks.LEAST_EVENTS", 300)
+    monkeypatch.setattr("saetools.latent_columns.LEAST_EVENTS", 300)
     assert_same(case("little", "--memory", "1kB"), plain)
     assert_same(
         case("pooled-little", "--memory", "1kB", "--labels", "target"), case("pooled", "--labels", "target")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from small_latents import write_latents
 
-from fit_probes import column_blocks
-from fit_probes.column_blocks import Columns
-from fit_probes.evaluation import descending
-from fit_probes.kernels.ranking import average_precision_of_events
+from saetools import latent_columns
+from saetools.event_order import descending
+from saetools.kernels.event_ranking_kernels import average_precision_of_classes, average_precision_of_events
+from saetools.latent_columns import Columns
 from saetools.latents_file import open_latents
 
 
@@ -52,6 +52,30 @@ def test_ap_of_events_equals_scikit_learn_on_all_rows(
         assert turned == pytest.approx(average_precision_score(y_n[counts_n], -z_n[counts_n]), abs=1e-12)
 
 
+@settings(max_examples=100, deadline=None)
+@given(sparse_scores(), st.integers(0, 2**32))
+def test_ap_of_all_classes_equals_scikit_learn(
+    case: tuple[np.ndarray, np.ndarray, np.ndarray], seed: int
+) -> None:
+    """Rows of 5 images, each there 0 to 3 times, in one of 3 classes or in none."""
+    z_n, _, counts_n = case
+    rng = np.random.default_rng(seed)
+    class_n = np.where(counts_n, rng.integers(0, 3, len(z_n)), -1)
+    image_n, weight = rng.integers(0, 5, len(z_n)), rng.integers(0, 4, 5)
+    copies_n = weight[image_n] * (class_n >= 0)
+    mass_c = np.array([copies_n[class_n == c].sum() for c in range(3)])
+    fired = np.flatnonzero(z_n)
+    order = fired[descending(z_n[fired])]
+    ap_c = np.empty(3)
+    average_precision_of_classes(z_n[order], class_n[order], image_n[order], weight, mass_c, ap_c)
+    for c in range(3):
+        if mass_c[c] == 0:
+            assert np.isnan(ap_c[c])
+        else:
+            expected = average_precision_score(class_n == c, z_n, sample_weight=copies_n)
+            assert ap_c[c] == pytest.approx(expected, abs=1e-12)
+
+
 def test_explicit_zeros_count_as_zeros() -> None:
     values, y = np.array([2.0, 0.0, 0.0, -1.0], np.float32), np.array([1, 1, 0, 1], np.int8)
     scores, labels = [2, 0, 0, -1, 0, 0], [1, 1, 0, 1, 1, 0]
@@ -72,7 +96,7 @@ def test_columns_are_the_transposed_rows(
     pooled: bool, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """least: events in a piece. With few of them everything goes through the spill file and into many blocks."""
-    monkeypatch.setattr(column_blocks, "LEAST_EVENTS", least)
+    monkeypatch.setattr(latent_columns, "LEAST_EVENTS", least)
     rng = np.random.default_rng(0)
     f_npk = rng.normal(0, 1, (17, 5, 12)) * (rng.random((17, 5, 12)) < np.linspace(0, 1, 12))
     f_npk = f_npk.astype(np.float32)

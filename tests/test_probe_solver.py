@@ -9,10 +9,11 @@ from scipy import optimize, sparse, special
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from fit_probes.problem import NO_PROBE, SEPARABLE_RIDGE, Labels, Latents, ProbeFlag
+from fit_probes.problem import NO_PROBE, SEPARABLE_RIDGE, Labels, ProbeFlag
 from fit_probes.solver import fit_probes
 from fit_probes.torch_newton import fit_probes_torch
 from saetools.errors import UserError
+from saetools.latent_block import Latents
 
 Floats = npt.NDArray[np.floating]
 

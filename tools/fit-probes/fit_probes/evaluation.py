@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fit_probes.kernels.ranking import average_precision_of_events, loss_and_hits
-from fit_probes.problem import Latents
-from fit_probes.split_labels import SplitLabels
+from fit_probes.kernels.loss import loss_and_hits
+from saetools.event_order import descending
+from saetools.kernels.event_ranking_kernels import average_precision_of_events
+from saetools.latent_block import Latents
+from saetools.row_labels import RowLabels
 
 TOP = (16, 64, 256)
 Floats = npt.NDArray[np.float64]
@@ -71,7 +73,7 @@ class LatentResults:
 class Evaluation:
     """Takes the test rows' latents block by block."""
 
-    def __init__(self, labels: SplitLabels, choice: Choice, threads: int) -> None:
+    def __init__(self, labels: RowLabels, choice: Choice, threads: int) -> None:
         self._labels, self._choice, self._threads = labels, choice, threads
         n_classes, n_latents = labels.n_classes, len(choice.class_k)
         self._n_kept = int(np.count_nonzero(labels.keep))
@@ -170,17 +172,8 @@ class Evaluation:
         self._decide(c, called, hits, positives)
 
 
-def descending(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-    """Order of float32 values from the largest; equal ones in the order they are in. Sorted as packed integers."""
-    bits = (values + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0
-    keys = np.where(bits >> 31, bits, bits ^ np.uint32(0x7FFFFFFF)).astype(np.uint64)
-    packed = (keys << np.uint64(32)) | np.arange(len(values), dtype=np.uint64)
-    packed.sort()
-    return (packed & np.uint64(0xFFFFFFFF)).astype(np.int64)
-
-
 def evaluate(
-    labels: SplitLabels, choice: Choice, blocks: Iterable[tuple[int, Latents]], threads: int
+    labels: RowLabels, choice: Choice, blocks: Iterable[tuple[int, Latents]], threads: int
 ) -> Evaluation:
     """The results of every class and latent on the test rows."""
     found = Evaluation(labels, choice, threads)

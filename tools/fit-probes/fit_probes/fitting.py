@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fit_probes.column_blocks import Columns
+from fit_probes.label_groups import label_groups
 from fit_probes.probe_file import PAIRS, Probes
 from fit_probes.solver import fit_probes
-from fit_probes.split_labels import LabelledSplits
+from saetools.latent_columns import Columns
 from saetools.latents_file import LatentsSet
 from saetools.progress import Progress
+from saetools.row_labels import LabelledSplits
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def fit_classes(
     """The probes of all latents for some classes, given by their positions in `splits.names`."""
     labels = splits.train
     probes = Probes.empty(train.n_latents, [splits.names[c] for c in classes])
-    groups = labels.groups(classes)
+    groups = label_groups(labels, classes)
     for positions, of_group in groups:
         prior_c, _, prior_loss_c = of_group.prior()
         probes.prior[positions], probes.prior_loss[positions] = prior_c, prior_loss_c

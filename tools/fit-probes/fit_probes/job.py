@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fit_probes.column_blocks import Columns
 from fit_probes.evaluation import evaluate
 from fit_probes.fitting import Resources, fit_classes
 from fit_probes.probe_file import (
@@ -24,14 +23,15 @@ from fit_probes.probe_file import (
     part_name,
     save_probes,
 )
-from fit_probes.split_labels import PATCH, TARGET, LabelledSplits, read_labels
 from fit_probes.tables import choose, class_table, latent_table, render_summary, summary_table
 from saetools.cli import logger
 from saetools.csv_files import read_sidecar, write_csv
 from saetools.errors import UserError
+from saetools.latent_columns import Columns
 from saetools.latents_file import LatentsSet
 from saetools.latents_layout import check_same_encoding
 from saetools.provenance import Format, Provenance
+from saetools.row_labels import PATCH, TARGET, LabelledSplits, read_labels
 from saetools.slices import WHOLE, Slice
 from saetools.trait_table import trait_table_digest
 

@@ -53,54 +53,6 @@ NO_PROBE = int(ProbeFlag.NEVER_FIRES | ProbeFlag.CONSTANT | ProbeFlag.NO_POSITIV
 
 
 @dataclass(frozen=True)
-class Latents:
-    """A block of latents in CSC order: the events of latent k are `indptr[k]:indptr[k + 1]`.
-
-    Each row at most once per latent, in any order. Explicit zeros are allowed and count as zeros.
-    """
-
-    indptr: npt.NDArray[np.int64]
-    """{K+1}"""
-    rows: npt.NDArray[np.integer]
-    """{nnz} int32 or int64"""
-    values: npt.NDArray[np.floating]
-    """{nnz} float16 (widened to float32), float32 or float64"""
-    n_rows: int
-
-    def __post_init__(self) -> None:
-        if self.indptr.ndim != 1 or self.indptr.size < 1 or self.indptr[0] != 0:
-            raise UserError("latents: indptr must be a vector that starts with 0; write the latents again")
-        if np.any(np.diff(self.indptr) < 0):
-            raise UserError("latents: indptr decreases, expected a cumulative count; write the latents again")
-        nnz = int(self.indptr[-1])
-        if self.rows.shape != (nnz,) or self.values.shape != (nnz,):
-            raise UserError(
-                f"latents: indptr ends at {nnz} non-zeros, found {self.rows.size} rows and {self.values.size} "
-                "values; write the latents again"
-            )
-        if nnz and (int(self.rows.min()) < 0 or int(self.rows.max()) >= self.n_rows):
-            raise UserError(
-                f"latents: rows reach from {self.rows.min()} to {self.rows.max()}, expected 0 to "
-                f"{self.n_rows - 1}; do the latents and the labels belong together?"
-            )
-        if nnz and int(np.diff(self.indptr).max()) > self.n_rows:
-            raise UserError(f"latents: a latent has more events than the {self.n_rows} rows; rows repeat")
-        if self.rows.dtype not in (np.int32, np.int64):
-            raise UserError(f"latents: rows are {self.rows.dtype}, expected int32 or int64")
-        if self.values.dtype not in (np.float16, np.float32, np.float64):
-            raise UserError(f"latents: values are {self.values.dtype}, expected float16, float32 or float64")
-        for start in range(0, nnz, 1 << 20):
-            if not np.all(np.isfinite(self.values[start : start + (1 << 20)])):
-                raise UserError(
-                    "latents: found NaN or infinity, expected finite values; encode the images again"
-                )
-
-    @property
-    def n_latents(self) -> int:
-        return self.indptr.size - 1
-
-
-@dataclass(frozen=True)
 class Labels:
     """Labels of N rows for C classes: made by `from_classes` (one class a row) or `from_table`."""
 

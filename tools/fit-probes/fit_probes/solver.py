@@ -25,11 +25,11 @@ from fit_probes.problem import (
     REACH,
     SEPARABLE_RIDGE,
     Labels,
-    Latents,
     ProbeFit,
     ProbeFlag,
 )
 from saetools.errors import UserError
+from saetools.latent_block import Latents
 
 # numba's workqueue threading layer aborts when two threads enter parallel code.
 _one_at_a_time = threading.Lock()

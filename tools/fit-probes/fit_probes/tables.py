@@ -8,7 +8,7 @@ import pandas as pd
 from fit_probes.evaluation import TOP, Choice, ClassResults, LatentResults
 from fit_probes.probe_file import Probes
 from fit_probes.problem import ProbeFlag
-from fit_probes.split_labels import SplitLabels
+from saetools.row_labels import RowLabels
 
 CLASS_COLUMNS = [
     "class",
@@ -53,7 +53,7 @@ def choose(probes: Probes) -> Choice:
     return Choice(latent_c, weight_c, probes.bias[at], probes.prior, probes.best_classes())
 
 
-def class_table(probes: Probes, choice: Choice, results: ClassResults, test: SplitLabels) -> pd.DataFrame:
+def class_table(probes: Probes, choice: Choice, results: ClassResults, test: RowLabels) -> pd.DataFrame:
     """One row per class."""
     at = np.maximum(choice.latent_c, 0), np.arange(len(choice.latent_c))
     none_c = choice.latent_c < 0

@@ -18,10 +18,10 @@ from fit_probes.problem import (
     REACH,
     SEPARABLE_RIDGE,
     Labels,
-    Latents,
     ProbeFit,
     ProbeFlag,
 )
+from saetools.latent_block import Latents
 
 ARMIJO = 1e-4
 TRUST_STEP = 1e-10

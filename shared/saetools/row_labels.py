@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fit_probes.problem import Labels
 from saetools.errors import UserError
 from saetools.latents_file import LatentsFile, LatentsSet
 from saetools.latents_layout import IGNORED_LABEL
@@ -20,7 +19,7 @@ PATCH, TARGET = "patch", "target"
 
 
 @dataclass(frozen=True)
-class SplitLabels:
+class RowLabels:
     """The labels of a split's N rows: patches, or images.
 
     Either one class a row: ids {N} int32 from 0, -1 where the row is left out; or a table {N, C} of bool, or of
@@ -78,21 +77,6 @@ class SplitLabels:
         assert self.table is not None and self.known is not None
         return np.where(self.known[rows], self.table[rows], 0).sum(axis=0, dtype=np.float64)
 
-    def groups(self, classes: npt.NDArray[np.int64]) -> list[tuple[npt.NDArray[np.int64], Labels]]:
-        """Labels for the solver, of some classes: (positions in `classes`, labels), by which rows are known."""
-        if self.ids is not None:
-            labels = Labels.from_classes(self.ids, self.n_classes, ignore=-1, classes=classes)
-            return [(np.arange(len(classes)), labels)]
-        assert self.table is not None and self.known is not None
-        known_nc = self.known[:, classes]
-        patterns, group_c = np.unique(np.packbits(known_nc, axis=0), axis=1, return_inverse=True)
-        found = []
-        for group in range(patterns.shape[1]):
-            positions = np.flatnonzero(group_c.ravel() == group)
-            keep_n = known_nc[:, positions[0]]
-            found.append((positions, Labels.from_table(self.table[:, classes[positions]], keep=keep_n)))
-        return found
-
     @cached_property
     def _by_class(self) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
         assert self.table is not None and self.known is not None
@@ -104,8 +88,8 @@ class LabelledSplits:
     """names {C} of the classes of either split; pooled: whether a row is an image with its largest values."""
 
     names: list[str]
-    train: SplitLabels
-    test: SplitLabels
+    train: RowLabels
+    test: RowLabels
     pooled: bool
 
 
@@ -163,12 +147,12 @@ def _one_class(
     lookup = np.full(max(found) + 2, -1, np.int32)
     lookup[classes + 1] = np.arange(len(classes))
     first, other = (
-        SplitLabels(len(classes), ids=np.concatenate([lookup[read(file) + 1] for file in split.files]))
+        RowLabels(len(classes), ids=np.concatenate([lookup[read(file) + 1] for file in split.files]))
         for split in (train, test)
     )
     return LabelledSplits([str(label) for label in classes], first, other, pooled=pooled)
 
 
-def _from_table(table: TraitTable, split: LatentsSet, what: str) -> SplitLabels:
+def _from_table(table: TraitTable, split: LatentsSet, what: str) -> RowLabels:
     labels_nc, known_nc = table.of(split.paths, what)
-    return SplitLabels(len(table.name), table=labels_nc, known=known_nc)
+    return RowLabels(len(table.name), table=labels_nc, known=known_nc)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fit_probes.kernels.transpose import append_piece, count_columns, fill_columns, pool_columns
-from fit_probes.problem import Latents
 from saetools.errors import UserError
+from saetools.kernels.transpose_kernels import append_piece, count_columns, fill_columns, pool_columns
+from saetools.latent_block import Latents
 from saetools.latents_file import LatentsFile, LatentsSet
 from saetools.progress import Progress
 

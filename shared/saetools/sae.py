@@ -74,6 +74,15 @@ class SAE:
     def n_prototypes(self) -> int:
         return self.config.d_sae
 
+    def folded(self) -> SAE:
+        """The same function of x without input normalisation: mean 0, scale 1. Decoder rows have norm `scale` then.
+
+        W_enc / scale, b_enc, W_dec * scale, b_dec * scale + mean
+        """
+        b_dec_d = (self.b_dec.double() * self.scale + self.mean.double()).float()
+        w_enc_ds, w_dec_sd = self.W_enc / self.scale, self.W_dec * self.scale
+        return SAE(self.config, w_enc_ds, self.b_enc, w_dec_sd, b_dec_d, self.threshold)
+
     def to(self, device: torch.device) -> SAE:
         return SAE(
             self.config,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +15,16 @@ from saetools.errors import UserError
 from saetools.hdf5 import new_hdf5, open_hdf5
 from saetools.provenance import Format, Provenance, canonical_json
 from saetools.sae import SAE, SAEConfig, check_config
+from saetools.saelens_checkpoint import read_saelens
+from saetools.saev_checkpoint import read_saev
+from saetools.scorer_types import ScorerFile
 from saetools.scorers import Linear, Nearest
+
+__all__ = ["SCORERS", "ScorerFile", "load_scorer", "needs_threshold", "save_scorer"]
 
 SCORERS = Format("saetools-scorer", 1, "train-sae")
 LATENTS = ("frequency", "mean_value")  # of each latent in the evaluation
 LINEAR_KINDS = ("random", "kmeans", "pca", "linear")
-
-
-@dataclass(frozen=True)
-class ScorerFile:
-    """A scorer and what is known of it.
-
-    kind: sae, random, kmeans, pca or linear
-    trained_on: model, weights, hook, preprocess, layer, and the number of tokens seen
-    evaluation: l0, mse, nmse, explained_variance, dead, dense, n_tokens (of an SAE)
-    frequency_s {S}: share of the evaluation's tokens on which each latent fired; mean_value_s {S}: its mean value there
-    """
-
-    kind: str
-    scorer: SAE | Linear
-    provenance: Provenance
-    trained_on: Mapping[str, Any]
-    evaluation: Mapping[str, float] = field(default_factory=dict)
-    frequency_s: torch.Tensor | None = None
-    mean_value_s: torch.Tensor | None = None
-
-    @property
-    def d_model(self) -> int:
-        return self.scorer.config.d_model if isinstance(self.scorer, SAE) else self.scorer.d_model
 
 
 def save_scorer(target: Path, contents: ScorerFile) -> None:
@@ -60,13 +41,13 @@ def save_scorer(target: Path, contents: ScorerFile) -> None:
             tensors["threshold"] = scorer.threshold
     else:
         tensors = {"vectors": scorer.vectors, "bias": scorer.bias}
+    for name in LATENTS:
+        if (tensor := getattr(contents, f"{name}_s")) is not None:
+            tensors[name] = tensor
     n_bytes = sum(4 * tensor.numel() for tensor in tensors.values()) + sum(
         len(str(v)) for v in attributes.values()
     )
     with new_hdf5(target, n_bytes) as file:
-        for name in LATENTS:
-            if (tensor := getattr(contents, f"{name}_s")) is not None:
-                tensors[name] = tensor
         for name, tensor in tensors.items():
             file[name] = np.ascontiguousarray(tensor.detach().cpu().numpy(), "<f4")
         for name, value in attributes.items():
@@ -74,7 +55,14 @@ def save_scorer(target: Path, contents: ScorerFile) -> None:
 
 
 def load_scorer(path: Path) -> ScorerFile:
-    """Read a scorer file onto the CPU; raises UserError where it is broken, unknown or incomplete."""
+    """Read a scorer onto the CPU: ours, a `.pt` of the saev library, or a folder of SAELens.
+
+    Raises UserError where it is broken, unknown or incomplete.
+    """
+    if path.is_dir():
+        return read_saelens(path)
+    if path.suffix == ".pt":
+        return read_saev(path)
     with open_hdf5(path, SCORERS) as file:
         provenance = Provenance.from_attributes(file.attrs, SCORERS, path)
         kind = _attribute(file, "kind", path)

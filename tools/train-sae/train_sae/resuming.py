@@ -11,9 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from saetools.atomic import atomic_path
 from saetools.errors import UserError
-from saetools.hdf5 import open_hdf5
+from saetools.hdf5 import new_hdf5, open_hdf5
 from saetools.provenance import Format, Provenance, first_difference
 
 STATES = Format("saetools-training-state", 1, "train-sae")
@@ -41,7 +40,10 @@ def state_path(out: Path) -> Path:
 def save_state(out: Path, state: TrainingState, settings: Mapping[str, Any], shards: Sequence[str]) -> None:
     """Write it, complete or not at all. shards: identities of those that have been read."""
     provenance = Provenance.of(STATES, "train-sae", {**settings, "shards": list(shards)})
-    with atomic_path(state_path(out)) as partial, h5py.File(partial, "w", libver="v110") as file:
+    rows = json.dumps(state.rows)
+    arrays = [*state.parameters.values(), *state.step.values(), state.mean]
+    n_bytes = sum(array.nbytes for array in arrays) + len(rows) + len(json.dumps(provenance.settings))
+    with new_hdf5(state_path(out), n_bytes) as file:
         for name, value in provenance.to_attributes().items():
             file.attrs[name] = value
         file.attrs["n_steps"], file.attrs["seconds"], file.attrs["scale"] = (
@@ -49,10 +51,10 @@ def save_state(out: Path, state: TrainingState, settings: Mapping[str, Any], sha
             state.seconds,
             state.scale,
         )
-        file["rows"] = json.dumps(state.rows)
+        file["rows"] = rows
         file["mean"] = state.mean
-        for group, arrays in (("parameters", state.parameters), ("step", state.step)):
-            for name, array in arrays.items():
+        for group, named in (("parameters", state.parameters), ("step", state.step)):
+            for name, array in named.items():
                 file[f"{group}/{name}"] = array
 
 

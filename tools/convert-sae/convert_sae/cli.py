@@ -1,0 +1,105 @@
+"""convert-sae: between our scorer files, saev's checkpoints and SAELens's folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saetools.cli import VerboseOption, VersionOption, logger, new_app, run, write_line
+from saetools.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from saetools.scorer_types import ScorerFile
+
+app = new_app()
+
+
+@app.command()
+def convert_sae(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A .h5 of ours, a .pt of saev, or a folder of SAELens.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="NAME.h5: ours; NAME.pt: saev's newest; else SAELens's.")
+    ],
+    acts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Shards that it was trained on, or like them: to be refused for others."),
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="The layer of --acts, where they hold several.")] = None,
+    centred: Annotated[
+        bool | None,
+        typer.Option(
+            "--centred/--not-centred",
+            help="saev: whether the encoder sees x - b_dec. [default: as its schema says]",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="saev: the threshold of a BatchTopK that was saved without it.")
+    ] = None,
+    as_topk: Annotated[bool, typer.Option("--as-topk", help="saev: read BatchTopK as TopK.")] = False,
+    verbose: VerboseOption = False,
+    version: VersionOption = False,
+) -> None:
+    """Convert a sparse autoencoder; its latents and reconstructions stay the same.
+
+    Prints OUT's path. A converted file's input normalisation is folded into its weights.
+    """
+    from saetools.sae import SAE
+    from saetools.saelens_checkpoint import write_saelens
+    from saetools.saev_checkpoint import read_saev, write_saev
+    from saetools.scorer_file import load_scorer, save_scorer
+
+    if layer is not None and not acts:
+        raise UsageError("--layer: it belongs to --acts, which is not there")
+    if threshold is not None and as_topk:
+        raise UsageError("--threshold and --as-topk: give one of them")
+    if acts and out.suffix != ".h5":
+        raise UsageError(f"--acts: {out} has no place for it; it belongs to a .h5 file")
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder; expected an SAE")
+    if out.exists():
+        raise UserError(f"{out}: it is there already; remove it, or choose another name")
+    if source.suffix == ".pt":
+        found = read_saev(source, centred=centred, threshold=threshold, as_topk=as_topk)
+    elif centred is not None or threshold is not None or as_topk:
+        raise UsageError("--centred, --threshold and --as-topk: they are for .pt files of saev")
+    else:
+        found = load_scorer(source)
+    if not isinstance(found.scorer, SAE):
+        raise UserError(f"{source}: a scorer of kind {found.kind}, expected an SAE; nothing else reads those")
+    if out.suffix == ".h5":
+        save_scorer(out, _as_ours(source, found, acts or [], layer))
+    elif out.suffix == ".pt":
+        write_saev(out, found.scorer)
+    else:
+        write_saelens(out, found.scorer, {name: str(value) for name, value in found.trained_on.items()})
+    config = found.scorer.config
+    logger.info("%s: %s, %d latents of width %d", out, config.activation, config.d_sae, config.d_model)
+    write_line(str(out))
+
+
+def _as_ours(source: Path, found: ScorerFile, acts: list[Path], layer: int | None) -> ScorerFile:
+    """With our provenance, and what the shards say that it was trained on."""
+    from dataclasses import replace
+
+    from saetools.provenance import Provenance
+    from saetools.scorer_file import SCORERS
+    from saetools.scorer_inputs import check_scorer_fits, choose_layer
+    from saetools.shard_reader import open_shards
+
+    settings: dict[str, Any] = dict(found.provenance.settings)
+    provenance = Provenance.of(SCORERS, "convert-sae", settings, [found.provenance.uid])
+    trained_on = dict(found.trained_on)
+    if acts:
+        shard = open_shards(acts).shards[0]
+        chosen = choose_layer(shard, layer)
+        check_scorer_fits(found, source, shard, chosen)
+        trained_on = {"tokens": None, **trained_on, **shard.header.source(), "layer": chosen}
+    return replace(found, provenance=provenance, trained_on=trained_on)
+
+
+def main() -> None:
+    run("convert-sae", app)

@@ -8,6 +8,8 @@ sparse codes (the encoder), 10 B D S for dense ones (five products of that size;
 floor where the CPU multiplies bfloat16 faster, since it does not need all of z in float32. Each row is a process of its
 own, so that its peak memory is its own; a step and the product take turns, and the least time of each counts.
 Compilation is not counted: numba caches it.
+
+On a busy machine, --threads 1 counts the thread's own CPU time, which other work hardly enters.
 """
 
 from __future__ import annotations
@@ -46,8 +48,10 @@ ROWS: dict[str, tuple[dict[str, object], int, float]] = {
 }
 
 
-def measure(name: str, batch: int, d: int, s: int, rounds: int) -> dict[str, float]:
-    """Seconds of a step and of its floor, L0, and the process's peak memory in bytes."""
+def measure(name: str, sizes: tuple[int, int, int], rounds: int) -> dict[str, float]:
+    """Seconds of a step and of its floor, L0, and the process's peak memory in bytes; `sizes`: B, D, S."""
+    batch, d, s = sizes
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     given, products, bias = ROWS[name]
     rng = np.random.default_rng(0)
     decoder = rng.standard_normal((s, d), dtype=np.float32)
@@ -67,12 +71,12 @@ def measure(name: str, batch: int, d: int, s: int, rounds: int) -> dict[str, flo
     with float32_matmul():
         for _ in range(rounds):
             for _ in range(3):
-                start = time.perf_counter()
+                start = clock()
                 torch.mm(x_bd, left_sd.T, out=out_bs)
-                product_s = min(product_s, time.perf_counter() - start)
-            start = time.perf_counter()
+                product_s = min(product_s, clock() - start)
+            start = clock()
             report = step.step(x_bd, 1e-5)
-            step_s = min(step_s, time.perf_counter() - start)
+            step_s = min(step_s, clock() - start)
     rate = 2 * batch * d * block / product_s
     floor_s = products * 2 * batch * d * s / rate
     return {"step_s": step_s, "floor_s": floor_s, "rate": rate, "l0": report["l0"], "peak": peak}
@@ -86,10 +90,12 @@ def main() -> None:
     parser.add_argument(
         "--row", nargs=4, metavar=("NAME", "B", "D", "S"), help="measure one row and print JSON"
     )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     if args.row:
-        name, *sizes = args.row
-        print(json.dumps(measure(name, *(int(size) for size in sizes), args.rounds)))
+        name, batch, d, s = args.row
+        print(json.dumps(measure(name, (int(batch), int(d), int(s)), args.rounds)))
         return
     batch, d, widths = (512, 256, [4096]) if args.quick else (4096, 768, [6144, 24576])
     print(
@@ -106,6 +112,7 @@ def main() -> None:
             if not name.startswith(args.only):
                 continue
             row = ["--row", name, str(batch), str(d), str(s), "--rounds", str(args.rounds)]
+            row += ["--threads", str(args.threads)]
             done = subprocess.run(
                 [sys.executable, __file__, *row], check=True, capture_output=True, text=True
             )

@@ -16,7 +16,7 @@ from train_sae.steps.parameters import SAEParameters
 CHUNK_BYTES = (
     32 << 20
 )  # pre-activations held at a time: little enough to stay in a cache, enough for a fast product
-MAX_PIECES = 64
+MAX_PIECES = 32
 
 
 class Selector(Protocol):

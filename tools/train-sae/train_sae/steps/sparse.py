@@ -12,7 +12,7 @@ from train_sae.steps.events import Events
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.settings import StepSettings
 
-PIECES = 64
+PIECES = 32
 ADAM_COST = 3  # of one latent's Adam step, in events
 
 

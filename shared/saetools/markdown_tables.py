@@ -24,17 +24,22 @@ def render_markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> st
 
 
 def render_cell(value: object) -> str:
-    """Integers with commas, other numbers with three digits after the point, nothing for None and NaN."""
+    """Integers with commas, other numbers with three digits after the point (small ones with three digits that
+    count), nothing for None and NaN."""
     if hasattr(value, "item"):
         value = value.item()
     if value is None or value != value:
         return ""
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:.3g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value).replace("|", "\\|")
 
 
 def _is_number(text: str) -> bool:
-    return not text or text.replace(",", "").replace(".", "").replace("-", "").isdigit()
+    try:
+        float(text.replace(",", "") or "0")
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,133 @@
+"""collect-runs: the tables of a sweep as one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saetools.cli import VerboseOption, VersionOption, logger, new_app, run, write_line
+from saetools.errors import UsageError, UserError
+from saetools.paths import reads_stdin
+
+app = new_app()
+FORMATS = ("csv", "markdown", "latex")
+MOST_NAMED = 20
+
+
+@app.command()
+def collect_runs(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="AP tables, training metrics, probe tables, ...; or - for a list of paths on stdin."
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="What tells rows apart; the rest is averaged. Default: scorer,n_prototypes,checkpoint,layer,n_train"
+            " of AP tables, the file of others. `group` is the part of a trait's name before `::`.",
+            metavar="COLUMN,...",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Only these columns beside those of --by.", metavar="COLUMN,..."),
+    ] = None,
+    pareto: Annotated[
+        str | None,
+        typer.Option(
+            help="Mark the rows that no other beats in all of these: nmse,l0. mAP and its like are better when"
+            " large, the rest when small.",
+            metavar="COLUMN,...",
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(help="Sort by these columns; -COLUMN: largest first.", metavar="COLUMN,...")
+    ] = None,
+    format: Annotated[str, typer.Option(help="csv, markdown or latex.")] = "csv",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where runs are missing.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The table; default: stdout.")] = None,
+    verbose: VerboseOption = False,
+    version: VersionOption = False,
+) -> None:
+    """Gather tables of ours into one: a row for each run of a sweep, or each combination of --by.
+
+    Says on stderr which files, and which runs of a full sweep, are missing.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"--format {format}: expected {', '.join(FORMATS)}")
+
+    import pandas as pd
+
+    from collect_runs.gathering import check_columns, default_by, gather, missing_runs
+    from collect_runs.pareto import pareto_front
+    from collect_runs.runs import read_runs
+    from collect_runs.writing import render, write
+
+    by_names, shown, goals, order = (_names(text) for text in (by, columns, pareto, sort))
+    paths = _paths(files or [])
+    absent = [path for path in paths if not path.is_file()]
+    tables = [read_runs(path, by_names) for path in paths if path not in absent]
+    if not tables:
+        raise UserError(f"{absent[0] if absent else 'no tables'}: nothing to collect; name tables that exist")
+    runs = pd.concat(tables, ignore_index=True)
+    check_columns("--by", by_names or [], runs)
+    told_apart = by_names or default_by(runs)
+    table = gather(runs, told_apart)
+    if goals:
+        check_columns("--pareto", goals, table)
+        table["pareto"] = ["*" if on_front else "" for on_front in pareto_front(table, goals)]
+    if order:
+        names = [name.removeprefix("-") for name in order]
+        check_columns("--sort", names, table)
+        rising = [not name.startswith("-") for name in order]
+        table = table.sort_values(names, ascending=rising, kind="stable", ignore_index=True)
+    if shown:
+        check_columns("--columns", shown, table)
+        table = table[list(dict.fromkeys([*told_apart, *shown, *(["pareto"] if goals else [])]))]
+
+    missing = missing_runs(runs, told_apart)
+    for what, names_of_missing in (
+        ("files", [str(path) for path in absent]),
+        ("runs of a full sweep over these columns", missing),
+    ):
+        if names_of_missing:
+            listed = names_of_missing[:MOST_NAMED]
+            more = len(names_of_missing) - len(listed)
+            lines = "".join(f"\n  {name}" for name in listed) + (f"\n  and {more:,} more" if more else "")
+            logger.info("missing %s: %s%s", what, f"{len(names_of_missing):,}", lines)
+    if out is None:
+        sys.stdout.write(render(table, format))
+    else:
+        write(out, table, format)
+        write_line(str(out))
+    if strict and (absent or missing):
+        raise UserError(
+            f"{len(absent)} files and {len(missing)} runs are missing, see above; make them and collect again"
+        )
+
+
+def _names(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UsageError(f"{text!r}: expected column names with commas between them")
+    return names
+
+
+def _paths(files: list[Path]) -> list[Path]:
+    """The paths, also those of files that do not exist (yet): they are reported, not refused."""
+    if reads_stdin(files):
+        files = [Path(line.rstrip("\n")) for line in sys.stdin if line.strip()]
+    if not files:
+        raise UsageError("expected tables; name files, or pipe a list of paths in")
+    return list(dict.fromkeys(files))
+
+
+def main() -> None:
+    run("collect-runs", app)

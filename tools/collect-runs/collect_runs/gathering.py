@@ -1,0 +1,85 @@
+"""Runs gathered to one row for each combination of what they are told apart by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import pandas as pd
+
+from saetools.errors import UsageError, near_names
+
+DEFAULT_BY = ["scorer", "n_prototypes", "checkpoint", "layer", "n_train"]
+# One axis of a sweep together: a scorer has its own number of prototypes, a checkpoint its own layer.
+ONE_AXIS = {"scorer", "n_prototypes", "checkpoint", "file", "model", "d_sae", "group"}
+RESULTS = ["runs", "traits", "map", "map_sd", "ap_5", "ap_95"]
+
+
+def default_by(runs: pd.DataFrame) -> list[str]:
+    """What tells runs apart without --by: the columns of AP tables, and of others the file."""
+    found = [name for name in DEFAULT_BY if name in runs and runs[name].notna().any()]
+    return found if found and runs["scorer"].notna().all() else ["file", *found]
+
+
+def check_columns(option: str, names: Sequence[str], runs: pd.DataFrame) -> None:
+    """Raise UsageError for a column that no run has."""
+    for name in names:
+        if name not in runs.columns:
+            near = near_names(name, list(runs.columns)) or f"; there are {', '.join(map(str, runs.columns))}"
+            raise UsageError(f"{option} {name}: no run has such a column{near}")
+
+
+def gather(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """One row per combination of `by`, in order of appearance: numbers are means over runs.
+
+    `runs` counts them, `map_sd` is the standard deviation of mAP between them; text stays where all runs agree.
+    """
+    groups = runs.groupby(list(by), sort=False, dropna=False)
+    columns: dict[str, pd.Series] = {"runs": groups.size()}
+    for name in runs.columns:
+        if name in by:
+            continue
+        if pd.api.types.is_numeric_dtype(runs[name]) and not pd.api.types.is_bool_dtype(runs[name]):
+            columns[str(name)] = groups[name].mean()
+        elif (groups[name].nunique(dropna=False) <= 1).all():
+            columns[str(name)] = groups[name].first()
+    if "map" in columns and (columns["runs"] > 1).any():
+        columns["map_sd"] = groups["map"].std()
+    columns.pop("seed", None)
+    ordered = [name for name in RESULTS if name in columns]
+    rest = [name for name in columns if name not in RESULTS and not columns[name].isna().all()]
+    return pd.DataFrame({name: columns[name] for name in [*ordered, *rest]}).reset_index()
+
+
+def missing_runs(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:
+    """The combinations of a full sweep that have no run, each as `a=1, b=2`.
+
+    Every column of `by`, and the seed, is an axis of the sweep with the values that were seen; those
+    that belong together (a scorer and its number of prototypes), or that not every run has, are one axis.
+    """
+    names = [*by, *(name for name in ["seed"] if name in runs and name not in by)]
+    together = [name for name in names if name in ONE_AXIS or runs[name].isna().any()]
+    if "checkpoint" in together:
+        together += [name for name in ("layer",) if name in names and name not in together]
+    alone = [name for name in names if name not in together]
+    if not alone:
+        return []
+    axes = [_values(runs, together)] if together else []
+    axes += [_values(runs, [name]) for name in alone]
+    order = [*together, *alone]
+    seen = {tuple(map(_comparable, row)) for row in runs[order].itertuples(index=False)}
+    missing = []
+    for parts in product(*axes):
+        values = [value for part in parts for value in part]
+        if tuple(map(_comparable, values)) not in seen:
+            named = [f"{n}={v}" for n, v in zip(order, values, strict=True) if not pd.isna(v)]
+            missing.append(", ".join(named))
+    return missing
+
+
+def _values(runs: pd.DataFrame, names: Sequence[str]) -> list[tuple[object, ...]]:
+    return list(runs[list(names)].drop_duplicates().itertuples(index=False, name=None))
+
+
+def _comparable(value: object) -> object:
+    return None if pd.isna(value) else value

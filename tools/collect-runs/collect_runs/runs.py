@@ -1,0 +1,110 @@
+"""Every table of ours as runs: one row for each, with what was asked for and what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from saetools.csv_files import sidecar_path
+from saetools.errors import UserError
+
+AP_TABLE = "saetools-ap-table"
+TRAINING = "saetools-training-metrics"
+# What tells the runs of an AP table apart; empty cells count as a value.
+AP_RUN = ["scorer", "n_prototypes", "checkpoint", "model", "layer", "n_train", "seed"]
+GROUP, GROUP_MARK = "group", "::"
+EVALUATION = "eval_"
+
+
+def read_runs(path: Path, by: Sequence[str] | None) -> pd.DataFrame:
+    """The runs in the CSV at `path`; columns `file`, those of its kind, and the settings in its provenance.
+
+    AP table: a run is a scorer, layer, seed and number of training images; its traits become `traits`, `map`,
+    `ap_5` and `ap_95`, per group of traits where `by` has `group`.
+    Training metrics: the last row, the evaluation under plain names.
+    Any other: the means of its numbers. Raises UserError where it is not one of our tables, or broken.
+    """
+    provenance = _read_provenance(path)
+    try:
+        table = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a CSV file: {error}; make it again") from error
+    if provenance["format"] == AP_TABLE:
+        runs = _ap_runs(table, path, grouped=by is not None and GROUP in by)
+    elif provenance["format"] == TRAINING:
+        runs = _last_row(table, path, provenance)
+    else:
+        means = table.select_dtypes("number").mean().to_frame().T.assign(rows=len(table))
+        runs = _with_settings(means, provenance)
+    runs.insert(0, "file", str(path))
+    return runs
+
+
+def _read_provenance(path: Path) -> dict[str, Any]:
+    sidecar = sidecar_path(path)
+    try:
+        provenance = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{sidecar}: missing or broken, but {path.name} needs it to say what it is;"
+            " give tables that this project's tools have written, with the .json beside each"
+        ) from error
+    if not isinstance(provenance, dict) or "format" not in provenance:
+        raise UserError(f"{sidecar}: it names no format; make {path.name} again")
+    return provenance
+
+
+def _ap_runs(table: pd.DataFrame, path: Path, *, grouped: bool) -> pd.DataFrame:
+    if missing := [name for name in [*AP_RUN, "trait", "ap"] if name not in table]:
+        raise UserError(
+            f"{path}: an AP table without the column {missing[0]!r}; make it again with score-traits"
+        )
+    by = list(AP_RUN)
+    if grouped:
+        table = table.assign(group=table["trait"].astype(str).str.partition(GROUP_MARK)[0])
+        by.append(GROUP)
+    runs = table.groupby(by, sort=False, dropna=False)
+    found = runs["ap"]
+    result = pd.DataFrame(
+        {
+            "traits": found.count(),
+            "map": found.mean(),
+            "ap_5": found.quantile(0.05),
+            "ap_95": found.quantile(0.95),
+        }
+    )
+    per_trait = {*by, "trait", "prototype", "ap_train", "ap", "ap_low", "ap_high", "n_pos", "threshold"}
+    for name in table.columns:
+        if name not in per_trait:
+            result[name] = runs[name].mean() if table[name].dtype.kind in "iuf" else runs[name].first()
+    return result.reset_index()
+
+
+def _last_row(table: pd.DataFrame, path: Path, provenance: dict[str, Any]) -> pd.DataFrame:
+    """The settings, the evaluation under plain names, and what else was logged last, in this order of precedence.
+
+    So `lr` is the one asked for, not that of the last step, and `mse` the evaluation's, not the last batch's.
+    """
+    if table.empty:
+        raise UserError(f"{path}: it has no rows: the run has not logged anything yet")
+    row = table.tail(1).reset_index(drop=True)
+    evaluation = row[[name for name in row if name.startswith(EVALUATION)]].dropna(axis=1)
+    evaluation.columns = evaluation.columns.str.removeprefix(EVALUATION)
+    run = _with_settings(evaluation, provenance)
+    logged = [name for name in row if not name.startswith(EVALUATION) and name not in run]
+    return pd.concat([run, row[logged]], axis=1)
+
+
+def _with_settings(row: pd.DataFrame, provenance: dict[str, Any]) -> pd.DataFrame:
+    """Plain settings become columns, where the table has no column of that name."""
+    settings = provenance.get("settings", {})
+    plain = {
+        name: value
+        for name, value in settings.items()
+        if isinstance(value, str | int | float | bool) and name not in row
+    }
+    return pd.concat([pd.DataFrame([plain]), row], axis=1) if plain else row

@@ -1,0 +1,33 @@
+"""The collected table as CSV, Markdown or LaTeX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from collect_runs.latex import render_latex
+from saetools.atomic import write_text
+from saetools.markdown_tables import render_markdown
+
+
+def render(table: pd.DataFrame, format: str) -> str:
+    """The whole text, with a line feed at the end. CSV keeps all digits, the others are for people."""
+    if format == "csv":
+        return table.to_csv(index=False)
+    names = [str(name) for name in table.columns]
+    rows = [[_plain(cell) for cell in row] for row in table.itertuples(index=False)]
+    return (render_markdown if format == "markdown" else render_latex)(names, rows) + "\n"
+
+
+def write(target: Path, table: pd.DataFrame, format: str) -> None:
+    write_text(target, render(table, format))
+
+
+def _plain(cell: object) -> object:
+    """A whole number as an integer: a column with gaps holds floats only because of the gaps."""
+    if hasattr(cell, "item"):
+        cell = cell.item()
+    if cell is None or cell is pd.NA or cell != cell:
+        return None
+    return int(cell) if isinstance(cell, float) and cell.is_integer() and abs(cell) >= 2 else cell

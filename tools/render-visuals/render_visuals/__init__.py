@@ -1,0 +1,1 @@
+"""render-visuals: pictures, one static page and plots of what latents fire on."""

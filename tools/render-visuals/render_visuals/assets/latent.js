@@ -1,0 +1,105 @@
+"use strict";
+// One latent: its images, heat on and off, its distribution, its nearest latents, a note.
+saetools.latentView = (function () {
+  const { page, rows, notes, tiles } = saetools;
+  const { el, fill, svg, number, percent } = saetools.elements;
+
+  async function show(latent, box, isCurrent) {
+    const data = await saetools.latent(latent);
+    if (!isCurrent()) return;
+    const largest = page.table.columns.max[latent];
+    fill(box,
+      el("div", { class: "heading" },
+        el("a", { class: "button back", href: "#" }, "← List"),
+        el("h2", null, `Latent ${latent}`),
+        tiles.switches(largest)),
+      facts(latent),
+      el("div", { class: "twice" },
+        el("div", null, el("h3", null, "Note"), note(latent)),
+        el("div", null, ...found(latent))),
+      tiles.legend(),
+      el("h3", null, data.top.length ? `Top ${data.top.length} images` : "It fires in none of these images"),
+      el("div", { class: "tiles", id: "top" }, data.top.map((example) => tiles.tile(latent, example, largest))),
+      data.spread.length ? el("h3", { title: "One image each at quantiles of its largest value in an image" }, "Down its range") : null,
+      data.spread.length ? el("div", { class: "tiles", id: "spread" }, data.spread.map((example) =>
+        tiles.tile(latent, example, largest, `quantile ${number(example.quantile)}`))) : null,
+      data.hist.some(Boolean) ? el("h3", null, "Distribution of its values") : null,
+      data.hist.some(Boolean) ? histogram(data) : null,
+      el("h3", null, "Nearest latents by decoder cosine"),
+      near(data, isCurrent));
+  }
+
+  function facts(latent) {
+    const shown = page.about.columns.filter((c) => rows.value(c.name, latent) !== "" && !Number.isNaN(rows.value(c.name, latent)));
+    return el("dl", { class: "facts" }, shown.map((column) => {
+      const value = rows.value(column.name, latent);
+      return el("div", { title: column.hint, class: column.text ? "words" : null },
+        el("dt", null, column.title),
+        el("dd", null, column.text ? value : column.name === "frequency" ? percent(value) : number(value)));
+    }));
+  }
+
+  function note(latent) {
+    const field = el("textarea", { id: "note", placeholder: "What does it see? Kept in this browser.", "aria-label": `Note on latent ${latent}` });
+    field.value = notes.of(latent);
+    field.addEventListener("input", () => {
+      notes.write(latent, field.value);
+      saetools.table.refresh();
+    });
+    return field;
+  }
+
+  function found(latent) {
+    const all = page.byLatent.get(latent) || [];
+    if (!all.length) return [];
+    return [
+      el("h3", null, `Chosen for ${all.length} ${all.length === 1 ? all[0].kind : all[0].kind === "class" ? "classes" : "traits"}`),
+      el("ul", { class: "found", tabindex: "0", "aria-label": "Traits and classes it was chosen for" }, all.map((one) =>
+        el("li", null, el("span", null, one.name), el("span", null, `AP ${number(one.ap)}${one.prevalence === null ? "" : ` of prevalence ${number(one.prevalence)}`}${one.r === null ? "" : ` · R ${number(one.r)}`}`)))),
+    ];
+  }
+
+  // Bars over logarithmic bins; the heights are the square roots of the counts, so that rare large values show.
+  function histogram(data) {
+    const { bin_edges: edges } = page.about;
+    const bins = Array.from(data.hist, (count, i) => ({ count, low: edges[data.firstBin + i], high: edges[data.firstBin + i + 1] }));
+    while (bins.length && !bins[0].count) bins.shift();
+    while (bins.length && !bins[bins.length - 1].count) bins.pop();
+    const most = Math.max(...bins.map((bin) => Math.sqrt(bin.count))), width = 600, wide = Math.min(width / bins.length, 60);
+    const picture = svg("svg", { class: "histogram", viewBox: `0 0 ${width} 96`, preserveAspectRatio: "xMinYMid meet", role: "img", "aria-label": "Histogram of its values at patches" });
+    const every = Math.ceil(44 / wide);
+    bins.forEach((bin, i) => {
+      const height = (76 * Math.sqrt(bin.count)) / most;
+      const bar = svg("rect", { x: i * wide + 0.5, y: 78 - height, width: Math.max(wide - 1, 0.5), height });
+      bar.append(svg("title", {}, `${number(bin.low)} to ${number(bin.high)}: ${number(bin.count)} patches`));
+      picture.append(bar);
+      if (i % every === 0) picture.append(svg("text", { x: i * wide, y: 92 }, number(bin.low)));
+    });
+    return picture;
+  }
+
+  // The best image of each near latent arrives when its chunk does.
+  function near(data, isCurrent) {
+    if (!data.near.length) return el("p", { class: "faint" }, "Unknown: the page was made without --scorer.");
+    const box = el("div", { class: "near" });
+    Array.from(data.near).forEach((latent, i) => {
+      const link = el("a", { class: "tile", href: `#latent=${latent}`, title: `cosine ${number(data.cosine[i])}` },
+        el("span", { class: "picture", style: "aspect-ratio:1" }),
+        el("span", { class: "says" }, el("b", null, `${latent}`), el("i", null, number(data.cosine[i]))));
+      box.append(link);
+    });
+    const seen = new IntersectionObserver(async (entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      seen.disconnect();
+      for (const [i, link] of Array.from(box.children).entries()) {
+        const other = await saetools.latent(data.near[i]);
+        if (!isCurrent()) return;
+        if (other.top.length) link.firstChild.replaceWith(tiles.picture(other.top[0].image, other.top[0], page.table.columns.max[other.number]));
+      }
+    });
+    seen.observe(box);
+    return box;
+  }
+
+  return { show };
+})();

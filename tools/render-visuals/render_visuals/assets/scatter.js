@@ -1,0 +1,170 @@
+"use strict";
+// Frequency against mean value, both logarithmic: drag to select a region, click a point to open its latent.
+saetools.scatter = (function () {
+  const { page, rows } = saetools;
+  const { number, percent } = saetools.elements;
+  const EDGE = { left: 44, right: 12, top: 10, bottom: 30 };
+  let canvas, pen, box, x, y, drag = null, ranges;
+
+  function start() {
+    canvas = document.getElementById("scatter");
+    pen = canvas.getContext("2d");
+    const { frequency, mean } = page.table.columns;
+    ranges = { f: range(frequency), v: range(mean) };
+    new ResizeObserver(draw).observe(canvas);
+    document.addEventListener("rows", draw);
+    canvas.addEventListener("pointerdown", (event) => {
+      drag = { from: place(event), to: place(event) };
+      canvas.setPointerCapture(event.pointerId);
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (drag) {
+        drag.to = place(event);
+        draw();
+      } else hover(place(event));
+    });
+    canvas.addEventListener("pointerup", finish);
+    canvas.addEventListener("pointercancel", () => { drag = null; draw(); });
+    document.getElementById("unselect").addEventListener("click", () => rows.update({ region: null }));
+  }
+
+  function range(values) {
+    let least = Infinity, most = -Infinity;
+    for (const v of values) if (v > 0) { least = Math.min(least, v); most = Math.max(most, v); }
+    if (least > most) [least, most] = [0.1, 1];
+    const room = Math.max(0.05 * Math.log10(most / least), 0.05);
+    return [Math.log10(least) - room, Math.log10(most) + room];
+  }
+
+  const place = (event) => [event.offsetX, event.offsetY];
+
+  function draw() {
+    box = { width: canvas.clientWidth, height: canvas.clientHeight };
+    if (!box.width) return;
+    const scale = window.devicePixelRatio || 1;
+    canvas.width = Math.round(box.width * scale);
+    canvas.height = Math.round(box.height * scale);
+    pen.setTransform(scale, 0, 0, scale, 0, 0);
+    const along = (from, to, [least, most]) => (v) => from + ((Math.log10(v) - least) / (most - least)) * (to - from);
+    x = along(EDGE.left, box.width - EDGE.right, ranges.f);
+    y = along(box.height - EDGE.bottom, EDGE.top, ranges.v);
+    axes();
+    const { frequency, mean } = page.table.columns, { shown } = rows.state;
+    const chosen = saetools.table.selected();
+    for (const [fits, colour, size] of [[0, "#d9dce0", 2], [1, "rgba(42,95,143,.6)", 2.4]]) {
+      pen.fillStyle = colour;
+      for (let k = 0; k < shown.length; k++) {
+        if (shown[k] === fits && frequency[k] > 0) pen.fillRect(x(frequency[k]) - size / 2, y(mean[k]) - size / 2, size, size);
+      }
+    }
+    if (chosen !== null && frequency[chosen] > 0) {
+      pen.strokeStyle = "#b3541e";
+      pen.lineWidth = 2;
+      pen.beginPath();
+      pen.arc(x(frequency[chosen]), y(mean[chosen]), 6, 0, 7);
+      pen.stroke();
+    }
+    const { region } = rows.state;
+    if (drag) rectangle(...drag.from, ...drag.to);
+    else if (region) rectangle(x(region.f0), y(region.v0), x(region.f1), y(region.v1));
+    document.getElementById("unselect").hidden = !region;
+  }
+
+  function rectangle(x0, y0, x1, y1) {
+    pen.fillStyle = "rgba(42,95,143,.08)";
+    pen.strokeStyle = "rgba(42,95,143,.7)";
+    pen.lineWidth = 1;
+    pen.fillRect(x0, y0, x1 - x0, y1 - y0);
+    pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
+  }
+
+  function axes() {
+    pen.font = "11px system-ui, sans-serif";
+    pen.fillStyle = "#686d74";
+    pen.strokeStyle = "#eceef0";
+    pen.lineWidth = 1;
+    pen.textAlign = "center";
+    let free = -Infinity;
+    for (const v of ticks(ranges.f)) {
+      line(x(v), EDGE.top, x(v), box.height - EDGE.bottom);
+      if (x(v) > free) {
+        pen.fillText(percent(v), x(v), box.height - EDGE.bottom + 13);
+        free = x(v) + 44;
+      }
+    }
+    pen.fillText("share of patches at which it fires", (EDGE.left + box.width) / 2, box.height - 3);
+    pen.textAlign = "right";
+    free = Infinity;
+    for (const v of ticks(ranges.v)) {
+      line(EDGE.left, y(v), box.width - EDGE.right, y(v));
+      if (y(v) < free) {
+        pen.fillText(String(Number(v.toPrecision(2))), EDGE.left - 5, y(v) + 4);
+        free = y(v) - 16;
+      }
+    }
+    pen.save();
+    pen.translate(10, (box.height - EDGE.bottom) / 2);
+    pen.rotate(-Math.PI / 2);
+    pen.textAlign = "center";
+    pen.fillText("mean value", 0, 0);
+    pen.restore();
+  }
+
+  function line(x0, y0, x1, y1) {
+    pen.beginPath();
+    pen.moveTo(Math.round(x0) + 0.5, Math.round(y0) + 0.5);
+    pen.lineTo(Math.round(x1) + 0.5, Math.round(y1) + 0.5);
+    pen.stroke();
+  }
+
+  // Powers of ten, with 2 and 5 between them where the range is short.
+  function ticks([least, most]) {
+    const found = [];
+    const steps = most - least < 3 ? [1, 2, 5] : [1];
+    for (let power = Math.floor(least); power <= Math.ceil(most); power++) {
+      for (const step of steps) {
+        const v = step * 10 ** power;
+        if (Math.log10(v) >= least && Math.log10(v) <= most) found.push(v);
+      }
+    }
+    return found;
+  }
+
+  function nearest([px, py]) {
+    const { frequency, mean } = page.table.columns, { shown } = rows.state;
+    let best = null, least = 10 ** 2;
+    for (let k = 0; k < shown.length; k++) {
+      if (!shown[k] || !(frequency[k] > 0)) continue;
+      const far = (x(frequency[k]) - px) ** 2 + (y(mean[k]) - py) ** 2;
+      if (far < least) [best, least] = [k, far];
+    }
+    return best;
+  }
+
+  function hover(at) {
+    const k = nearest(at);
+    const { frequency, mean } = page.table.columns;
+    document.getElementById("scatter-says").textContent =
+      k === null ? "" : `latent ${k} · ${percent(frequency[k])} · ${number(mean[k])}`;
+  }
+
+  function finish() {
+    if (!drag) return;
+    const [x0, y0] = drag.from, [x1, y1] = drag.to;
+    drag = null;
+    if (Math.abs(x1 - x0) + Math.abs(y1 - y0) < 6) {
+      const k = nearest([x1, y1]);
+      if (k !== null) location.hash = `latent=${k}`;
+      else if (rows.state.region) rows.update({ region: null });
+      else draw();
+      return;
+    }
+    const back = (from, to, [least, most]) => (at) => 10 ** (least + ((at - from) / (to - from)) * (most - least));
+    const f = back(EDGE.left, box.width - EDGE.right, ranges.f), v = back(box.height - EDGE.bottom, EDGE.top, ranges.v);
+    rows.update({ region: {
+      f0: f(Math.min(x0, x1)), f1: f(Math.max(x0, x1)), v0: v(Math.max(y0, y1)), v1: v(Math.min(y0, y1)),
+    } });
+  }
+
+  return { start, draw, place: (k) => [x(page.table.columns.frequency[k]), y(page.table.columns.mean[k])] };
+})();

@@ -1,0 +1,114 @@
+"use strict";
+// Images with heat: the heat is a canvas with one pixel per patch, stretched over the image.
+saetools.tiles = (function () {
+  const { page } = saetools;
+  const { el, number, ltr } = saetools.elements;
+  let ramp; // 256 x RGBA
+
+  function colours() {
+    if (!ramp) {
+      const { stops, least_alpha: least, most_alpha: most } = page.about.heat;
+      const rgb = stops.map((stop) => [0, 2, 4].map((i) => parseInt(stop.slice(i, i + 2), 16)));
+      ramp = new Uint8ClampedArray(256 * 4);
+      for (let i = 0; i < 256; i++) {
+        const at = (i / 255) * (rgb.length - 1), low = Math.min(Math.floor(at), rgb.length - 2), part = at - low;
+        for (let c = 0; c < 3; c++) ramp[4 * i + c] = rgb[low][c] * (1 - part) + rgb[low + 1][c] * part;
+        ramp[4 * i + 3] = 255 * (least + (most - least) * (i / 255));
+      }
+    }
+    return ramp;
+  }
+
+  const grid = (image) => [page.images.grid[2 * image], page.images.grid[2 * image + 1]];
+
+  // Draws values at patches; patches without one stay clear.
+  function heat(canvas, image, patch, value, largest) {
+    const [height, width] = grid(image);
+    canvas.width = width;
+    canvas.height = height;
+    const pen = canvas.getContext("2d"), pixels = pen.createImageData(width, height), ramp = colours();
+    for (let e = 0; e < patch.length; e++) {
+      const at = 4 * Math.min(255, Math.round((255 * value[e]) / largest));
+      for (let c = 0; c < 4; c++) pixels.data[4 * patch[e] + c] = ramp[at + c];
+    }
+    pen.putImageData(pixels, 0, 0);
+  }
+
+  const NO_LABEL = 65535;
+  const labelColour = (label) => page.about.label_colours[label % page.about.label_colours.length];
+  const labelName = (label) => page.about.label_names[label] || `label ${label}`;
+
+  function labels(canvas, image, values) {
+    const [height, width] = grid(image);
+    canvas.width = width;
+    canvas.height = height;
+    const pen = canvas.getContext("2d"), pixels = pen.createImageData(width, height);
+    for (let p = 0; p < width * height; p++) {
+      const [r, g, b] = values[p] === NO_LABEL ? [235, 235, 235] : labelColour(values[p]);
+      pixels.data.set([r, g, b, 190], 4 * p);
+    }
+    pen.putImageData(pixels, 0, 0);
+  }
+
+  // The picture of an image, with heat over it.
+  function picture(image, example, largest, eager) {
+    const [height, width] = grid(image);
+    const frame = el("span", { class: "picture", style: `aspect-ratio:${width}/${height}`, "data-image": image },
+      el("img", { src: page.images.file[image], alt: "", width: 16 * width, height: 16 * height, loading: eager ? null : "lazy", decoding: "async" }),
+      el("canvas", { class: "heat" }));
+    if (example) heat(frame.querySelector(".heat"), image, example.patch, example.value, largest);
+    if (page.about.has_labels && document.body.dataset.heat === "labels") withLabels(frame);
+    return frame;
+  }
+
+  async function withLabels(frame) {
+    if (frame.querySelector(".labels")) return;
+    const canvas = frame.appendChild(el("canvas", { class: "labels" }));
+    const { labels: values } = await saetools.image(Number(frame.dataset.image));
+    if (values) labels(canvas, Number(frame.dataset.image), values);
+  }
+
+  // A picture with value and path under it, leading to the image.
+  function tile(latent, example, largest, note) {
+    const { image } = example, path = page.images.path[image];
+    const most = example.value.length ? example.value.reduce((a, b) => Math.max(a, b)) : 0;
+    return el("a", { class: "tile", href: `#image=${image}&latent=${latent}`, title: path },
+      picture(image, example, largest),
+      el("span", { class: "says" }, el("b", null, number(most)), note ? el("i", null, note) : null),
+      el("span", { class: "path" }, ltr(path.split("/").pop())));
+  }
+
+  // The next of: heat on, off, labels (where there are any).
+  function toggle() {
+    const modes = page.about.has_labels ? ["on", "off", "labels"] : ["on", "off"];
+    show(modes[(modes.indexOf(document.body.dataset.heat) + 1) % modes.length]);
+  }
+
+  function show(mode) {
+    document.body.dataset.heat = mode;
+    for (const button of document.querySelectorAll("[data-heat-mode]")) {
+      button.setAttribute("aria-pressed", String(button.dataset.heatMode === mode));
+    }
+    if (mode === "labels") document.querySelectorAll("#detail .picture").forEach(withLabels);
+  }
+
+  // Buttons for the modes, and the scale of the colours.
+  function switches(largest) {
+    const modes = [["on", "Heat"], ["off", "No heat"], ...(page.about.has_labels ? [["labels", "Labels"]] : [])];
+    const { stops } = page.about.heat;
+    return [
+      el("span", { role: "group", "aria-label": "Heat (h)" }, modes.map(([mode, title]) => [
+        el("button", { type: "button", "data-heat-mode": mode, "aria-pressed": String(document.body.dataset.heat === mode), onclick: () => show(mode) }, title), " ",
+      ])),
+      largest ? el("span", { class: "scale" }, "0", el("i", { style: `background:linear-gradient(90deg,${stops.map((s) => `#${s}`).join(",")})` }), number(largest)) : null,
+    ];
+  }
+
+  function legend() {
+    if (!page.about.label_names.length) return null;
+    return el("div", { class: "legend" }, page.about.label_names.map((name, i) =>
+      el("span", null, el("i", { style: `background:rgb(${labelColour(i).join(",")})` }), name)));
+  }
+
+  return { heat, picture, tile, toggle, switches, legend, labelName, grid };
+})();

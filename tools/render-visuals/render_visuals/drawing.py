@@ -1,0 +1,79 @@
+"""Draws pictures in worker processes, and only those that are not there yet as they should be."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, TypeVar
+
+from saetools import __version__
+from saetools.cli import logger
+from saetools.progress import Progress
+from saetools.provenance import canonical_json
+
+Task = TypeVar("Task")
+KEY = "saetools"
+
+
+def key_of(*what: Any) -> str:
+    """A short digest of everything that decides a picture; it is written into the picture itself."""
+    return hashlib.sha256(canonical_json([__version__, *what]).encode()).hexdigest()[:32]
+
+
+def stat_of(path: Path) -> tuple[int, int]:
+    """What changes when a file does: its size and time."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def drawn_with(target: Path) -> str | None:
+    """The key in a picture, PNG or JPEG; None where there is no picture, or a broken one, or no key."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(target) as image:
+            found = image.info.get(KEY, image.info.get("comment"))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+        return None
+    return found.decode("ascii", "replace") if isinstance(found, bytes) else found
+
+
+def draw_all(
+    what: str, draw: Callable[[Task], None], tasks: Sequence[tuple[Path, str, Task]], workers: int
+) -> int:
+    """Call draw(task) for each (target, key, task) whose target has another key; returns how many that were.
+
+    Raises what `draw` raises, after the workers have stopped.
+    """
+    todo = [task for target, key, task in tasks if drawn_with(target) != key]
+    with Progress(what, total=len(todo), unit="pictures") as progress:
+        if workers <= 1 or len(todo) < 2:
+            for task in todo:
+                draw(task)
+                progress.advance(1)
+        else:
+            # spawn: a forked child of a process with threads can hang
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+                try:
+                    pending = [
+                        pool.submit(_draw_few, draw, todo[start : start + 8])
+                        for start in range(0, len(todo), 8)
+                    ]
+                    for done in as_completed(pending):
+                        progress.advance(done.result())
+                except BaseException:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise
+    if len(todo) < len(tasks):
+        logger.info("%s: %d of %d were there already", what, len(tasks) - len(todo), len(tasks))
+    return len(todo)
+
+
+def _draw_few(draw: Callable[[Task], None], tasks: Sequence[Task]) -> int:
+    for task in tasks:
+        draw(task)
+    return len(tasks)

@@ -1,0 +1,203 @@
+"""One picture of one latent: its images with heat, value and path under each, label maps beside them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from render_visuals.drawing import KEY
+from render_visuals.heat_colours import heat_grid, label_colours, patch_of_pixel, with_heat
+from render_visuals.seen import seen_pixels
+from saetools.atomic import atomic_path
+from saetools.latents_layout import IGNORED_LABEL
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont
+
+LARGEST_EDGE = 336  # pixels; images seen larger are drawn smaller, all others pixel for pixel
+COLUMNS = 5
+GAP, MARGIN = 12, 20
+INK, FAINT, PAPER, NO_LABEL = (28, 30, 33), (110, 114, 120), (255, 255, 255), (235, 235, 235)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """path relative to the root; grid (rows, columns); patches at which the latent fires, and values there."""
+
+    path: str
+    grid: tuple[int, int]
+    patch_e: np.ndarray
+    value_e: np.ndarray
+    labels_p: np.ndarray | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LatentPicture:
+    """Everything that one picture shows. sections: (title, tiles); largest: the value drawn in the last colour."""
+
+    target: Path
+    key: str
+    root: Path
+    preprocess: Mapping[str, Any]
+    title: str
+    subtitle: str
+    largest: float
+    sections: Sequence[tuple[str, Sequence[Tile]]]
+    label_names: Sequence[str] | None
+
+
+def draw_latent(task: LatentPicture) -> None:
+    """Draw the picture and write it, with its key in it, to its target."""
+    from PIL import Image, ImageDraw, PngImagePlugin
+
+    sections = [
+        (title, [(tile, _tile_image(tile, task)) for tile in tiles])
+        for title, tiles in task.sections
+        if tiles
+    ]
+    images = [image for _, tiles in sections for _, image in tiles]
+    tile_width = max((image.width for image in images), default=LARGEST_EDGE)
+    columns = max(
+        1, min(COLUMNS if tile_width <= LARGEST_EDGE else 3, max((len(t) for _, t in sections), default=1))
+    )
+    width = max(2 * MARGIN + columns * (tile_width + GAP) - GAP, 640)
+    labels = _labels_shown(task)
+    legend = _legend_lines(labels, task.label_names, width - 2 * MARGIN)
+    height = MARGIN + 58 + 20 * len(legend) + MARGIN
+    for _, tiles in sections:
+        height += 30 + sum(row_height + 46 for row_height in _row_heights(tiles, columns))
+    canvas = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    pen.text((MARGIN, MARGIN - 4), task.title, INK, _font(20, bold=True))
+    pen.text((MARGIN, MARGIN + 26), task.subtitle, FAINT, _font(13))
+    y = MARGIN + 58
+    for title, tiles in sections:
+        pen.text((MARGIN, y), title, INK, _font(14, bold=True))
+        y += 26
+        for row, row_height in enumerate(_row_heights(tiles, columns)):
+            for column, (tile, image) in enumerate(tiles[row * columns : (row + 1) * columns]):
+                x = MARGIN + column * (tile_width + GAP)
+                canvas.paste(image, (x, y))
+                _write_caption(pen, tile, x, y + row_height + 4, tile_width)
+            y += row_height + 46
+        y += 4
+    for i, line in enumerate(legend):
+        _write_legend(pen, line, MARGIN, y + 20 * i)
+    info = PngImagePlugin.PngInfo()
+    info.add_text(KEY, task.key)
+    with atomic_path(task.target) as partial:
+        canvas.save(partial, "PNG", pnginfo=info)
+
+
+def _tile_image(tile: Tile, task: LatentPicture) -> Image:
+    from PIL import Image
+
+    pixels = seen_pixels(task.root, tile.path, task.preprocess, tile.grid)
+    heated = with_heat(pixels, heat_grid(tile.grid, tile.patch_e, tile.value_e), task.largest)
+    if tile.labels_p is not None:
+        heated = np.concatenate(
+            [heated, np.full((len(pixels), 4, 3), 255, np.uint8), _label_map(tile, pixels.shape)], axis=1
+        )
+    image = Image.fromarray(heated)
+    n_side_by_side = 2 if tile.labels_p is not None else 1
+    if max(pixels.shape[:2]) > LARGEST_EDGE:
+        image.thumbnail((n_side_by_side * LARGEST_EDGE, LARGEST_EDGE), Image.Resampling.LANCZOS)
+    return image
+
+
+def _label_map(tile: Tile, shape: tuple[int, ...]) -> np.ndarray:
+    assert tile.labels_p is not None
+    rows, columns = tile.grid
+    labels_p = tile.labels_p[: rows * columns]
+    ignored = labels_p == IGNORED_LABEL
+    known = np.where(ignored, 0, labels_p)
+    colour_p3 = label_colours(int(known.max()) + 1)[known]
+    colour_p3[ignored] = NO_LABEL
+    of_pixel = np.ix_(patch_of_pixel(shape[0], rows), patch_of_pixel(shape[1], columns))
+    return colour_p3.reshape(rows, columns, 3)[of_pixel]
+
+
+def _row_heights(tiles: Sequence[tuple[Tile, Image]], columns: int) -> list[int]:
+    return [
+        max(image.height for _, image in tiles[start : start + columns])
+        for start in range(0, len(tiles), columns)
+    ]
+
+
+def _write_caption(pen: ImageDraw, tile: Tile, x: int, y: int, width: int) -> None:
+    value = f"{tile.value_e.max():.3g}" if len(tile.value_e) else "does not fire"
+    pen.text((x, y), f"{value}  {tile.note}".rstrip(), INK, _font(13, bold=True))
+    pen.text(
+        (x, y + 18),
+        elided(tile.path, lambda text: pen.textlength(text, _font(11)) <= width),
+        FAINT,
+        _font(11),
+    )
+
+
+def elided(path: str, fits: Any) -> str:
+    """The path, or its end after an ellipsis where that is all that fits."""
+    if fits(path):
+        return path
+    for start in range(1, len(path)):
+        if fits("…" + path[start:]):
+            return "…" + path[start:]
+    return "…"
+
+
+def _labels_shown(task: LatentPicture) -> list[int]:
+    found = {
+        int(v)
+        for _, tiles in task.sections
+        for t in tiles
+        if t.labels_p is not None
+        for v in np.unique(t.labels_p)
+    }
+    return sorted(found - {IGNORED_LABEL})
+
+
+def _legend_lines(
+    labels: list[int], names: Sequence[str] | None, width: int
+) -> list[list[tuple[tuple[int, int, int], str, int]]]:
+    """Lines of (colour, name, x)."""
+    colours = label_colours(max(labels, default=0) + 1)
+    lines: list[list[tuple[tuple[int, int, int], str, int]]] = []
+    x = width + 1
+    for label in labels:
+        name = names[label] if names is not None and label < len(names) else f"label {label}"
+        needed = 40 + int(_font(12).getlength(name))
+        if x + needed > width:
+            lines.append([])
+            x = 0
+        r, g, b = (int(part) for part in colours[label])
+        lines[-1].append(((r, g, b), name, x))
+        x += needed
+    return lines
+
+
+def _write_legend(
+    pen: ImageDraw, line: list[tuple[tuple[int, int, int], str, int]], left: int, y: int
+) -> None:
+    for colour, name, x in line:
+        pen.rectangle((left + x, y + 2, left + x + 12, y + 14), colour)
+        pen.text((left + x + 18, y), name, INK, _font(12))
+
+
+@lru_cache
+def _font(size: int, bold: bool = False) -> FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and has the letters of most languages."""
+    from PIL import ImageFont
+
+    found = importlib.util.find_spec("matplotlib")
+    assert found is not None and found.submodule_search_locations, "matplotlib is a dependency"
+    fonts = Path(found.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf"
+    return ImageFont.truetype(str(fonts / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")), size)

@@ -1,0 +1,173 @@
+"""The command `latents`: one picture of each chosen latent, and a table of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from render_visuals.choice import Choice
+from render_visuals.drawing import draw_all, key_of, stat_of
+from render_visuals.grid_picture import LatentPicture, Tile, draw_latent
+from render_visuals.heat import Heat, ImagePlaces, gather_heat
+from render_visuals.near_misses import near_misses
+from render_visuals.seen import check_images
+from render_visuals.survey import Survey, survey
+from saetools.csv_files import write_csv
+from saetools.latents_file import LatentsSet
+from saetools.provenance import Format, Provenance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INDEX = Format("saetools-latent-pictures", 1, "render-visuals latents")
+N_NEAR_MISSES = 5
+N_TEMPLATE_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """root of the images, `top` images of each latent; spread: down its range and near misses too."""
+
+    root: Path
+    out: Path
+    choice: Choice
+    top: int
+    spread: bool
+    label_names: list[str] | None
+    workers: int
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """An image in a latent's picture. section: 0 top, 1 spread, 2 near miss."""
+
+    latent: int
+    image: int
+    section: int
+    note: str = ""
+
+
+def draw_latents(latents: LatentsSet, settings: PictureSettings) -> Path:
+    """Draw what has changed, write index.csv and return its path."""
+    source = latents.files[0].path.parent
+    check_images(settings.root, latents.paths, source)
+    found = survey(latents, settings.top, settings.choice.seed)
+    chosen = settings.choice.of(found)
+    places = ImagePlaces(latents)
+    shown = _choose_images(latents, places, found, chosen, settings)
+    heat = gather_heat(
+        latents, places, np.array([one.latent for one in shown]), np.array([one.image for one in shown])
+    )
+    settings.out.mkdir(parents=True, exist_ok=True)
+    tasks = _tasks(latents, places, found, chosen, shown, heat, settings)
+    draw_all("drawing", draw_latent, [(task.target, task.key, task) for task in tasks], settings.workers)
+    index = settings.out / "index.csv"
+    choice = {"chosen": chosen, "top": settings.top, "spread": settings.spread, "seed": settings.choice.seed}
+    write_csv(
+        index,
+        _index(latents, found, tasks, chosen),
+        Provenance.of(INDEX, "render-visuals latents", choice, latents.uids),
+    )
+    return index
+
+
+def _choose_images(
+    latents: LatentsSet, places: ImagePlaces, found: Survey, chosen: list[int], settings: PictureSettings
+) -> list[_Shown]:
+    shown: list[_Shown] = []
+    misses: list[list[int]] = [[] for _ in chosen]
+    if settings.spread:
+        misses = near_misses(
+            latents, places, chosen, _strongest_patches(latents, places, found, chosen), N_NEAR_MISSES
+        )
+    for latent, missed in zip(chosen, misses, strict=True):
+        top = found.top_images(latent, settings.top)
+        shown += [_Shown(latent, image, 0) for image in top]
+        if settings.spread:
+            spread = found.spread_images(latent, set(top))
+            shown += [_Shown(latent, image, 1, f"quantile {quantile:g}") for quantile, image in spread]
+            shown += [_Shown(latent, image, 2) for image in missed]
+    return shown
+
+
+def _strongest_patches(
+    latents: LatentsSet, places: ImagePlaces, found: Survey, chosen: list[int]
+) -> list[list[tuple[int, int]]]:
+    pairs = [(latent, image) for latent in chosen for image in found.top_images(latent, N_TEMPLATE_IMAGES)]
+    heat = gather_heat(
+        latents, places, np.array([k for k, _ in pairs], int), np.array([n for _, n in pairs], int)
+    )
+    strongest: dict[int, list[tuple[int, int]]] = {latent: [] for latent in chosen}
+    for pair, (latent, image) in enumerate(pairs):
+        patch_e, value_e = heat.of(pair)
+        strongest[latent].append((image, int(patch_e[np.argmax(value_e)])))
+    return list(strongest.values())
+
+
+def _tasks(
+    latents: LatentsSet, places: ImagePlaces, found: Survey, chosen: list[int], shown: list[_Shown], heat: Heat,
+    settings: PictureSettings,
+) -> list[LatentPicture]:  # fmt: skip
+    preprocess = latents.header.source["preprocess"]
+    titles = ("Top images", "Down its range", "Near misses: alike to the other latents, but it does not fire")
+    tiles: dict[int, list[list[Tile]]] = {latent: [[], [], []] for latent in chosen}
+    digests = {latent: hashlib.sha256() for latent in chosen}
+    for pair, one in enumerate(shown):
+        patch_e, value_e = heat.of(pair)
+        path = latents.paths[one.image]
+        rows, columns = (int(edge) for edge in places.grid_n2[one.image])
+        tile = Tile(path, (rows, columns), patch_e, value_e, places.labels(one.image), one.note)
+        tiles[one.latent][one.section].append(tile)
+        what = f"{one.section} {path} {one.note} {tile.grid} {stat_of(settings.root / path)}"
+        digests[one.latent].update(what.encode() + patch_e.tobytes() + value_e.tobytes())
+        if tile.labels_p is not None:
+            digests[one.latent].update(tile.labels_p.tobytes())
+    pictures = []
+    for latent in chosen:
+        title, subtitle = f"Latent {latent}", describe(found, latent)
+        key = key_of(digests[latent].hexdigest(), dict(preprocess), title, subtitle, settings.label_names)
+        pictures.append(
+            LatentPicture(
+                settings.out / f"latent-{latent:06d}.png",
+                key,
+                settings.root,
+                preprocess,
+                title,
+                subtitle,
+                float(found.top_value_km[latent, 0]),
+                list(zip(titles, tiles[latent], strict=True)),
+                settings.label_names,
+            )
+        )
+    return pictures
+
+
+def describe(found: Survey, latent: int) -> str:
+    """How often and how strongly a latent fires, in words."""
+    if not found.count_k[latent]:
+        return f"never fires in these {found.n_images:,} images"
+    return (
+        f"fires at {found.frequency_k[latent]:.3%} of patches, in {found.n_images_k[latent]:,} of"
+        f" {found.n_images:,} images; mean {found.mean_k[latent]:.3g}, largest {found.top_value_km[latent, 0]:.3g}"
+    )
+
+
+def _index(latents: LatentsSet, found: Survey, tasks: list[LatentPicture], chosen: list[int]) -> pd.DataFrame:
+    import pandas as pd
+
+    top = [found.top_images(latent, 1) for latent in chosen]
+    return pd.DataFrame(
+        {
+            "latent": chosen,
+            "picture": [task.target.name for task in tasks],
+            "frequency": found.frequency_k[chosen],
+            "mean_value": found.mean_k[chosen],
+            "max_value": found.top_value_km[chosen, 0],
+            "n_images": found.n_images_k[chosen],
+            "top_image": [latents.paths[images[0]] if images else "" for images in top],
+        }
+    )

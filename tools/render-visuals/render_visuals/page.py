@@ -1,0 +1,245 @@
+"""The command `page`: a static folder that opens from disk."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from render_visuals import heat_colours, page_data
+from render_visuals.chunks import write_chunk
+from render_visuals.drawing import key_of, stat_of
+from render_visuals.groups import group_images
+from render_visuals.heat import ImagePlaces
+from render_visuals.kernels.bins import lower_edge
+from render_visuals.neighbours import nearest_latents
+from render_visuals.page_tables import Column, Known, read_tables
+from render_visuals.seen import check_images
+from render_visuals.seriation import heat_matrix
+from render_visuals.survey import Survey, survey
+from render_visuals.thumbnails import draw_thumbnails, thumbnail_name
+from saetools.atomic import write_text
+from saetools.cli import command_line, logger
+from saetools.errors import UserError
+from saetools.latents_file import LatentsSet
+
+N_NEIGHBOURS = 16
+KEY_LINE = "<!-- made of "
+
+
+@dataclass(frozen=True)
+class PageSettings:
+    root: Path
+    out: Path
+    scorer: Path | None
+    tables: list[Path]
+    top: int
+    per_patch: int
+    by: str
+    by_table: Path | None
+    n_heatmap: int
+    label_names: list[str] | None
+    title: str | None
+    seed: int
+    workers: int
+
+
+def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
+    """Write what has changed and return the path of index.html, which is there only while the page is whole."""
+    site, index = settings.out, settings.out / "index.html"
+    check_images(settings.root, latents.paths, latents.files[0].path.parent)
+    known = read_tables(settings.tables, latents.header, settings.scorer)
+    groups = group_images(settings.by, latents.paths, settings.root, settings.by_table)
+    places = ImagePlaces(latents)
+    _check_folder(site)
+    site.mkdir(parents=True, exist_ok=True)
+    key = _key(latents, settings)
+    whole = _key_of_page(index) == key
+    if not whole:
+        index.unlink(missing_ok=True)
+    draw_thumbnails(latents, places, settings.root, site, settings.workers)
+    if whole:
+        logger.info("%s: already made of these files with these settings", site)
+        return index
+    shutil.rmtree(site / "data", ignore_errors=True)
+    found = survey(latents, settings.top, settings.seed)
+    neighbours = None
+    if settings.scorer is not None:
+        neighbours = nearest_latents(settings.scorer, latents.header, N_NEIGHBOURS)
+    page_data.write_latent_chunks(site, latents, places, found, settings.top, neighbours)
+    per_chunk = page_data.images_per_chunk(latents, settings.per_patch)
+    page_data.write_image_chunks(site, latents, places, per_chunk, settings.per_patch)
+    matrix = heat_matrix(latents, groups, None, settings.n_heatmap)
+    largest_m = np.maximum(matrix.value_mn.max(1, initial=0), 1e-30)
+    write_chunk(
+        site,
+        "heatmap",
+        {
+            "latents": matrix.latents.astype(np.uint32),
+            "images": matrix.images.astype(np.uint32),
+            "strength": np.rint(matrix.value_mn / largest_m[:, None] * 255).astype(np.uint8).ravel(),
+            "group": groups.group_n[groups.order].astype(np.uint32),
+            "names": groups.names,
+            "by": settings.by,
+        },
+    )
+    _write_images(site, latents, places)
+    columns = _own_columns(latents, found) + known.columns
+    _write_table(site, columns, known)
+    write_chunk(
+        site,
+        "about",
+        _about(latents, settings, columns, per_chunk, neighbours[0].shape[1] if neighbours else 0),
+    )
+    _write_assets(site, key, settings.title or _default_title(latents))
+    return index
+
+
+def _own_columns(latents: LatentsSet, found: Survey) -> list[Column]:
+    columns = [
+        Column("frequency", "frequency", "share of all patches at which it fires", found.frequency_k),
+        Column("mean", "mean", "mean value where it fires", found.mean_k),
+        Column("max", "max", "its largest value", found.top_value_km[:, 0].astype(np.float64)),
+        Column("images", "images", "images in which it fires", found.n_images_k.astype(np.float64)),
+    ]
+    folders = [Path(path).parent.name for path in latents.paths]
+    if len(set(folders)) > 1:
+        names, shares = [""] * latents.n_latents, np.full(latents.n_latents, np.nan)
+        for latent in np.flatnonzero(found.n_images_k):
+            top = [folders[image] for image in found.top_images(int(latent), found.top_image_km.shape[1])]
+            names[latent] = max(dict.fromkeys(top), key=top.count)
+            shares[latent] = top.count(names[latent]) / len(top)
+        columns.append(Column("folder", "top folder", "the commonest folder of its top images", names))
+        columns.append(
+            Column("purity", "purity", "share of its top images that are in the top folder", shares)
+        )
+    return columns
+
+
+def _write_table(site: Path, columns: list[Column], known: Known) -> None:
+    """data/table.js: numbers as float32; texts as their list and a number for each latent."""
+    table: dict[str, Any] = {}
+    for column in columns:
+        if column.is_text:
+            texts = list(dict.fromkeys(column.values))
+            number = {text: i for i, text in enumerate(texts)}
+            table[column.name] = {
+                "texts": texts,
+                "code": np.array([number[v] for v in column.values], np.uint32),
+            }
+        else:
+            table[column.name] = np.asarray(column.values, np.float32)
+    found = [
+        [k, kind, name, *(None if np.isnan(v) else v for v in values)]
+        for k, kind, name, *values in known.found
+    ]
+    write_chunk(site, "table", {"columns": table, "found": found})
+
+
+def _write_images(site: Path, latents: LatentsSet, places: ImagePlaces) -> None:
+    write_chunk(
+        site,
+        "images",
+        {
+            "path": latents.paths,
+            "file": [thumbnail_name(image) for image in range(latents.n_images)],
+            "grid": places.grid_n2.astype(np.uint16).ravel(),
+        },
+    )
+
+
+def _about(
+    latents: LatentsSet, settings: PageSettings, columns: list[Column], per_chunk: int, n_near: int
+) -> dict[str, Any]:
+    header = latents.header
+    return {
+        "title": settings.title or _default_title(latents),
+        "scorer": header.scorer,
+        "kind": header.kind,
+        "model": header.source["model"],
+        "layer": header.layer,
+        "n_latents": latents.n_latents,
+        "n_images": latents.n_images,
+        "n_patches": latents.n_patches,
+        "latents_per_chunk": page_data.LATENTS_PER_CHUNK,
+        "images_per_chunk": per_chunk,
+        "per_patch": settings.per_patch,
+        "n_near": n_near,
+        "columns": [{"name": c.name, "title": c.title, "hint": c.hint, "text": c.is_text} for c in columns],
+        "has_labels": latents.files[0].labels is not None,
+        "label_names": settings.label_names or [],
+        "label_colours": heat_colours.label_colours(256).tolist()
+        if latents.files[0].labels is not None
+        else [],
+        "heat": {
+            "stops": list(heat_colours.STOPS),
+            "least_alpha": heat_colours.LEAST_ALPHA,
+            "most_alpha": heat_colours.MOST_ALPHA,
+        },
+        "bin_edges": [lower_edge(place) for place in range(97)],
+        "command": command_line(),
+    }
+
+
+def _default_title(latents: LatentsSet) -> str:
+    header = latents.header
+    return f"{header.source['model'].split('/')[-1]}, layer {header.layer}: {latents.n_latents:,} latents"
+
+
+def _key(latents: LatentsSet, settings: PageSettings) -> str:
+    tables = [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings.tables]
+    by_table = hashlib.sha256(settings.by_table.read_bytes()).hexdigest() if settings.by_table else None
+    return key_of(
+        latents.uids, tables, by_table, stat_of(settings.scorer) if settings.scorer else None, settings.top,
+        settings.per_patch, settings.by, settings.n_heatmap, settings.label_names, settings.title, settings.seed,
+        [hashlib.sha256(asset.encode()).hexdigest() for _, asset in _assets()],
+    )  # fmt: skip
+
+
+def _assets() -> list[tuple[str, str]]:
+    folder = importlib.resources.files("render_visuals") / "assets"
+    return sorted(
+        (item.name, item.read_text(encoding="utf-8")) for item in folder.iterdir() if item.is_file()
+    )
+
+
+def _write_assets(site: Path, key: str, title: str) -> None:
+    """index.html last: where it is, the page is whole."""
+    index = ""
+    for name, text in _assets():
+        if name == "index.html":
+            index = text.replace("{{title}}", title.replace("&", "&amp;").replace("<", "&lt;"))
+        else:
+            write_text(site / name, text)
+    write_text(site / "index.html", f"{index}{KEY_LINE}{key} -->\n")
+
+
+def _key_of_page(index: Path) -> str | None:
+    if not index.is_file():
+        return None
+    _, found, rest = index.read_text(encoding="utf-8", errors="replace").rpartition(KEY_LINE)
+    return rest.split(" ", 1)[0] if found else None
+
+
+def _check_folder(site: Path) -> None:
+    """Other people's files are not mixed with ours, nor removed."""
+    if site.exists() and not site.is_dir():
+        raise UserError(f"{site}: it is a file; --out is the folder of the page")
+    ours = {"index.html", "data", "images", *(name for name, _ in _assets())}
+    if site.is_dir():
+        strange = sorted(name for name in os.listdir(site) if name not in ours and not name.startswith("."))  # noqa: PTH208
+        data_is_ours = not (site / "data").is_dir() or all(
+            path.is_dir() or path.suffix == ".js" or path.name.startswith(".")
+            for path in (site / "data").rglob("*")
+        )
+        if strange or not data_is_ours:
+            raise UserError(
+                f"{site}: it holds other files ({', '.join(strange[:3]) or 'in data/'}); give --out a new folder,"
+                " or the folder of an earlier page"
+            )

@@ -1,0 +1,131 @@
+"""The numbers of the page, in chunks that it loads when it needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from render_visuals.chunks import write_chunk
+from render_visuals.heat import Heat, ImagePlaces, gather_heat
+from render_visuals.survey import Survey
+from saetools.latents_file import LatentsSet
+from saetools.progress import Progress
+
+LATENTS_PER_CHUNK = 32
+EVENTS_PER_CHUNK = 60_000
+
+
+def images_per_chunk(latents: LatentsSet, per_patch: int) -> int:
+    """So many that a chunk has some ten thousand events."""
+    each = min(int(latents.count.sum()) / max(latents.n_images, 1), per_patch * latents.n_patches)
+    return int(np.clip(EVENTS_PER_CHUNK / max(each, 1), 1, 64))
+
+
+def write_latent_chunks(
+    site: Path, latents: LatentsSet, places: ImagePlaces, found: Survey, n_top: int,
+    neighbours: tuple[np.ndarray, np.ndarray] | None,
+) -> None:  # fmt: skip
+    """data/latents/NNNN.js: of LATENTS_PER_CHUNK latents each, their examples with heat, distribution, neighbours.
+
+    example_ptr, patch_ptr: where a latent's examples and an example's patches start. quantile: of an example down the
+    range, 2 for the top ones.
+    """
+    k = latents.n_latents
+    with Progress("writing latents", total=k, unit="latents") as progress:
+        for start in range(0, k, LATENTS_PER_CHUNK * 32):
+            some = range(start, min(start + LATENTS_PER_CHUNK * 32, k))
+            pairs, quantiles = _examples(found, some, n_top)
+            heat = gather_heat(latents, places, pairs[:, 0], pairs[:, 1])
+            for first in range(some.start, some.stop, LATENTS_PER_CHUNK):
+                few = np.arange(first, min(first + LATENTS_PER_CHUNK, k))
+                chunk = _latent_chunk(few, pairs, quantiles, heat, found)
+                if neighbours is not None:
+                    chunk["near"], chunk["cosine"] = neighbours[0][few].ravel(), neighbours[1][few].ravel()
+                write_chunk(site, f"latents/{first // LATENTS_PER_CHUNK:04d}", chunk)
+                progress.advance(len(few))
+
+
+def _examples(found: Survey, some: range, n_top: int) -> tuple[np.ndarray, np.ndarray]:
+    pairs: list[tuple[int, int]] = []
+    quantiles: list[float] = []
+    for latent in some:
+        top = found.top_images(latent, n_top)
+        spread = found.spread_images(latent, set(top))
+        pairs += [(latent, image) for image in top] + [(latent, image) for _, image in spread]
+        quantiles += [2.0] * len(top) + [quantile for quantile, _ in spread]
+    return np.array(pairs, np.int64).reshape(-1, 2), np.array(quantiles, np.float32)
+
+
+def _latent_chunk(
+    few: np.ndarray, pairs: np.ndarray, quantiles: np.ndarray, heat: Heat, found: Survey
+) -> dict[str, Any]:
+    bounds = np.searchsorted(pairs[:, 0], [few[0], few[-1] + 1])
+    here = slice(int(bounds[0]), int(bounds[1]))
+    events = slice(int(heat.ptr[here.start]), int(heat.ptr[here.stop]))
+    used_b = np.flatnonzero(found.hist_kb[few].any(0))
+    bins = slice(int(used_b[0]), int(used_b[-1]) + 1) if len(used_b) else slice(0, 0)
+    return {
+        "first_bin": bins.start,
+        "n_bins": bins.stop - bins.start,
+        "hist": found.hist_kb[few, bins].ravel(),
+        "example_ptr": np.searchsorted(pairs[here, 0], [*few, few[-1] + 1]).astype(np.uint32),
+        "image": pairs[here, 1].astype(np.uint32),
+        "quantile": quantiles[here],
+        "patch_ptr": (heat.ptr[here.start : here.stop + 1] - events.start).astype(np.uint32),
+        "patch": heat.patch_e[events],
+        **_halves(heat.value_e[events]),
+    }
+
+
+def _halves(value_e: np.ndarray) -> dict[str, Any]:
+    """Values as scale * float16: half the bytes, exact to 1/2048 of each value, whatever their size."""
+    scale = float(value_e.max(initial=0)) or 1.0
+    return {"scale": scale, "value": (value_e / np.float32(scale)).astype(np.float16)}
+
+
+def write_image_chunks(
+    site: Path, latents: LatentsSet, places: ImagePlaces, per_chunk: int, per_patch: int
+) -> None:
+    """data/images/NNNN.js: of per_chunk images each, which latents fire at each patch: at most per_patch, the largest.
+
+    row_ptr {images * P + 1}; latents uint16 where that is enough.
+    """
+    latent_type = np.uint16 if latents.n_latents <= 1 << 16 else np.uint32
+    with Progress("writing images", total=latents.n_images, unit="images") as progress:
+        for start in range(0, latents.n_images, per_chunk):
+            stop = min(start + per_chunk, latents.n_images)
+            counts, which, values, labels = [], [], [], []
+            for image in range(start, stop):
+                file, i = places.file(image)
+                indptr, latent_e, value_e = file.images(i, i + 1)
+                kept_counts, kept = _largest(indptr, np.asarray(value_e, np.float32), per_patch)
+                counts.append(kept_counts)
+                which.append(np.asarray(latent_e)[kept].astype(latent_type))
+                values.append(np.asarray(value_e, np.float32)[kept])
+                if (labels_p := places.labels(image)) is not None:
+                    labels.append(labels_p)
+            chunk: dict[str, Any] = {
+                "row_ptr": np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.uint32),
+                "latent": np.concatenate(which),
+                **_halves(np.concatenate(values)),
+            }
+            if labels:
+                chunk["labels"] = np.concatenate(labels).astype(np.uint16)
+            write_chunk(site, f"images/{start // per_chunk:04d}", chunk)
+            progress.advance(stop - start)
+
+
+def _largest(indptr: np.ndarray, value_e: np.ndarray, per_patch: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many events of each row are kept, and which: those above 0, and of a row with more than per_patch of them
+    the largest, in their old order."""
+    row_e = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    keep = np.flatnonzero(value_e > 0)
+    counts = np.bincount(row_e[keep], minlength=len(indptr) - 1)
+    if counts.max(initial=0) > per_patch:
+        order = keep[np.lexsort((-value_e[keep], row_e[keep]))]
+        rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        keep = np.sort(order[rank < per_patch])
+        counts = np.minimum(counts, per_patch)
+    return counts, keep

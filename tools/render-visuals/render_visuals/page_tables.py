@@ -1,0 +1,193 @@
+"""What tables know of latents, as columns of the page's table.
+
+Three kinds of CSV, told apart by their columns: one row per latent (latents.csv: `latent` and whatever it has),
+one per class (probes.csv: `class`, `latent`, `ap`, `r`), one per trait (AP table: `trait`, `prototype`, `ap`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from render_visuals.csv_tables import read_table
+from saetools.csv_files import sidecar_path
+from saetools.errors import UserError
+from saetools.latents_layout import LatentsHeader
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OWN = {"latent", "frequency", "mean_value", "max_value", "mean", "max", "n_images", "count"}
+
+
+@dataclass
+class Column:
+    """One value per latent: numbers {K}, NaN where there is none, or texts [K]."""
+
+    name: str
+    title: str
+    hint: str
+    values: Any
+
+    @property
+    def is_text(self) -> bool:
+        return isinstance(self.values, list)
+
+
+@dataclass
+class Known:
+    """columns of the table, and found: (latent, kind, name, ap, r, prevalence) for every trait or class for which a
+    latent was chosen."""
+
+    columns: list[Column] = field(default_factory=list)
+    found: list[tuple[int, str, str, float, float, float]] = field(default_factory=list)
+
+
+def read_tables(paths: list[Path], header: LatentsHeader, scorer: Path | None = None) -> Known:
+    """Raises UserError where a table is of another kind, or of other latents.
+
+    scorer: its file, whose name says which rows are meant where an AP table holds several of a kind and size.
+    """
+    known = Known()
+    for path in paths:
+        table = read_table(path)
+        _check_made_from(path, header)
+        if {"trait", "prototype", "ap"} <= set(table.columns):
+            _add_traits(known, path, table, header, scorer)
+        elif {"class", "latent", "ap"} <= set(table.columns):
+            _add_classes(known, path, table, header)
+        elif "latent" in table.columns:
+            _add_latents(known, path, table, header)
+        else:
+            raise UserError(
+                f"{path}: its columns are {', '.join(list(table.columns)[:8])}; expected latents.csv or probes.csv of"
+                " fit-probes, or the AP table of score-traits"
+            )
+    return known
+
+
+def _check_made_from(path: Path, header: LatentsHeader) -> None:
+    """Where a table says from which files it was made, and one is a scorer, it must be this one."""
+    import json
+
+    sidecar = sidecar_path(path)
+    if not sidecar.is_file():
+        return
+    try:
+        settings = json.loads(sidecar.read_text(encoding="utf-8")).get("settings", {})
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{sidecar}: it is broken; write {path.name} again") from error
+    scorer = settings.get("scorer") if isinstance(settings, dict) else None
+    if isinstance(scorer, str) and len(scorer) == 32 and scorer != header.scorer:
+        raise UserError(
+            f"{path}: made with the scorer {scorer}, but the latents with {header.scorer};"
+            " give tables and latents of one scorer"
+        )
+
+
+def _add_traits(
+    known: Known, path: Path, table: pd.DataFrame, header: LatentsHeader, scorer: Path | None
+) -> None:
+    mine = table[(table["scorer"] == header.kind) & (table["n_prototypes"] == header.n_latents)]
+    if "layer" in mine:
+        mine = mine[mine["layer"] == header.layer]
+    if not len(mine):
+        raise UserError(
+            f"{path}: no row is of a {header.kind!r} scorer with {header.n_latents} prototypes on layer {header.layer},"
+            " as these latents are; give the AP table of the same scorer"
+        )
+    if scorer is not None and "checkpoint" in mine and mine["checkpoint"].nunique() > 1:
+        mine = mine[[Path(str(name)).name == scorer.name for name in mine["checkpoint"]]]
+    if "checkpoint" in mine and mine["checkpoint"].nunique() != 1:
+        raise UserError(
+            f"{path}: it holds several scorers of this kind and size; give a table of one, or with --scorer the file"
+            " that its column checkpoint names"
+        )
+    if "n_train" in mine:
+        mine = mine[mine["n_train"] == mine["n_train"].max()]
+    _add_best(known, path, mine.dropna(subset=["prototype", "ap"]), "prototype", "trait", header)
+
+
+def _add_classes(known: Known, path: Path, table: pd.DataFrame, header: LatentsHeader) -> None:
+    _add_best(known, path, table.dropna(subset=["latent", "ap"]), "latent", "class", header)
+
+
+def _add_best(
+    known: Known, path: Path, table: pd.DataFrame, latent: str, kind: str, header: LatentsHeader
+) -> None:
+    """Of each latent, the trait or class with the largest AP among those for which it was chosen."""
+    numbers = _latents(path, table[latent], header)
+    measures = {
+        name: table[name].to_numpy(np.float64) if name in table else np.full(len(table), np.nan)
+        for name in ("ap", "r", "prevalence")
+    }
+    measures["gain"] = measures["ap"] - measures["prevalence"]
+    names = [str(one) for one in table[kind]]
+    best = [""] * header.n_latents
+    values = {name: np.full(header.n_latents, np.nan) for name in measures}
+    for row in np.argsort(-measures["ap"], kind="stable"):
+        k = int(numbers[row])
+        if not best[k]:
+            best[k] = names[row]
+            for name, measured in measures.items():
+                values[name][k] = measured[row]
+        ap, r, prevalence = (float(measures[name][row]) for name in ("ap", "r", "prevalence"))
+        known.found.append((k, kind, names[row], ap, r, prevalence))
+    taken = {column.name for column in known.columns}
+    of = f"the best {kind} for which this latent was chosen ({path.name})"
+    shown = {
+        "ap": ("AP", f"average precision on test of {of}"),
+        "gain": ("gain", f"AP less prevalence, of {of}: a scorer that says nothing has 0"),
+        "r": ("R", f"share of the prior's loss that the probe saves, of {of}"),
+    }
+    known.columns.append(Column(_free(kind, taken), f"best {kind}", of, best))
+    for name, (title, hint) in shown.items():
+        if not np.isnan(values[name]).all():
+            known.columns.append(Column(_free(name, taken), title, hint, values[name]))
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or with a number where a table before had one like it."""
+    return next(one for one in (name, *(f"{name}_{i}" for i in range(2, 100))) if one not in taken)
+
+
+def _add_latents(known: Known, path: Path, table: pd.DataFrame, header: LatentsHeader) -> None:
+    numbers = _latents(path, table["latent"], header)
+    if len(np.unique(numbers)) != len(numbers):
+        raise UserError(
+            f"{path}: it has several rows for one latent, expected one each, or columns class and ap"
+        )
+    taken = {column.name for column in known.columns}
+    for name in table.columns:
+        if name in OWN:
+            continue
+        series = table[name]
+        key = "".join(c if c.isalnum() else "_" for c in str(name).lower())
+        key = _free(key, taken)
+        values: Any
+        if series.dtype.kind in "biuf":
+            values = np.full(header.n_latents, np.nan)
+            values[numbers] = series.to_numpy(np.float64)
+        else:
+            values = [""] * header.n_latents
+            for k, text in zip(numbers, series.fillna("").astype(str), strict=True):
+                values[int(k)] = text
+        known.columns.append(
+            Column(key, str(name).replace("_", " "), f"column {name} of {path.name}", values)
+        )
+
+
+def _latents(path: Path, column: pd.Series, header: LatentsHeader) -> np.ndarray:
+    try:
+        numbers = column.to_numpy(np.float64).astype(np.int64)
+    except ValueError as error:
+        raise UserError(f"{path}: a latent is no number ({error})") from error
+    if len(numbers) and not (numbers.min() >= 0 and numbers.max() < header.n_latents):
+        raise UserError(
+            f"{path}: it names latents from {numbers.min()} to {numbers.max()}, these have the numbers 0 to"
+            f" {header.n_latents - 1}; give a table of the same scorer"
+        )
+    return numbers

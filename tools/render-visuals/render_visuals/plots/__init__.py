@@ -1,0 +1,1 @@
+"""Figures from our CSV tables, one kind each."""

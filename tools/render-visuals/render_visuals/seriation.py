@@ -1,0 +1,105 @@
+"""Latents x images: which latents tell groups apart, in an order that puts alike ones side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from render_visuals.groups import Groups
+from render_visuals.kernels import events
+from render_visuals.survey import BLOCK_EVENTS
+from saetools.latents_file import LatentsSet
+from saetools.progress import Progress
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """value_mn {M, N}: largest value of each latent in each image, latents by co-occurrence, images by groups.
+
+    latents {M}, images {N}: their numbers, in that order.
+    """
+
+    latents: np.ndarray
+    images: np.ndarray
+    value_mn: np.ndarray
+
+
+def heat_matrix(latents: LatentsSet, groups: Groups, chosen: list[int] | None, n_latents: int) -> Matrix:
+    """`chosen` latents, or the n_latents that tell the groups apart best."""
+    columns = np.array(
+        chosen if chosen is not None else telling_latents(latents, groups, n_latents), np.int64
+    )
+    value_nm = np.zeros((latents.n_images, len(columns)), np.float32)
+    column_k = np.full(latents.n_latents, -1, np.int64)
+    column_k[columns] = np.arange(len(columns))
+    for rows, indptr, latent_e, value_e in _blocks(latents, "reading the latents of the heat map"):
+        events.image_maxima_of(indptr, latent_e, value_e, latents.n_patches, column_k, value_nm[rows])
+    order = seriate(value_nm)
+    return Matrix(columns[order], groups.order, value_nm[groups.order][:, order].T.copy())
+
+
+def telling_latents(latents: LatentsSet, groups: Groups, n: int) -> list[int]:
+    """The n latents with the largest share of variance of their images' largest values between groups.
+
+    eta^2 = sum_g n_g (mean_g - mean)^2 / sum_i (z_i - mean)^2; latents that fire in fewer than 3 images are left out
+    where that leaves enough, as one image is always in one group.
+    """
+    k = latents.n_latents
+    sum_gk, square_k = np.zeros((len(groups.names), k)), np.zeros(k)
+    best_k, stamp_k, touched_k = np.zeros(k, np.float32), np.full(k, -1, np.int64), np.zeros(k, np.int64)
+    fires_k = np.zeros(k, np.int64)
+    for rows, indptr, latent_e, value_e in _blocks(latents, "looking for latents that tell groups apart"):
+        stamp_k[:] = -1
+        events.group_sums(
+            indptr, latent_e, value_e, latents.n_patches, groups.group_n[rows], sum_gk, square_k, fires_k, best_k,
+            stamp_k, touched_k,
+        )  # fmt: skip
+    size_g = np.bincount(groups.group_n, minlength=len(groups.names)).astype(np.float64)
+    mean_k = sum_gk.sum(0) / latents.n_images
+    total_k = square_k - latents.n_images * mean_k**2
+    between_k = (sum_gk**2 / size_g[:, None]).sum(0) - latents.n_images * mean_k**2
+    share_k = np.divide(between_k, total_k, out=np.full(k, -1.0), where=(total_k > 1e-12) & (fires_k > 0))
+    share_k[(fires_k < 3) & (share_k >= 0)] -= 1  # after all others, before those that never fire
+    order = np.argsort(-share_k, kind="stable")[: min(n, k)]
+    return sorted(int(latent) for latent in order if fires_k[latent] > 0)
+
+
+def seriate(value_nm: np.ndarray) -> np.ndarray:
+    """An order of the columns in which those that co-occur are near each other.
+
+    Average linkage on 1 - correlation, leaves in the order that makes the sum of neighbours' distances least
+    (Bar-Joseph et al., Bioinformatics 2001). Constant columns come last.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    centred_nm = value_nm - value_nm.mean(0, dtype=np.float64)
+    norm_m = np.sqrt((centred_nm**2).sum(0))
+    live = np.flatnonzero(norm_m > 0)
+    constant = np.flatnonzero(norm_m == 0)
+    if len(live) < 3:
+        return np.concatenate([live, constant])
+    unit_nm = centred_nm[:, live] / norm_m[live]
+    distance_mm = np.clip(1 - unit_nm.T @ unit_nm, 0, 2)
+    np.fill_diagonal(distance_mm, 0)
+    tree = linkage(squareform(distance_mm, checks=False), "average", optimal_ordering=True)
+    return np.concatenate([live[leaves_list(tree)], constant])
+
+
+def _blocks(latents: LatentsSet, what: str) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+    """(images, indptr, latents, values) of all images, a block at a time."""
+    first = 0
+    with Progress(what, total=latents.n_images, unit="images") as progress:
+        for file in latents.files:
+            for start, stop in file.blocks(BLOCK_EVENTS):
+                indptr, latent_e, value_e = file.images(start, stop)
+                yield (
+                    slice(first + start, first + stop),
+                    indptr,
+                    np.asarray(latent_e),
+                    np.asarray(value_e, np.float32),
+                )
+                progress.advance(stop - start)
+            first += file.n_images

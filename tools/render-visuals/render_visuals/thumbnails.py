@@ -1,0 +1,59 @@
+"""The page's images: each once, as the model saw it, shared by all latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from render_visuals.drawing import draw_all, key_of, stat_of
+from render_visuals.heat import ImagePlaces
+from render_visuals.seen import seen_pixels
+from saetools.atomic import atomic_path
+from saetools.latents_file import LatentsSet
+
+LARGEST_EDGE = 448  # pixels
+PER_FOLDER = 1000
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """target gets the image, with `key` in its comment."""
+
+    target: Path
+    key: str
+    root: Path
+    path: str
+    preprocess: Mapping[str, Any]
+    grid: tuple[int, int]
+
+
+def thumbnail_name(image: int) -> str:
+    return f"images/{image // PER_FOLDER:03d}/{image:06d}.jpg"
+
+
+def draw_thumbnails(latents: LatentsSet, places: ImagePlaces, root: Path, site: Path, workers: int) -> int:
+    """Draw those that have changed, remove those of images that are no more; returns how many were drawn."""
+    preprocess = latents.header.source["preprocess"]
+    tasks = []
+    for image, path in enumerate(latents.paths):
+        target = site / thumbnail_name(image)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        rows, columns = (int(edge) for edge in places.grid_n2[image])
+        key = key_of(path, stat_of(root / path), dict(preprocess), [rows, columns], LARGEST_EDGE)
+        tasks.append((target, key, Thumbnail(target, key, root, path, preprocess, (rows, columns))))
+    wanted = {target for target, _, _ in tasks}
+    for old in site.glob("images/[0-9][0-9][0-9]/[0-9]*.jpg"):
+        if old not in wanted:
+            old.unlink()
+    return draw_all("drawing images", draw_thumbnail, tasks, workers)
+
+
+def draw_thumbnail(task: Thumbnail) -> None:
+    from PIL import Image
+
+    image = Image.fromarray(seen_pixels(task.root, task.path, task.preprocess, task.grid))
+    image.thumbnail((LARGEST_EDGE, LARGEST_EDGE), Image.Resampling.LANCZOS)
+    with atomic_path(task.target) as partial:
+        image.save(partial, "JPEG", quality=84, comment=task.key.encode())

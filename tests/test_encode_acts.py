@@ -216,10 +216,10 @@ def test_a_second_run_encodes_only_what_is_missing(tool: Tool, shards: Path, tmp
     assert {name for name in before if before[name] != after[name]} == {"latents-000001.npz"}
     for changed in (["--threshold", "0.5"], ["--top", "3"], ["--dtype", "float16"]):
         done = encode_acts(shards, *command[2:], *changed, code=1)
-        assert f"encoded otherwise: {changed[0][2:]}:" in error_lines(done)
+        assert f"other settings: {changed[0][2:]}:" in error_lines(done)
     other = save(tmp_path / "other.h5", make_sae("topk"))
     done = encode_acts(shards, "--scorer", other, "--out", tmp_path / "out", code=1)
-    assert "encoded otherwise: scorer" in error_lines(done)
+    assert "other settings: scorer" in error_lines(done)
 
 
 def test_units_are_the_activations(shards: Path, acts: np.ndarray, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -56,3 +57,8 @@ def pieces_of_equal_work(ptr: np.ndarray, cost_per_row: int, n_pieces: int) -> n
     bounds = np.searchsorted(work, targets)
     bounds[0], bounds[-1] = 0, len(ptr) - 1
     return bounds
+
+
+def available_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

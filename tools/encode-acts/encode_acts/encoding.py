@@ -16,6 +16,7 @@ from saetools.errors import UserError
 from saetools.latents_file import LatentsFile
 from saetools.latents_layout import LATENTS, LatentsHeader, latents_name
 from saetools.latents_writer import new_latents
+from saetools.made_alike import check_made_alike
 from saetools.progress import Progress
 from saetools.provenance import Provenance, first_difference
 from saetools.scorer_inputs import choose_layer
@@ -55,7 +56,7 @@ def encode_shards(
             target = folder / latents_name(shard.header.shard_index)
             provenance = _provenance(shard, scorer, layer, settings)
             if target.exists():
-                _check_made_alike(LatentsFile(target), provenance)
+                check_made_alike(target, LatentsFile(target).provenance, provenance)
             else:
                 encoder = encoder or Encoder(fitting, settings.threshold, settings.top, device)
                 _encode_shard(target, shard, scorer, layer, encoder, settings, provenance, progress)
@@ -127,14 +128,6 @@ def _check_folder(folder: Path, scorer: ScorerChoice, settings: EncodingSettings
         found = LatentsFile(path)
         here = {**found.provenance.settings, "scorer": found.header.scorer}
         if difference := first_difference({name: here.get(name) for name in wanted}, wanted):
-            raise UserError(_otherwise(path, difference))
-
-
-def _check_made_alike(found: LatentsFile, wanted: Provenance) -> None:
-    mine = {**found.provenance.settings, "shard, scorer": list(found.provenance.parents)}
-    if difference := first_difference(mine, {**wanted.settings, "shard, scorer": list(wanted.parents)}):
-        raise UserError(_otherwise(found.path, difference))
-
-
-def _otherwise(path: Path, difference: str) -> str:
-    return f"{path}: it was encoded otherwise: {difference}; choose another --out, or remove the old latents"
+            raise UserError(
+                f"{path}: it was made with other settings: {difference}; choose another --out, or remove it"
+            )

@@ -75,9 +75,10 @@ def fit_probes(
     if not math.isfinite(ridge):
         raise UsageError(f"--ridge {ridge}: expected a finite number")
 
-    from fit_probes.job import Job, ProbeSettings, available_threads
+    from fit_probes.job import Job, ProbeSettings
     from saetools.devices import choose_device
     from saetools.latents_file import open_latents
+    from saetools.workers import available_threads
 
     job = Job(
         open_latents(train),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,7 +16,6 @@ from fit_probes.probe_file import (
     NAME,
     PROBES,
     Probes,
-    check_made_alike,
     find_parts,
     load_probes,
     part_name,
@@ -30,6 +28,7 @@ from saetools.errors import UserError
 from saetools.latent_columns import Columns
 from saetools.latents_file import LatentsSet
 from saetools.latents_layout import check_same_encoding
+from saetools.made_alike import check_made_alike
 from saetools.provenance import Format, Provenance
 from saetools.row_labels import PATCH, TARGET, LabelledSplits, read_labels
 from saetools.slices import WHOLE, Slice
@@ -166,8 +165,3 @@ class Job:
         plain = {**asdict(self.settings), "labels": labels, "ignore": sorted(self.settings.ignore)}
         del plain["tau"]
         return plain
-
-
-def available_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from fit_probes.problem import NO_PROBE
 from saetools.errors import UserError
+from saetools.made_alike import check_made_alike
 from saetools.npz_file import read_npz, write_npz
-from saetools.provenance import Format, Provenance, first_difference
+from saetools.provenance import Format, Provenance
 from saetools.slices import Slice
 
 PROBES = Format("saetools-probes", 1, "fit-probes")
@@ -106,15 +107,6 @@ def load_probes(path: Path, wanted: Provenance | None = None) -> tuple[Provenanc
     if wanted is not None:
         check_made_alike(path, provenance, wanted)
     return provenance, Probes(**{name: arrays[name] for name in Probes.__dataclass_fields__})
-
-
-def check_made_alike(path: Path, found: Provenance, wanted: Provenance) -> None:
-    """Raise UserError, naming the difference, unless both have the same settings and parents."""
-    mine, other = ({**each.settings, "latents": list(each.parents)} for each in (found, wanted))
-    if difference := first_difference(mine, other):
-        raise UserError(
-            f"{path}: it was made with other settings: {difference}; choose another --out, or remove it"
-        )
 
 
 def find_parts(folder: Path) -> list[Path]:

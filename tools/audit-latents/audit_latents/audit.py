@@ -1,0 +1,134 @@
+"""Yield: how many of the first B proposals are found again in patch labels H.
+
+    AP_k     = max over the labels h of H of the AP of latent k's values for h, over all labelled patches
+    Yield(B) = 1/B #{proposals among the first B with AP >= tau}
+    area     = mean of Yield(B) over B = 1 ... the largest budget
+
+Bootstrap: images of H are drawn with replacement, the ranking stays. Null: K is shuffled over its images, and the
+latents are ranked anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from saetools.event_order import descending
+from saetools.kernels.event_ranking_kernels import average_precision_of_classes
+from saetools.latent_block import Latents
+
+
+@dataclass(frozen=True)
+class Patches:
+    """class_n {rows} of H's patches, -1 where a patch does not count; P patches an image; C labels."""
+
+    class_n: npt.NDArray[np.int32]
+    n_patches: int
+    n_classes: int
+
+    @property
+    def n_images(self) -> int:
+        return len(self.class_n) // self.n_patches
+
+    def masses(self) -> npt.NDArray[np.int64]:
+        """{images, C}: patches of each label."""
+        counts = np.zeros((self.n_images, self.n_classes + 1), np.int64)
+        image_n = np.repeat(np.arange(self.n_images), self.n_patches)
+        np.add.at(counts, (image_n, self.class_n), 1)  # -1 is the last column
+        return counts[:, : self.n_classes]
+
+
+@dataclass(frozen=True)
+class Events:
+    """A latent's events in falling order: values, the labels of their patches, and their images."""
+
+    value_e: npt.NDArray[np.float32]
+    class_e: npt.NDArray[np.int32]
+    image_e: npt.NDArray[np.int32]
+
+    @staticmethod
+    def of(latents: Latents, k: int, patches: Patches) -> Events:
+        run = slice(latents.indptr[k], latents.indptr[k + 1])
+        rows, values = latents.rows[run], latents.values[run].astype(np.float32)
+        order = descending(values)
+        rows = rows[order]
+        return Events(values[order], patches.class_n[rows], (rows // patches.n_patches).astype(np.int32))
+
+    def ap(self, weight_n: npt.NDArray[np.int64], mass_c: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """AP for every label, NaN for one without a patch; image n is there weight_n times."""
+        ap_c = np.empty(len(mass_c))
+        average_precision_of_classes(self.value_e, self.class_e, self.image_e, weight_n, mass_c, ap_c)
+        return ap_c
+
+
+@dataclass(frozen=True)
+class Audited:
+    """ap_kc {K, C}: AP of every latent for every label; events of the latents that were to be kept."""
+
+    ap_kc: npt.NDArray[np.float64]
+    events: dict[int, Events]
+
+    @property
+    def best_ap(self) -> npt.NDArray[np.float64]:
+        """{K}: the highest AP of each latent; 0 where no label has a patch."""
+        return np.nanmax(np.where(np.isnan(self.ap_kc), 0.0, self.ap_kc), axis=1, initial=0.0)
+
+
+def audit(
+    blocks: Iterable[tuple[int, Latents]], n_latents: int, patches: Patches, keep: set[int], threads: int
+) -> Audited:
+    """AP of all latents, block by block; `keep`: latents whose sorted events are wanted again."""
+    ap_kc = np.full((n_latents, patches.n_classes), np.nan)
+    found: dict[int, Events] = {}
+    once, mass_c = np.ones(patches.n_images, np.int64), patches.masses().sum(axis=0)
+
+    def add(first: int, latents: Latents, k: int) -> None:
+        events = Events.of(latents, k, patches)
+        ap_kc[first + k] = events.ap(once, mass_c)
+        if first + k in keep:
+            found[first + k] = events
+
+    with ThreadPoolExecutor(threads) as pool:
+        for first, latents in blocks:
+            for _ in pool.map(lambda k, f=first, b=latents: add(f, b, k), range(latents.n_latents)):
+                pass
+    return Audited(ap_kc, found)
+
+
+def yields(found: npt.NDArray[np.bool_], most: int) -> npt.NDArray[np.float64]:
+    """Yield(1) ... Yield(most) along the last axis, of proposals that were found or not; missing ones count as not."""
+    padded = np.zeros((*found.shape[:-1], most))
+    padded[..., : found.shape[-1]] = found[..., :most]
+    return padded.cumsum(axis=-1) / np.arange(1, most + 1)
+
+
+def bootstrap(
+    audited: Audited,
+    latents: npt.NDArray[np.int64],
+    patches: Patches,
+    tau: float,
+    resamples: int,
+    rng: np.random.Generator,
+    threads: int,
+) -> npt.NDArray[np.bool_]:
+    """{resamples, len(latents)}: whether each proposal has an AP >= tau on images drawn with replacement."""
+    n = patches.n_images
+    weight_rn = np.zeros((resamples, n), np.int64)
+    for weight_n in weight_rn:
+        weight_n += np.bincount(rng.integers(0, n, n), minlength=n)
+    mass_rc = weight_rn @ patches.masses()
+    found = np.zeros((resamples, len(latents)), bool)
+
+    def one(i: int) -> None:
+        events = audited.events[int(latents[i])]
+        for r in range(resamples):
+            ap_c = events.ap(weight_rn[r], mass_rc[r])
+            found[r, i] = np.any(ap_c >= tau)  # NaN is not
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one, range(len(latents))))
+    return found

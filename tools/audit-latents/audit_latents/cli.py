@@ -1,0 +1,76 @@
+"""audit-latents: do the latents that image labels ask for show up in patch labels?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saetools.cli import SeedOption, VerboseOption, VersionOption, new_app, parse_numbers, run, write_line
+from saetools.errors import UsageError
+from saetools.quantities import parse_bytes
+
+app = new_app()
+
+
+@app.command()
+def audit_latents(
+    train: Annotated[list[Path], typer.Option(help="Latents to rank on: a folder, or files; repeatable.")],
+    test: Annotated[list[Path], typer.Option(help="Latents with patch labels to audit on; repeatable.")],
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="K, of images: target (their classes), a CSV path,TRAIT,..., or CUB-200-2011's folder."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the tables; made where it is missing.")],
+    trait: Annotated[str | None, typer.Option(help="Rank for this label of K alone.")] = None,
+    ignore: Annotated[
+        str | None, typer.Option(help="Leave out patches with these labels: 0,11.", metavar="LABEL,...")
+    ] = None,
+    budgets: Annotated[
+        str, typer.Option(help="Numbers of proposals to look at.", metavar="B,...")
+    ] = "10,25,50,100",
+    tau: Annotated[float, typer.Option(min=0, max=1, help="A proposal is found from this AP on.")] = 0.3,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the images of --test.")] = 1000,
+    null: Annotated[
+        int, typer.Option(min=0, help="Rankings with K shuffled over the images of --train.")
+    ] = 100,
+    memory: Annotated[
+        str, typer.Option(help="Memory for the latents' values; what does not fit goes to disk, in --out.")
+    ] = "4GB",
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: as many as there are cores.")] = None,
+    seed: SeedOption = 0,
+    verbose: VerboseOption = False,
+    version: VersionOption = False,
+) -> None:
+    """Rank latents by an L1 logistic regression on image labels K, and audit the ranking against patch labels H.
+
+    H is the patch labels of --test, which the ranking never sees. Writes ranking.csv (the proposals, and the patch
+    label that each is found in) and yield.csv (Yield(B), its area, intervals and null) to OUT, and prints their
+    paths. Docs: docs/formats.md, docs/metrics.md.
+    """
+    wanted = sorted(set(parse_numbers("--budgets", budgets, int)))
+    if wanted[0] < 1:
+        raise UsageError(f"--budgets {budgets}: expected numbers of at least 1")
+    ignored = parse_numbers("--ignore", ignore, int) if ignore is not None else []
+    n_bytes = parse_bytes("--memory", memory)
+    if labels == "patch":
+        raise UsageError(
+            "--labels patch: K are labels of images; patch labels are what the ranking must not see"
+        )
+
+    from audit_latents.job import AuditSettings, run_audit
+    from saetools.latents_file import open_latents
+    from saetools.workers import available_threads
+
+    settings = AuditSettings(labels, trait, sorted(ignored), wanted, tau, bootstrap, null, seed)
+    for path in run_audit(
+        open_latents(train), open_latents(test), settings, out, n_bytes, threads or available_threads()
+    ):
+        write_line(str(path))
+
+
+def main() -> None:
+    run("audit-latents", app)

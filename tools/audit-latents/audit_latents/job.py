@@ -1,0 +1,157 @@
+"""One run of audit-latents: rank on K, audit on H, resample and shuffle, write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from audit_latents.audit import Patches, audit, bootstrap
+from audit_latents.l1_path import Design
+from audit_latents.proposals import Ranking, columns_of, rank
+from audit_latents.report import YieldInput, ranking_table, render, yield_table
+from saetools.cli import logger
+from saetools.csv_files import read_sidecar, write_csv
+from saetools.errors import UserError, near_names
+from saetools.latent_block import Latents
+from saetools.latent_columns import Columns
+from saetools.latents_file import LatentsSet
+from saetools.latents_layout import check_same_encoding
+from saetools.made_alike import check_made_alike
+from saetools.progress import Progress
+from saetools.provenance import Format, Provenance
+from saetools.row_labels import PATCH, TARGET, read_labels
+from saetools.trait_table import trait_table_digest
+
+TABLES = {
+    "ranking.csv": Format("saetools-latent-ranking", 1, "audit-latents"),
+    "yield.csv": Format("saetools-yield", 1, "audit-latents"),
+}
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """labels: K, target or the path of a table; trait: only this one of K; ignore: of H; the rest as typed."""
+
+    labels: str
+    trait: str | None
+    ignore: list[int]
+    budgets: list[int]
+    tau: float
+    resamples: int
+    permutations: int
+    seed: int
+
+
+def run_audit(
+    train: LatentsSet, test: LatentsSet, settings: AuditSettings, out: Path, memory: int, threads: int
+) -> Iterator[Path]:
+    """Write the tables, or keep those that are there, and yield their paths; raises UserError."""
+    first, other = train.files[0], test.files[0]
+    check_same_encoding(first.header, first.path, other.header, other.path)
+    if shared := set(train.paths) & set(test.paths):
+        raise UserError(
+            f"{other.path}: {len(shared)} images are in --train and --test, for example {min(shared)!r};"
+            " audit on images that the ranking has not seen"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    paths = {name: out / name for name in TABLES}
+    wanted = {name: _provenance(format, train, test, settings) for name, format in TABLES.items()}
+    if all(path.exists() for path in paths.values()):
+        for name, path in paths.items():
+            check_made_alike(path, read_sidecar(path, TABLES[name]), wanted[name])
+    else:
+        for name, table in _tables(train, test, settings, out, memory, threads).items():
+            write_csv(paths[name], table, wanted[name])
+    logger.info("%s", render(pd.read_csv(paths["yield.csv"]), settings.tau))
+    yield from paths.values()
+
+
+def _tables(
+    train: LatentsSet, test: LatentsSet, settings: AuditSettings, out: Path, memory: int, threads: int
+) -> dict[str, pd.DataFrame]:
+    held = read_labels(PATCH, test, test, settings.ignore)
+    assert held.test.ids is not None
+    patches = Patches(held.test.ids, test.n_patches, len(held.names))
+    asked = read_labels(settings.labels, train, train)
+    names, y_nc, keep_n = _labels(asked.names, *columns_of(asked.train), settings.trait)
+    most = max(settings.budgets)
+    design = Design(_whole(train, keep_n, memory, out))
+    ranking = rank(design, y_nc[keep_n], most)
+    if not len(ranking.latent):
+        raise UserError(
+            f"{settings.labels}: no latent tells its labels apart on the training images; nothing to audit"
+        )
+    shuffled = _shuffled_rankings(design, y_nc[keep_n], most, settings, threads)
+
+    with Columns(test, held.test.keep, False, memory, out) as columns:
+        audited = audit(columns.blocks(), test.n_latents, patches, set(map(int, ranking.latent)), threads)
+    good_k = audited.best_ap >= settings.tau
+    rng = np.random.default_rng([settings.seed, 1])
+    null = np.zeros((len(shuffled), most), bool)
+    for row, each in zip(null, shuffled, strict=True):
+        row[: len(each.latent)] = good_k[each.latent]
+    given = YieldInput(
+        good_k[ranking.latent],
+        bootstrap(audited, ranking.latent, patches, settings.tau, settings.resamples, rng, threads),
+        null,
+        float(good_k.mean()),
+    )
+    table = ranking_table(ranking, audited, names, held.names, settings.tau)
+    return {"ranking.csv": table, "yield.csv": yield_table(given, table, settings.budgets)}
+
+
+def _labels(
+    names: list[str], y_nc: np.ndarray, known_nc: np.ndarray, trait: str | None
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names, y {N, C}, and the images of which every label that is asked for is known {N}."""
+    if trait is not None:
+        if trait not in names:
+            raise UserError(f"--trait {trait}: the labels have no such trait{near_names(trait, names)}")
+        column = names.index(trait)
+        names, y_nc, known_nc = [trait], y_nc[:, [column]], known_nc[:, [column]]
+    keep_n = np.asarray(known_nc.all(axis=1))
+    if not keep_n.any():
+        raise UserError(
+            "--labels: no training image has all of them; choose one with --trait, or complete the table"
+        )
+    return names, y_nc, keep_n
+
+
+def _whole(train: LatentsSet, keep_n: np.ndarray, memory: int, folder: Path) -> Latents:
+    """The largest value of every latent in the kept images, those numbered from 0."""
+    number_n = np.cumsum(keep_n) - 1
+    with Columns(train, keep_n, True, memory, folder) as columns:
+        blocks = [block for _, block in columns.blocks()]
+    sizes = np.concatenate([np.diff(block.indptr) for block in blocks])
+    rows = np.concatenate([block.rows for block in blocks])
+    values = np.concatenate([block.values for block in blocks])
+    return Latents(np.concatenate([[0], np.cumsum(sizes)]), number_n[rows], values, int(keep_n.sum()))
+
+
+def _shuffled_rankings(
+    design: Design, y_nc: np.ndarray, most: int, settings: AuditSettings, threads: int
+) -> list[Ranking]:
+    rng = np.random.default_rng([settings.seed, 0])
+    orders = [rng.permutation(len(y_nc)) for _ in range(settings.permutations)]
+    with (
+        Progress("shuffling", total=len(orders), unit="permutations") as progress,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+
+        def one(order: np.ndarray) -> Ranking:
+            found = rank(design, y_nc[order], most)
+            progress.advance(1)
+            return found
+
+        return list(pool.map(one, orders))
+
+
+def _provenance(format: Format, train: LatentsSet, test: LatentsSet, settings: AuditSettings) -> Provenance:
+    digest = settings.labels if settings.labels == TARGET else trait_table_digest(Path(settings.labels))
+    plain = {**asdict(settings), "labels": digest}
+    return Provenance.of(format, "audit-latents", plain, [*train.uids, *test.uids])

@@ -1,0 +1,1 @@
+"""numba kernels of audit-latents; their callers check the arguments."""

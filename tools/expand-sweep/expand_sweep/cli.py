@@ -70,7 +70,7 @@ def expand_sweep(
         raise UsageError("choose one of --step, --steps, --make, --sbatch, --resubmit and --status")
 
     from expand_sweep.command_check import check_commands, find_programs
-    from expand_sweep.place import Place, make_output_folders
+    from expand_sweep.place import Place, make_folders
     from expand_sweep.sweep import read_sweep
     from expand_sweep.tasks import expand
     from expand_sweep.together import write_runs
@@ -101,7 +101,7 @@ def expand_sweep(
             if name not in tasks:
                 raise UsageError(f"--step {name}: the sweep has the steps {', '.join(tasks)}")
         chosen_tasks = [task for name in step or tasks for task in tasks[name]]
-        make_output_folders(chosen_tasks)
+        make_folders(chosen_tasks)
         _print_commands(chosen_tasks, place)
 
 
@@ -109,7 +109,7 @@ def _print_commands(tasks: Sequence[Task], place: Place) -> None:
     """One line for each task; a program that is not on PATH with its place."""
     from expand_sweep.quoting import quote, quote_all
 
-    on_path = {name for name in place.programs if shutil.which(name)}
+    on_path = {name for name, path in place.programs.items() if shutil.which(name) == str(path)}
     for task in tasks:
         words = task.command
         program = words[0] if words[0] in on_path else str(place.programs[words[0]])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from expand_sweep.place import FUNCTIONS, Place
-from expand_sweep.quoting import quote, quote_recipe
+from expand_sweep.place import FUNCTIONS, Place, describe_task
+from expand_sweep.quoting import quote, quote_all
 from expand_sweep.sweep import Sweep
 from expand_sweep.tasks import Task
 
@@ -20,38 +20,29 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := all
 """
 
-_RUN = """cd {root} || exit 1
-state={state} name=$0 stamp=$1 digest=$2 stdout=$3
-outputs=("${{@:5:$4}}")
-shift $(($4 + 4))
+_RUN = """state={state}
 {functions}
-is_done && exit 0
-printf '%s:' "$name" >&2; printf ' %q' "$@" >&2; echo >&2
-start
-if [ -n "$stdout" ]; then "$@" >"$stdout.partial"; else "$@"; fi || note_failed $?
-note_done"""
+run() {{ # a task that describes itself in variables: its command
+    cd {root} || exit 1
+    is_done && return 0
+    printf '%s:' "$name" >&2; printf ' %q' "$@" >&2; echo >&2
+    start
+    if [ -n "$stdout" ]; then "$@" >"$stdout.partial"; else "$@"; fi || note_failed $?
+    note_done
+}}"""
 
 
 def render_makefile(sweep: Sweep, tasks: Mapping[str, Sequence[Task]], place: Place) -> Iterator[str]:
     """The Makefile's text, piece by piece."""
     yield _HEAD.format(name=sweep.name, path=sweep.path.name, steps=", ".join(tasks))
     run = _RUN.format(root=quote(str(place.root)), state=quote(str(place.state)), functions=FUNCTIONS)
-    yield "export RUN_TASK\ndefine RUN_TASK\n" + run.replace("$", "$$") + "\nendef\n\n"
+    yield "export FUNCTIONS\ndefine FUNCTIONS\n" + run.replace("$", "$$") + "\nendef\n\n"
     yield f".PHONY: all {' '.join(tasks)}\nall: {' '.join(tasks)}\n\n"
     for name, found in tasks.items():
         targets = " ".join(f"{name}.{task.index}" for task in found)
         yield f"{name}: {targets}\n.PHONY: {targets}\n"
         for task in found:
             needs = "".join(f" {step}.{index}" for step in task.needs for index in sorted(task.needs[step]))
-            outputs = task.output_paths
-            words = [
-                task.name,
-                task.stamp,
-                task.digest,
-                task.stdout or "",
-                str(len(outputs)),
-                *outputs,
-                *place.words(task),
-            ]
-            yield f'{name}.{task.index}:{needs}\n\t@bash -c "$$RUN_TASK" {quote_recipe(words)}\n'
+            recipe = f"{describe_task(task)}; run {quote_all(place.words(task))}".replace("$", "$$")
+            yield f'{name}.{task.index}:{needs}\n\t@eval "$$FUNCTIONS"; {recipe}\n'
         yield "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +49,9 @@ class Place:
             folder.mkdir(parents=True, exist_ok=True)
 
 
-def make_output_folders(tasks: Iterable[Task]) -> None:
+def make_folders(tasks: Iterable[Task]) -> None:
     """Make the folders in which tasks write, for commands that run by themselves."""
-    for folder in {os.path.dirname(path) for task in tasks for path in task.output_paths}:  # noqa: PTH120 (many)
+    for folder in {folder for task in tasks for folder in task.folders}:
         Path(folder).mkdir(parents=True, exist_ok=True)
 
 
@@ -60,7 +59,8 @@ def describe_task(task: Task) -> str:
     """The bash variables that `FUNCTIONS` work on."""
     return (
         f"name={quote(task.name)} stamp={quote(task.stamp)} digest={task.digest}"
-        f" outputs=({quote_all(task.output_paths)}) stdout={quote(task.stdout or '')}"
+        f" outputs=({quote_all(task.output_paths)}) folders=({quote_all(task.folders)})"
+        f" stdout={quote(task.stdout or '')}"
     )
 
 
@@ -84,11 +84,7 @@ has_outputs() {
     done
 }
 start() {
-    local output
-    for output in "${outputs[@]}"; do
-        case $output in */*) mkdir -p -- "${output%/*}" ;; esac
-    done
-    mkdir -p "$state/done" "$state/failed"
+    mkdir -p -- "$state/done" "$state/failed" "${folders[@]}"
     rm -f "$state/done/$stamp" "$state/failed/$stamp"
 }
 note_done() {

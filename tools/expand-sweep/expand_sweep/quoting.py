@@ -1,4 +1,4 @@
-"""Words as bash, make and sbatch read them, so that every value arrives as it stands in the sweep."""
+"""Words as bash and sbatch read them, so that every value arrives as it stands in the sweep."""
 
 from __future__ import annotations
 
@@ -30,11 +30,6 @@ def _ansi_c(letter: str) -> str:
     if letter in _NAMED:
         return _NAMED[letter]
     return f"\\x{ord(letter):02x}" if ord(letter) < 32 or ord(letter) == 127 else letter
-
-
-def quote_recipe(words: Iterable[str]) -> str:
-    """Words in a recipe of make, whose shell is bash."""
-    return quote_all(words).replace("$", "$$")
 
 
 def quote_header(value: str) -> str:

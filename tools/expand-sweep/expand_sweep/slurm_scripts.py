@@ -111,21 +111,20 @@ exit "$failed"
 
 def write_scripts(folder: Path, sweep: Sweep, arrays: Sequence[Array], place: Place) -> list[Path]:
     """Write the scripts into `folder`, replacing those of an earlier call; returns their paths, submit.sh last."""
+    scripts = {folder / f"{array.name}.sbatch": render_script(sweep, array, place) for array in arrays}
     place.make_folders()
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.sbatch"):
         if MARK in old.read_text(encoding="utf-8", errors="replace")[:20000]:
             old.unlink()
-    paths = []
-    for array in arrays:
-        paths.append(folder / f"{array.name}.sbatch")
-        write_text(paths[-1], render_script(sweep, array, place))
+    for path, text in scripts.items():
+        write_text(path, text)
     stamps = "".join(f"{task.stamp} {task.digest} {task.name}\n" for array in arrays for task in array.tasks)
     write_text(folder / "tasks", stamps)
     submit = folder / "submit.sh"
     write_text(submit, _render_submit(folder, sweep, arrays, place))
     submit.chmod(0o755)
-    return [*paths, submit]
+    return [*scripts, submit]
 
 
 def render_script(sweep: Sweep, array: Array, place: Place) -> str:

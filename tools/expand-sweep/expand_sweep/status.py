@@ -44,10 +44,13 @@ def is_done(task: Task, place: Place) -> tuple[bool, str]:
     itself) and each is a file, or a folder of ours that says itself how many files belong to it.
     """
     noted = is_noted(task, place)
-    if not all(Path(place.root, path).exists() for path in task.output_paths):
+    outputs = [Path(place.root, path) for path in task.output_paths]
+    if not all(path.exists() for path in outputs):
         return False, ""
     if noted is None:
-        return all(_is_complete(Path(place.root, path)) for path in task.output_paths), ""
+        failed = place.failed / task.stamp
+        older = failed.exists() and min(path.stat().st_mtime for path in outputs) <= failed.stat().st_mtime
+        return not older and all(map(_is_complete, outputs)), ""
     return noted, "" if noted else "its outputs are those of another command"
 
 

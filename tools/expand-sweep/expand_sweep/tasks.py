@@ -61,6 +61,17 @@ class Task:
         return [word for template in self.template for word in template.words(values)]
 
     @property
+    def folders(self) -> list[str]:
+        """The folders that must be there: those of its outputs, but none that the command names itself."""
+        named = {word.rpartition("=")[2] for word in self.command}
+        found = dict.fromkeys(map(posixpath.dirname, self.output_paths))
+        for folder in list(found):
+            if folder in named:
+                del found[folder]
+                found[posixpath.dirname(folder)] = None
+        return [folder for folder in found if folder]
+
+    @property
     def stdout(self) -> str | None:
         """The output that the command writes to its stdout."""
         return self.outputs[self.step.stdout][0] if self.step.stdout else None

@@ -20,6 +20,7 @@ from typing import Any
 _SHEBANG = re.compile(r"#!(\S*python[\d.]*)\n")
 _ENTRY = re.compile(r"^from ([\w.]+) import (\w+)", re.MULTILINE)
 _LONG_OPTION = re.compile(r"(?<![\w-])(--[a-z][\w-]*)")
+_RUNS_OTHERS = re.compile(r"python[\d.]*|(ba|da|z)?sh|env|make|nice|srun|mpirun|torchrun|time|timeout|xargs")
 SECONDS = 60  # for a tool to say what options it has
 
 
@@ -58,16 +59,19 @@ class ToolOptions:
 
 
 def find_tool(name: str) -> Path | None:
-    """The program: on PATH, else beside this one (a virtual environment that is not active)."""
-    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    """The program: beside this one (its virtual environment need not be active), else on PATH."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     return Path(found).absolute() if found else None
 
 
 def ask_tools(programs: Sequence[Path]) -> dict[Path, ToolOptions | None]:
-    """What options each has; None where it does not say."""
+    """What options each has; None where it does not say, or where most are for a program that it runs."""
     asked: dict[Path, ToolOptions | None] = {}
     scripts: dict[str, dict[str, Path]] = {}
     for program in programs:
+        if _RUNS_OTHERS.fullmatch(program.name):
+            asked[program] = None
+            continue
         entry = _python_entry(program)
         if entry is None:
             asked[program] = _from_help(program)

@@ -1,0 +1,157 @@
+"""What is wrong with a sweep is said with its file and line, before anything of it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from processes import error_lines
+
+from sweeps import expand_sweep, write_sweep
+
+GOOD = """\
+values:
+  out: out
+steps:
+  train:
+    grid:
+      layer: [3, 5]
+      lr: [1e-3, 3e-3]
+    outputs:
+      sae: "{out}/{layer}-{lr}.h5"
+    command: >-
+      train-sae acts
+      --layer={layer}
+      --lr {lr}
+      --activation topk
+      --out {sae}
+  score:
+    inputs:
+      saes: {outputs: train}
+    outputs:
+      table: "{out}/table.csv"
+    command: score-traits --train acts --test acts --scorer={saes} --out {table}
+"""
+
+# what is put for what -> the line at fault, and what must be said
+WRONG = {
+    "unknown key of the sweep": ("values:", "valeus:", 1, "did you mean values?"),
+    "unknown key of a step": ("    grid:", "    gird:", 5, "did you mean grid?"),
+    "unknown key of an input": ("{outputs: train}", "{output: train}", 18, "did you mean outputs?"),
+    "key twice": ("      lr: [1e-3, 3e-3]", "      layer: [1]", 7, "stands here twice"),
+    "no YAML": ("    grid:", "    grid: [", 7, "not YAML"),
+    "no command": ("    command: score-traits --train", "    values: {x: y}\n#", 17, "has no `command:`"),
+    "unknown reference": ("--layer={layer}", "--layer={layr}", 10, "did you mean layer or"),
+    "brace alone": ("--layer={layer}", "--layer={layer", 10, "alone"),
+    "unknown option": ("--lr {lr}", "--lrr {lr}", 13, "did you mean --lr"),
+    "no number": ("[1e-3, 3e-3]", "[1e-3, fast]", 7, "--lr 'fast': expected a number"),
+    "no whole number": ("[3, 5]", "[3, 5.5]", 6, "--layer '5.5': expected a whole number"),
+    "number out of range": ("3e-3]", "-3e-3]", 7, "expected at least 0"),
+    "unknown choice": ("topk", "tokp", 14, "topk, batchtopk, relu or jumprelu"),
+    "missing option": ("--out {sae}", "", 10, "train-sae needs --out"),
+    "option without value": ("--out {table}", "--out", 21, "--out has no value"),
+    "two tasks, one file": ("{layer}-{lr}.h5", "{layer}.h5", 9, "put what differs into its name: {lr}"),
+    "two steps, one file": ("{out}/table.csv", "{out}/3-1e-3.h5", 20, "train[0] and score[0] both write"),
+    "no such step": ("{outputs: train}", "{outputs: trian}", 18, "did you mean train?"),
+    "no such output": ("{outputs: train}", "{outputs: train.sea}", 18, "did you mean sae?"),
+    "no such program": ("train-sae acts", "train-soe acts", 10, "no program 'train-soe'"),
+    "cycle by name": ("    grid:", "    needs: score\n    grid:", 19, "wait for each other"),
+    "cycle by files": ("    grid:", "    inputs: {t: out/table.csv}\n    grid:", 18, "wait for each other"),
+    "argument too many": ("score-traits --train", "score-traits extra --train", 21, "takes 0 arguments"),
+    "reads what it writes": (
+        "    grid:",
+        '    inputs: {x: "{out}/3-1e-3.h5"}\n    grid:',
+        5,
+        "reads out/3-1e-3.h5",
+    ),
+    "varied twice": (
+        "    outputs:\n      sae",
+        "    zip: {lr: [1]}\n    outputs:\n      sae",
+        8,
+        "varied twice",
+    ),
+    "zip of two lengths": (
+        "    outputs:\n      sae",
+        "    zip: {a: [1], b: [1, 2]}\n    outputs:\n      sae",
+        8,
+        "differ in length",
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "acts").mkdir()
+    write_sweep(tmp_path, GOOD, "good.yml")
+    return tmp_path
+
+
+def test_the_sweep_without_mistakes_is_expanded(folder: Path) -> None:
+    assert len(expand_sweep(folder, "good.yml").stdout.splitlines()) == 5
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_mistakes_are_refused_with_file_and_line(folder: Path, case: str) -> None:
+    old, new, line, said = WRONG[case]
+    assert old in GOOD
+    write_sweep(folder, GOOD.replace(old, new, 1), "wrong.yml")
+    message = error_lines(expand_sweep(folder, "wrong.yml", "--sbatch", "jobs", code=1))
+    assert message.startswith(f"expand-sweep: error: wrong.yml:{line}: "), message
+    assert said in message
+    assert not (folder / "jobs").exists()
+
+
+SLURM_WRONG = {
+    "array: 1-3": "throttle",
+    "dependency: 'afterok:1'": "needs",
+    "output: x.log": "logs are in",
+    "tiem: 10": "knows no option 'tiem'",
+    "signal: USR1": "number of seconds",
+    'comment: "a\\nb"': "no #SBATCH line can hold",
+}
+
+
+@pytest.mark.parametrize("option", SLURM_WRONG)
+def test_options_of_sbatch_that_cannot_be_are_refused(folder: Path, option: str) -> None:
+    write_sweep(folder, GOOD.replace("    grid:", f"    slurm:\n      {option}\n    grid:"), "wrong.yml")
+    message = error_lines(expand_sweep(folder, "wrong.yml", "--sbatch", "jobs", code=1))
+    assert "wrong.yml:6: " in message
+    assert SLURM_WRONG[option] in message
+    assert not (folder / "jobs").exists()
+
+
+def test_inputs_that_nobody_makes_are_named(folder: Path) -> None:
+    write_sweep(folder, GOOD.replace("    grid:", "    inputs: {data: no/data}\n    grid:"), "wrong.yml")
+    said = "wrong.yml:5: no/data is not there, and no step writes it"
+    assert said in error_lines(expand_sweep(folder, "wrong.yml", "--make", code=1))
+    assert said in expand_sweep(folder, "wrong.yml").stderr  # the commands can be looked at anywhere
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--set", "lr=3"], 2, "has no value 'lr'"),
+        (["--set", "ot=3"], 2, "did you mean out?"),
+        (["--set", "tran.grid.lr=3"], 2, "did you mean train?"),
+        (["--set", "out"], 2, "expected KEY=VALUE"),
+        (["--set", "train.grid.lr=[fast]"], 1, "--set train.grid.lr=[fast]: train-sae --lr 'fast'"),
+        (["--step", "scores"], 2, "has the steps train, score"),
+        (["--make", "--status"], 2, "choose one"),
+        (["--max-parallel", "0"], 2, "max-parallel"),
+    ],
+)
+def test_wrong_options(folder: Path, arguments: list[str], code: int, said: str) -> None:
+    assert said in error_lines(expand_sweep(folder, "good.yml", *arguments, code=code))
+
+
+def test_a_program_that_only_prints_help_is_checked_by_its_text(folder: Path) -> None:
+    program = folder / "mytool"
+    program.write_text("#!/bin/sh\necho 'usage: mytool [--speed N] [--out FILE]'\n")
+    program.chmod(0o755)
+    text = "steps: {a: {outputs: {file: out/a}, command: './mytool --spede 3 --out {file}'}}"
+    write_sweep(folder, text, "own.yml")
+    assert "did you mean --speed?" in error_lines(expand_sweep(folder, "own.yml", code=1))
+    write_sweep(folder, text.replace("spede", "speed"), "own.yml")
+    assert "--speed 3" in expand_sweep(folder, "own.yml").stdout
+    write_sweep(folder, text.replace("outputs:", "check: false, outputs:"), "own.yml")
+    assert "--spede 3" in expand_sweep(folder, "own.yml").stdout

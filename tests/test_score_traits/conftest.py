@@ -38,9 +38,10 @@ def write_shards(
     *,
     target: np.ndarray | None = None,
     n_shards: int = 1,
+    labels: np.ndarray | None = None,
     **header: Any,
 ) -> Path:
-    """Record acts {layer: float32 {N, P, D}} of the images at `paths` as `n_shards` shards in `folder`."""
+    """Record acts {layer: float32 {N, P, D}} of the images at `paths`, and patch labels {N, P}, as shards."""
     n, p, d = next(iter(acts.values())).shape
     target = np.full(n, -1) if target is None else target
     base = replace(HEADER, layers=tuple(acts), n_examples_total=n, n_shards=n_shards, **header)
@@ -50,11 +51,14 @@ def write_shards(
             np.array(paths, dtype=object)[rows], rows, target[rows], np.tile([1, p], (len(rows), 1))
         )
         provenance = Provenance.of(SHARDS, "a test", {})
-        shape = {"n_patches": p, "d_model": d, "dtype": "float32"}
+        shape = {"n_patches": p, "d_model": d, "dtype": "float32", "has_labels": labels is not None}
         with new_shard(
             folder / shard_name(index), replace(base, shard_index=index), provenance, examples, **shape
         ) as writer:
-            writer.append({layer: values[rows].astype(np.float32) for layer, values in acts.items()})
+            writer.append(
+                {layer: values[rows].astype(np.float32) for layer, values in acts.items()},
+                labels=None if labels is None else dict.fromkeys(acts, labels[rows]),
+            )
     return folder
 
 

@@ -111,6 +111,9 @@ def key_of(settings: Mapping[str, Any]) -> str:
 
 def activations_digest(shards: ShardSet, layer: int) -> str:
     """Of the activations' own bytes where the shards carry digests, else of the shards' uids."""
-    name = f"/{layer_group(layer)}/patches"
-    parts = [shard.digests.get(name, shard.provenance.uid) for shard in shards.shards]
+    group = f"/{layer_group(layer)}"
+    parts = []
+    for shard in shards.shards:
+        parts.append(shard.digests.get(f"{group}/patches", shard.provenance.uid))
+        parts.append(shard.digests.get(f"{group}/scale", ""))  # of int8
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

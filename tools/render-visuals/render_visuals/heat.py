@@ -52,7 +52,7 @@ class ImagePlaces:
 def gather_heat(
     latents: LatentsSet, places: ImagePlaces, latent_of_pair: np.ndarray, image_of_pair: np.ndarray
 ) -> Heat:
-    """Read only the images that are asked for."""
+    """The pairs are all different. Reads only the images that are asked for."""
     n_pairs = len(image_of_pair)
     slot_k = np.full(latents.n_latents, -1, np.int64)
     pairs, patches, values = [], [], []

@@ -1,0 +1,173 @@
+"""render-visuals plot: each kind draws what its tables say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from in_process import runner
+from PIL import Image
+from processes import BIN, error_lines
+
+from render_visuals.cli import app
+from render_visuals.plots.kinds import KINDS, draw_kind
+
+render = runner("render-visuals", app)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    folder = tmp_path_factory.mktemp("tables")
+    rng = np.random.default_rng(0)
+    rows = []
+    for layer in (5, 8):
+        for scorer, k in (("const", 1), ("random", 64), ("sae", 512)):
+            for n_train in (16, 64, 500):
+                for t in range(20):
+                    prevalence = 0.02 + t / 25
+                    ap = prevalence if scorer == "const" else min(1.0, prevalence + rng.random() * 0.4)
+                    trait = f"has_{'bill_shape' if t % 2 else 'wing_color'}::v{t}"
+                    rows.append([scorer, k, layer, n_train, trait, t, ap, prevalence, f"sae-layer{layer}.h5"])
+    names = [
+        "scorer",
+        "n_prototypes",
+        "layer",
+        "n_train",
+        "trait",
+        "prototype",
+        "ap",
+        "prevalence",
+        "checkpoint",
+    ]
+    ap = pd.DataFrame(rows, columns=names)
+    ap.loc[0, "ap"] = np.nan
+    ap.to_csv(folder / "ap.csv", index=False)
+    runs = []
+    for number, (l0, nmse) in enumerate([(16, 0.5), (32, 0.3), (32, 0.4), (64, 0.35)]):
+        steps = np.arange(1, 6)
+        metrics = pd.DataFrame({"step": steps, "tokens": steps * 1000, "loss": 1 / steps, "mse": 1 / steps})
+        metrics["l0"], metrics["dead"], metrics["lr"] = l0, 0.0, 1e-3
+        metrics["eval_l0"], metrics["eval_nmse"] = np.nan, np.nan
+        metrics.loc[4, ["eval_l0", "eval_nmse"]] = l0, nmse
+        runs.append(folder / f"run{number}.metrics.csv")
+        metrics.to_csv(runs[-1], index=False)
+    frequency = 10 ** rng.normal(-3, 1, 300)
+    latents = pd.DataFrame(
+        {"latent": range(300), "frequency": frequency, "mean_value": rng.lognormal(size=300)}
+    )
+    latents.loc[:9, ["frequency", "mean_value"]] = 0, np.nan
+    latents.to_csv(folder / "latents.csv", index=False)
+    ap_kinds = {kind: [folder / "ap.csv"] for kind in ("map", "layers", "traits", "prevalence")}
+    return {**ap_kinds, "front": runs, "training": runs[:2], "histogram": [folder / "latents.csv"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_and_format(kind: str, tables: dict[str, list[Path]], tmp_path: Path) -> None:
+    done = render("plot", kind, *tables[kind], "--out", tmp_path / "sub" / "a.png")
+    assert done.stdout == f"{tmp_path / 'sub' / 'a.png'}\n"
+    with Image.open(tmp_path / "sub" / "a.png") as image:
+        assert min(image.size) > 300
+        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 5
+    for suffix, start in ((".svg", b"<?xml"), (".pdf", b"%PDF")):
+        for name in ("a", "b"):
+            render("plot", kind, *tables[kind], "--out", tmp_path / f"{name}{suffix}")
+        found = (tmp_path / f"a{suffix}").read_bytes()
+        assert found.startswith(start)
+        assert found == (tmp_path / f"b{suffix}").read_bytes()  # the same figure is the same bytes
+
+
+def test_the_front_joins_those_that_nothing_beats(tables: dict[str, list[Path]]) -> None:
+    axes = draw_kind("front", tables["front"]).axes[0]
+    (line,) = axes.get_lines()
+    assert line.get_xydata().tolist() == [[16, 0.5], [32, 0.3]]  # type: ignore[union-attr]
+    assert [text.get_text() for text in axes.texts] == ["run0", "run1"]
+    assert axes.collections[0].get_offsets().tolist() == [[32, 0.4], [64, 0.35]]  # type: ignore[union-attr]
+
+
+def test_map_is_the_mean_over_traits(tables: dict[str, list[Path]]) -> None:
+    figure = draw_kind("map", tables["map"])
+    assert len(figure.axes) == 2  # a panel for each layer
+    rows = pd.read_csv(tables["map"][0])
+    axes = figure.axes[1]
+    assert axes.get_title(loc="right") == "layer 8"
+    for line in axes.get_lines():
+        if line.get_label() in ("const, 1", "const", "random, 64", "sae, 512"):
+            scorer = str(line.get_label()).split(",")[0]
+            mine = rows[(rows["layer"] == 8) & (rows["scorer"] == scorer)]
+            expected = [mine[mine["n_train"] == n]["ap"].mean() for n in (16, 64, 500)]
+            np.testing.assert_allclose(np.asarray(line.get_ydata(), float), expected)
+    low, high = rows[(rows["layer"] == 8) & (rows["scorer"] == "sae") & (rows["n_train"] == 64)][
+        "ap"
+    ].quantile([0.05, 0.95])
+    band = axes.collections[2].get_paths()[0].vertices
+    at_64 = np.sort(np.unique(np.asarray(band)[np.asarray(band)[:, 0] == 64][:, 1]))
+    np.testing.assert_allclose(at_64, [low, high])
+
+
+def test_layers_use_the_most_training_images(tables: dict[str, list[Path]]) -> None:
+    axes = draw_kind("layers", tables["layers"]).axes[0]
+    rows = pd.read_csv(tables["layers"][0])
+    line = next(line for line in axes.get_lines() if line.get_label() == "sae, 512")
+    most = rows[(rows["scorer"] == "sae") & (rows["n_train"] == 500)]
+    np.testing.assert_allclose(np.asarray(line.get_ydata(), float), most.groupby("layer")["ap"].mean())
+
+
+def test_traits_are_grouped_by_attribute(tables: dict[str, list[Path]]) -> None:
+    axes = draw_kind("traits", tables["traits"]).axes[0]
+    assert {text.get_text() for text in axes.get_yticklabels()} == {"bill shape", "wing color"}
+
+
+def test_no_window_system_and_no_known_backend(tables: dict[str, list[Path]], tmp_path: Path) -> None:
+    environment = {**os.environ, "MPLBACKEND": "module://no_such_backend", "DISPLAY": ":99"}
+    for backend in ("module://no_such_backend", "TkAgg", "nonsense"):
+        done = subprocess.run(
+            [BIN / "render-visuals", "plot", "front", *tables["front"], "--out", tmp_path / "a.png"],
+            env={**environment, "MPLBACKEND": backend},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_matplotlib_that_cannot_be_imported(
+    tables: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    said = error_lines(render("plot", "front", *tables["front"], "--out", tmp_path / "a.png", code=1))
+    assert "matplotlib cannot draw here" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "code", "said"),
+    [
+        ("fronts", "front", 2, "did you mean front?"),
+        ("map", "histogram", 1, "no column 'scorer', which the plot of an AP table needs"),
+        ("histogram", "map", 1, "no column 'frequency'"),
+        ("training", "histogram", 1, "no column 'tokens'"),
+    ],
+)
+def test_wrong_kinds_and_tables(
+    tables: dict[str, list[Path]], tmp_path: Path, kind: str, table: str, code: int, said: str
+) -> None:
+    done = render("plot", kind, *tables[table], "--out", tmp_path / "a.png", code=code)
+    assert said in error_lines(done)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    binary = tmp_path / "b.csv"
+    binary.write_bytes(bytes(range(256)) * 4)
+    said = error_lines(render("plot", "front", binary, "--out", tmp_path / "a.png", code=1))
+    assert str(binary) in said
+    assert "no such file" in error_lines(
+        render("plot", "front", tmp_path / "c.csv", "--out", tmp_path / "a.png", code=1)
+    )
+    render("plot", "front", binary, "--out", tmp_path / "a.gif", code=2)

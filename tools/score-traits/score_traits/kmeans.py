@@ -12,13 +12,15 @@ from saetools.errors import UserError
 from saetools.matmul import float32_matmul
 from saetools.scorers import Nearest
 from saetools.shard_reader import ShardSet
+from score_traits.kernels.cluster_sums import add_to_clusters
 from score_traits.random_patches import draw_random, token_blocks
 
 PATCHES_PER_CENTROID = 256  # more hardly move a centroid
 MOST_PASSES = 20
 TOLERANCE = 1e-3
 CHUNK_BYTES = 32 * 2**20
-MOST_MOVED = 256  # empty clusters that move in one pass
+MOVED_PER_CHUNK = 16  # empty clusters that find a new place in a chunk of patches
+FAR_LISTS = 64  # chunks whose far patches are kept at a time
 
 
 @dataclass(frozen=True)
@@ -79,47 +81,50 @@ class _Step:
 
     def __init__(self, centroids_kd: torch.Tensor) -> None:
         k, d = centroids_kd.shape
-        exact = torch.float32 if centroids_kd.device.type == "mps" else torch.float64
+        device = centroids_kd.device
+        exact = torch.float32 if device.type == "mps" else torch.float64
         self._centroids_kd = centroids_kd
         self._bias_k = -centroids_kd.square().sum(1) / 2
-        self._sum_kd = torch.zeros(k, d, dtype=exact, device=centroids_kd.device)
-        self._count_k = torch.zeros(k, dtype=torch.int64, device=centroids_kd.device)
+        self._sum_kd = torch.zeros(k, d, dtype=exact, device=device)
+        self._count_k = torch.zeros(k, dtype=torch.int64, device=device)
         self._chunk = max(64, CHUNK_BYTES // (4 * k))
         self._scores = centroids_kd.new_empty(self._chunk, k)
-        self._far_m = centroids_kd.new_empty(0)
-        self._far_md = centroids_kd.new_empty(0, d)
+        self._far: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.n_tokens = 0
         self.squared_distance = 0.0
 
     def add(self, block_bd: torch.Tensor) -> None:
         for x_bd in block_bd.split(self._chunk):
-            scores_bk = torch.addmm(self._bias_k, x_bd, self._centroids_kd.T, out=self._scores[: len(x_bd)])
+            out = self._scores[: len(x_bd)]
+            scores_bk = torch.addmm(self._bias_k, x_bd, self._centroids_kd.T, out=out)
             best_b, nearest_b = scores_bk.max(1)
             distance_b = (x_bd.square().sum(1) - 2 * best_b).clamp_(min=0)
-            self._sum_kd.index_add_(0, nearest_b, x_bd.to(self._sum_kd.dtype))
-            self._count_k += torch.bincount(nearest_b, minlength=len(self._count_k))
-            self._keep_farthest(distance_b, x_bd)
-            self.squared_distance += (
-                distance_b.double().sum().item() if self._exact else distance_b.sum().item()
-            )
+            self._add_to_clusters(x_bd, nearest_b)
+            values_m, rows_m = distance_b.topk(min(MOVED_PER_CHUNK, len(distance_b)))
+            self._far.append((values_m, x_bd[rows_m]))
+            if len(self._far) == FAR_LISTS:
+                self._far = [self._farthest(FAR_LISTS * MOVED_PER_CHUNK // 2)]
+            self.squared_distance += distance_b.sum(dtype=self._sum_kd.dtype).item()
             self.n_tokens += len(x_bd)
 
-    @property
-    def _exact(self) -> bool:
-        return self._sum_kd.dtype == torch.float64
-
-    def _keep_farthest(self, distance_b: torch.Tensor, x_bd: torch.Tensor) -> None:
-        m = min(MOST_MOVED, len(distance_b))
-        values_m, rows_m = distance_b.topk(m)
-        values = torch.cat([self._far_m, values_m])
-        kept_m = values.topk(min(MOST_MOVED, len(values))).indices
-        self._far_md = torch.cat([self._far_md, x_bd[rows_m]])[kept_m]
-        self._far_m = values[kept_m]
+    def _add_to_clusters(self, x_bd: torch.Tensor, nearest_b: torch.Tensor) -> None:
+        if x_bd.device.type == "cpu":  # torch's index_add_ takes longer than the matrix product
+            sums = self._sum_kd.numpy(), self._count_k.numpy()
+            add_to_clusters(x_bd.contiguous().numpy(), nearest_b.numpy(), *sums)
+        else:
+            self._sum_kd.index_add_(0, nearest_b, x_bd.to(self._sum_kd.dtype))
+            self._count_k += torch.bincount(nearest_b, minlength=len(self._count_k))
 
     def moved_centroids(self) -> torch.Tensor:
         moved_kd = (self._sum_kd / self._count_k.clamp(min=1)[:, None]).to(self._centroids_kd)
         (empty,) = torch.nonzero(self._count_k == 0, as_tuple=True)
         moved_kd[empty] = self._centroids_kd[empty]
-        here = empty[: len(self._far_md)]
-        moved_kd[here] = self._far_md[: len(here)]
+        if len(empty):
+            _, far_md = self._farthest(len(empty))
+            moved_kd[empty[: len(far_md)]] = far_md
         return moved_kd
+
+    def _farthest(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+        values_m = torch.cat([values for values, _ in self._far])
+        kept_m = values_m.argsort(descending=True)[:most]
+        return values_m[kept_m], torch.cat([patches for _, patches in self._far])[kept_m]

@@ -1,4 +1,5 @@
 # make cub200-table   everything from nothing to the trait table (see README.md for CUB=, MODEL=, ...)
+# make sweep         a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
 # make test           lint, types and tests; make test-slow: the longer tests
 #
 # What a setting decides has the setting's digest in its name, so a changed setting makes new files of
@@ -49,7 +50,10 @@ sae_of = $(OUT)/sae-$(sae_id)-layer$(1).h5
 table_of = $(OUT)/ap-$(table_id)-layer$(1).csv
 tables := $(foreach layer,$(layers),$(call table_of,$(layer)))
 
-.PHONY: help setup cub200-table test test-slow check clean
+SWEEP ?= sweeps/birds.yml
+SET ?=
+
+.PHONY: help setup cub200-table sweep test test-slow check clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -87,6 +91,13 @@ $(OUT)/ap-$(table_id)-layer%.csv: $(OUT)/sae-$(sae_id)-layer%.h5 $(acts)/train/.
 	$(BIN)/score-traits --train $(acts)/train --test $(acts)/test --traits '$(CUB)' --layer=$* $(SCORERS:%=--scorer %) \
 		--scorer $< --n-train '$(N_TRAIN)' --seed $(SEED) --device $(DEVICE) --summary --out $@ 2>&1 >/dev/null \
 		| tee $@.log >&2
+
+# --- sweeps ------------------------------------------------------------------------------------------
+
+sweep: .venv/.installed
+	@mkdir -p out
+	$(BIN)/expand-sweep '$(SWEEP)' $(foreach setting,$(SET),--set '$(setting)') --make >out/$(notdir $(basename $(SWEEP))).mk
+	$(MAKE) -f out/$(notdir $(basename $(SWEEP))).mk
 
 # --- the checks --------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -13,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeps import ODD_VALUES, bash, expand_sweep, quoted_yaml, write_sweep
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Steps in the wrong order on purpose: `sum` needs `double`, which needs `number`.
 TOY = """
@@ -226,3 +229,55 @@ def test_tasks_that_differ_in_few_values_become_one(tmp_path: Path) -> None:
     scored = lines(tmp_path, "toy.yml", "--step", "score")
     assert sum(word.startswith("--scorer=out/sae5/") for word in scored[1]) == 6
     assert len(lines(tmp_path, "toy.yml", "--step", "train", "--max-parallel", 1)) == 12
+
+
+def test_ten_thousand_runs_fit_the_arrays_of_a_cluster(tmp_path: Path) -> None:
+    write_sweep(
+        tmp_path,
+        """
+        values: {ten: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}
+        steps:
+          train:
+            grid: {layer: "{ten}", k: "{ten}", seed: "{ten}", d: "{ten}"}
+            outputs: {sae: "out/{layer}-{k}-{seed}-{d}.h5"}
+            command: train-sae --layer={layer} --k 1{k} --seed {seed} --d-sae 1{d} --out {sae}
+        """,
+    )
+    assert len(expand_sweep(tmp_path, "toy.yml").stdout.splitlines()) == 10_000
+    expand_sweep(tmp_path, "toy.yml", "--sbatch", "jobs", "--max-array", "1001")
+    scripts = sorted(tmp_path.glob("jobs/train-*.sbatch"))
+    assert len(scripts) == 10
+    assert sum(script.read_text().count("    run() {") for script in scripts) == 10_000
+    assert max(script.stat().st_size for script in scripts) < 2**20  # sbatch takes up to 4 MiB
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yml")), ids=lambda path: path.stem)
+def test_the_sweeps_of_the_house_fit_the_tools(tmp_path: Path, path: Path) -> None:
+    """Every command is one that its tool takes; and one by one they are as many as their parts together."""
+    together = lines(tmp_path, path)
+    alone = lines(tmp_path, path, "--max-parallel", 1)
+    outputs = {word for line in alone for word in line if re.fullmatch(r"out/.*/sae/.*\.h5", word)}
+    trained = [line for line in together if line[0].endswith("train-sae")]
+    assert len(alone) - len(together) == len(outputs) - len(trained)
+    table = next(line for line in together if line[0].endswith("collect-runs"))
+    assert together[-1] == table
+
+
+def test_the_readme_names_every_key_and_option(tmp_path: Path) -> None:
+    from expand_sweep.sweep import STEP_KEYS, SWEEP_KEYS
+
+    text = (ROOT / "tools/expand-sweep/README.md").read_text(encoding="utf-8")
+    for key in (*SWEEP_KEYS, *STEP_KEYS):
+        assert f"{key}:" in text or f"`{key}" in text, key
+    said = expand_sweep(tmp_path, "--help").stdout
+    for option in (
+        "--set",
+        "--step",
+        "--steps",
+        "--make",
+        "--sbatch",
+        "--resubmit",
+        "--status",
+        "--max-parallel",
+    ):
+        assert option in text and option in said, option

@@ -27,6 +27,7 @@ from typing import IO
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
 SECONDS_TO_START = 40
 
+# cred_expire: also how long a requeued job waits before it starts again, two minutes by default.
 CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -37,7 +38,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid

@@ -95,15 +95,22 @@ def log_name(step: str, offset: int, index: str) -> str:
 
 
 def _is_complete(path: Path) -> bool:
+    """A file is complete where it is; a folder of shards or latents says itself how many files belong to it."""
     if path.is_file():
         return True
-    first = next(path.glob("shard-*.h5"), None)
-    if first is None:
-        return False
     from saetools.errors import UserError
-    from saetools.shard_reader import Shard
 
     try:
-        return len(list(path.glob("shard-*.h5"))) == Shard(first).header.n_shards
+        if next(path.glob("shard-*.h5"), None):
+            from saetools.shard_reader import open_shards
+
+            open_shards([path])
+        elif next(path.glob("latents-*.npz"), None):
+            from saetools.latents_file import open_latents
+
+            open_latents([path])
+        else:
+            return False
     except UserError:
         return False
+    return True

@@ -5,6 +5,7 @@ Every function raises UserError where something is missing, has another size or 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import torch
 
 from saetools.errors import UserError
 from saetools.precision import STORED_TYPES
-from saetools.shard_layout import SHARDS, Examples, layer_group
+from saetools.shard_layout import SHARDS, Examples, ShardHeader, layer_group, shard_name
 
+SHARD_NAME = re.compile(r"shard-\d{6}\.h5")
 AGAIN = f"record the shard again with {SHARDS.made_by}"
 
 
@@ -100,6 +102,21 @@ def check_grid(grid_n2: np.ndarray, n_patches: int, what: str, path: Path) -> No
         rows, columns = grid_n2[wrong[0]]
         raise UserError(
             f"{path}: {what} is {rows} x {columns} for image {wrong[0]}, but there are {n_patches} patches; {AGAIN}"
+        )
+
+
+def check_place(path: Path, header: ShardHeader, index: np.ndarray) -> None:
+    """Check that the images are some of the data set's, in order, and that the file has its own name."""
+    n_total = header.n_examples_total
+    if np.any(np.diff(index) <= 0) or (len(index) and (index[0] < 0 or index[-1] >= n_total)):
+        raise UserError(
+            f"{path}: /examples/index does not ascend within the {n_total} images of the data set; {AGAIN}"
+        )
+    own = shard_name(header.shard_index)
+    if path.name != own and SHARD_NAME.fullmatch(path.name):
+        raise UserError(
+            f"{path}: by its header it is number {header.shard_index}, {own}: it was renamed or copied;"
+            " give it its own name back"
         )
 
 

@@ -13,12 +13,13 @@ import numpy as np
 from saetools.checksums import row_sums
 from saetools.errors import UserError
 from saetools.hdf5 import open_hdf5
-from saetools.precision import to_tensor
-from saetools.provenance import Provenance
+from saetools.precision import has_non_finite, to_tensor
+from saetools.provenance import Provenance, first_difference
 from saetools.shard_contents import (
     Layer,
     check_grid,
     check_layer,
+    check_place,
     map_bytes,
     read_examples,
     read_layer,
@@ -52,6 +53,7 @@ class Shard:
                 grid = self.examples.grid if layer.grid is None else layer.grid
                 check_grid(grid, layer.patches.shape[1], f"the grid of layer {number}", path)
         self.n_images = len(self.examples)
+        check_place(path, self.header, self.examples.index)
 
     def shape(self, layer: int) -> tuple[int, int]:
         """(P, D): patches per image and width of a layer; raises UserError where the shard does not hold it."""
@@ -153,7 +155,13 @@ class Shard:
         return found
 
     def _scaled(self, layer: int, stored: np.ndarray) -> torch.Tensor:
+        """As a tensor, of int8 the values; raises UserError where one is NaN or infinite."""
         place = self._layer(layer)
+        if has_non_finite(stored, place.patches.dtype):
+            raise UserError(
+                f"{self.path}: layer {layer} holds NaN or infinite activations; {SHARDS.made_by} never writes"
+                " them: record it again"
+            )
         tensor = to_tensor(stored, place.patches.dtype)
         return tensor if place.scale is None else tensor.float().mul_(place.scale)
 
@@ -258,5 +266,13 @@ def _open_folder(folder: Path) -> Iterator[Shard]:
             f"{folder}: it holds {len(names)} shards where {n_shards} belong together;"
             " move the others away, or record into an empty folder"
         )
+    first: Shard | None = None
     for name in names:
-        yield Shard(folder / name)
+        shard = Shard(folder / name)
+        first = first or shard
+        if difference := first_difference(first.provenance.settings, shard.provenance.settings):
+            raise UserError(
+                f"{shard.path}: it was recorded with other settings than {first.path.name} in the same folder:"
+                f" {difference}; keep the shards of one recording in a folder"
+            )
+        yield shard

@@ -158,7 +158,8 @@ def dump_acts(
     if dry_run:
         return
     for line in plan.lines(outline):
-        logger.info("%s", line)
+        if line.startswith(("images", "layers", "this run")):
+            logger.info("%s", line)
     if precision == "auto":
         precision = "float16" if on_device.type == "cuda" else "float32"
     vision = load_model(outline, weights=weights, device=on_device, precision=precision)

@@ -124,7 +124,7 @@ class Plan:
         facts = {
             "model": f"{outline.name}, {outline.n_layers} layers, {outline.hook}",
             "images": f"{len(self.images)}, {'with' if self.contents.labels else 'without'} masks",
-            "layers": "; ".join(_describe(layer, shape, outline) for layer, shape in shapes.items()),
+            "layers": _layers(shapes, outline),
             "stored": f"{self.contents.dtype}, {format_bytes(self.contents.image_bytes)} an image",
             "preprocessing": _preprocessing(outline),
             "shards": f"{self.n_shards} of {self.images_per_shard} images",
@@ -154,10 +154,22 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
-def _describe(layer: int, shape: LayerShape, outline: Outline) -> str:
-    if outline.preprocess.native is not None:
-        return f"{layer}: {shape.n_patches} patches of width {shape.d_model}"
-    return f"{layer}: {shape.rows} x {shape.columns} patches of width {shape.d_model}"
+def _layers(shapes: dict[int, LayerShape], outline: Outline) -> str:
+    """Runs of consecutive layers of the same shape: `0-11: 14 x 14 patches of width 192`."""
+    runs: list[list[int]] = []
+    for layer, shape in shapes.items():
+        if runs and runs[-1][-1] == layer - 1 and shapes[layer - 1] == shape:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    said = []
+    for run in runs:
+        shape = shapes[run[0]]
+        numbers = f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}"
+        native = outline.preprocess.native is not None
+        patches = f"{shape.n_patches}" if native else f"{shape.rows} x {shape.columns}"
+        said.append(f"{numbers}: {patches} patches of width {shape.d_model}")
+    return "; ".join(said)
 
 
 def _preprocessing(outline: Outline) -> str:

@@ -1,0 +1,174 @@
+"""check-files names the fault of every broken file of `broken_files`, and every reader refuses it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import pytest
+from broken_files import LATENTS, SCORERS, SHARDS, TABLES, Kind
+from check_files.cli import app
+from check_files.formats import CHECKERS
+from in_process import runner
+from processes import Tool, error_lines
+from small_shards import clustered_acts, write_shards
+
+from encode_acts.cli import app as encode_acts_app
+from saetools.errors import UserError
+from saetools.latents_file import open_latents
+from saetools.provenance import canonical_json
+from score_traits.cli import app as score_traits_app
+from train_sae.cli import app as train_sae_app
+
+check_files = runner("check-files", app)
+encode_acts = runner("encode-acts", encode_acts_app)
+score_traits = runner("score-traits", score_traits_app)
+train_sae = runner("train-sae", train_sae_app)
+
+SMALL = ["--d-sae", 32, "--k", 3, "--tokens", "300", "--batch-size", 50, "--layer", 3]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with sound files of several formats."""
+    root = tmp_path_factory.mktemp("sound") / "files"
+    acts = clustered_acts(60)
+    write_shards(root / "acts", acts[:40], paths=[f"a/{i}.jpg" for i in range(40)])
+    write_shards(root / "val", acts[40:], paths=[f"b/{i}.jpg" for i in range(20)])
+    write_shards(root / "other", acts[:40], paths=[f"a/{i}.jpg" for i in range(40)], model="timm/other")
+    train_sae(root / "acts", "--val", root / "val", "--out", root / "sae.h5", *SMALL)
+    encode_acts(root / "acts", "--scorer", root / "sae.h5", "--out", root / "latents")
+    rows = [
+        "path,red",
+        *(f"a/{i}.jpg,{i % 2}" for i in range(40)),
+        *(f"b/{i}.jpg,{i % 2}" for i in range(20)),
+    ]
+    (root.parent / "traits.csv").write_text("\n".join(rows) + "\n")
+    score(root, root / "ap.csv")
+    return root
+
+
+def score(root: Path, out: Path, code: int = 0) -> str:
+    done = score_traits(
+        *("--train", root / "acts", "--test", root / "val", "--traits", root.parent / "traits.csv"),
+        *("--scorer", "const", "--scorer", root / "sae.h5", "--out", out, "--layer", 3),
+        code=code,
+    )
+    return done.stderr
+
+
+@pytest.fixture
+def copied(sound: Path, tmp_path: Path) -> Path:
+    shutil.copy(sound.parent / "traits.csv", tmp_path)
+    return Path(shutil.copytree(sound, tmp_path / "files"))
+
+
+def test_sound_files(tool: Tool, sound: Path) -> None:
+    done = tool("check-files", sound, "--deep")
+    lines = done.stdout.splitlines()
+    assert all(": ok, " in line for line in lines), done.stdout
+    found = {line.split(": ")[0].removeprefix(f"{sound}/") for line in lines}
+    assert {"acts", "val", "other", "latents", "sae.h5", "sae.metrics.csv", "ap.csv"} == found
+    (acts,) = [line for line in lines if line.startswith(f"{sound}/acts: ")]
+    assert "2 shards, 40 images" in acts
+    again = tool("check-files", "-", stdin=f"{sound / 'sae.h5'}\n{sound / 'ap.csv'}\n")
+    assert len(again.stdout.splitlines()) == 2
+
+
+def verdict_of(kind: Kind, copied: Path) -> str:
+    """What check-files says of the target; it must say it of nothing sound."""
+    kind.break_it(copied)
+    arguments = ["--deep"] if kind.deep else []
+    if kind.deep:
+        check_files(copied / kind.target)
+    done = check_files(copied / kind.target, *arguments, code=1)
+    (wrong,) = [line for line in done.stdout.splitlines() if ": ok, " not in line]
+    return wrong
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_broken_shards(name: str, copied: Path, tmp_path: Path) -> None:
+    kind = SHARDS[name]
+    wrong = verdict_of(kind, copied)
+    assert kind.says in wrong
+    assert wrong.startswith(f"{copied}/acts")
+    for run in (
+        lambda: train_sae(
+            copied / "acts", "--val", copied / "val", "--out", tmp_path / "x.h5", *SMALL, code=1
+        ),
+        lambda: encode_acts(copied / "acts", "--scorer", copied / "sae.h5", "--out", tmp_path / "x", code=1),
+    ):
+        assert "acts" in error_lines(run())
+    assert "acts" in score(copied, tmp_path / "x.csv", code=1)
+    assert not (tmp_path / "x.h5").exists()
+    assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_broken_scorers(name: str, copied: Path, tmp_path: Path) -> None:
+    assert SCORERS[name].says in verdict_of(SCORERS[name], copied)
+    run = encode_acts(copied / "acts", "--scorer", copied / "sae.h5", "--out", tmp_path / "x", code=1)
+    assert "sae.h5" in error_lines(run)
+    assert "sae.h5" in score(copied, tmp_path / "x.csv", code=1)
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_broken_latents(name: str, copied: Path) -> None:
+    assert LATENTS[name].says in verdict_of(LATENTS[name], copied)
+    with pytest.raises(UserError, match="latents"):
+        open_latents([copied / "latents"])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_broken_tables(name: str, copied: Path) -> None:
+    assert TABLES[name].says in verdict_of(TABLES[name], copied)
+
+
+def test_parents_that_do_not_belong_together(sound: Path, copied: Path) -> None:
+    with h5py.File(copied / "sae.h5", "r+") as file:
+        file.attrs["trained_on"] = file.attrs["trained_on"].replace("timm/test", "timm/imposter")
+    check_files(copied / "sae.h5")  # nothing is wrong with it alone
+    done = check_files(copied / "sae.h5", copied / "acts", code=1)
+    (wrong,) = [line for line in done.stdout.splitlines() if ": ok, " not in line]
+    assert wrong.startswith(f"{copied}/sae.h5: it was made from {copied}/acts")
+    assert "timm/imposter" in wrong
+    with (
+        h5py.File(sound / "acts" / "shard-000000.h5") as one,
+        h5py.File(sound / "other" / "shard-000000.h5") as two,
+    ):
+        uids = [str(one.attrs["uid"]), str(two.attrs["uid"])]
+    with h5py.File(copied / "sae.h5", "r+") as file:
+        file.attrs["parents"] = canonical_json(uids)
+        file.attrs["trained_on"] = "{}"
+    done = check_files(copied, code=1)
+    (wrong,) = [line for line in done.stdout.splitlines() if "sae.h5: ok" not in line and "sae.h5: " in line]
+    assert "its parents" in wrong and "'timm/test' against 'timm/other'" in wrong
+
+
+def test_a_folder_says_what_is_wrong_with_each_file(copied: Path) -> None:
+    SHARDS["cut short"].break_it(copied)
+    SCORERS["NaN"].break_it(copied)
+    done = check_files(copied, code=1)
+    wrong = [line.split(": ")[0] for line in done.stdout.splitlines() if ": ok, " not in line]
+    assert wrong == [f"{copied}/acts/shard-000001.h5", f"{copied}/sae.h5"]
+
+
+def test_no_files(tmp_path: Path) -> None:
+    assert "no such file" in error_lines(check_files(tmp_path / "none", code=1))
+    (tmp_path / "empty").mkdir()
+    assert "no file of saetools" in check_files(tmp_path / "empty", code=1).stdout
+    (tmp_path / "notes.txt").write_text("x")
+    assert "notes.txt" in check_files(tmp_path / "notes.txt", code=1).stdout
+
+
+def test_every_format_of_the_project_is_known() -> None:
+    """A format that some tool writes and check-files does not know would be called wrong."""
+    root = Path(__file__).resolve().parents[1]
+    written = {
+        part.split('"')[0]
+        for folder in ("shared", "tools")
+        for path in (root / folder).rglob("*.py")
+        for part in path.read_text().split('Format("')[1:]
+    }
+    assert written - {"any format of saetools"} <= set(CHECKERS)

@@ -1,0 +1,73 @@
+"""Every format that is known, and what checks it: add a line here for a new one.
+
+A checker takes a file and whether to read all of it (`--deep`), returns its `Facts`, and raises UserError with what
+is wrong. One that is a folder of files has a checker of the folder too (see `folders`). Formats with no more to check
+than what their container holds are checked by `check_container`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from check_files.containers import check_csv, check_hdf5, check_npz, format_name
+from check_files.facts import Facts
+from check_files.latents_checks import check_latents
+from check_files.scorer_checks import check_scorer
+from check_files.shard_checks import check_shard
+from saetools.errors import UserError
+from saetools.latents_layout import LATENTS
+from saetools.provenance import Format
+from saetools.scorer_file import SCORERS
+from saetools.shard_layout import SHARDS
+
+Check = Callable[[Path, bool], Facts]
+
+
+@dataclass(frozen=True)
+class Checker:
+    format: Format
+    check: Check
+
+
+def _container(name: str, version: int, made_by: str) -> Checker:
+    format = Format(name, version, made_by)
+
+    def check(path: Path, deep: bool) -> Facts:
+        by_suffix = {".csv": check_csv, ".npz": check_npz}
+        return by_suffix.get(path.suffix, check_hdf5)(path, format, deep)
+
+    return Checker(format, check)
+
+
+CHECKERS = {
+    checker.format.name: checker
+    for checker in (
+        Checker(SHARDS, check_shard),
+        Checker(SCORERS, check_scorer),
+        Checker(LATENTS, check_latents),
+        _container("saetools-training-metrics", 1, "train-sae"),
+        _container("saetools-training-state", 1, "train-sae"),
+        _container("saetools-ap-table", 1, "score-traits"),
+        _container("saetools-image-scores", 1, "score-traits"),
+        _container("saetools-probes", 1, "fit-probes"),
+        _container("saetools-probe-table", 1, "fit-probes"),
+        _container("saetools-latent-table", 1, "fit-probes"),
+        _container("saetools-probe-summary", 1, "fit-probes"),
+        _container("saetools-latent-ranking", 1, "audit-latents"),
+        _container("saetools-yield", 1, "audit-latents"),
+        _container("saetools-latent-pictures", 1, "render-visuals"),
+    )
+}
+
+
+def check_file(path: Path, deep: bool) -> Facts:
+    """Recognise a file by the format that it names, and check it; raises UserError with what is wrong."""
+    name = format_name(path)
+    if name not in CHECKERS:
+        raise UserError(
+            f"{path}: its format is {name!r}, which this version does not know; known are"
+            f" {', '.join(sorted(CHECKERS))}; update saetools"
+        )
+    return CHECKERS[name].check(path, deep)

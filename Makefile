@@ -21,6 +21,7 @@ ifndef MODEL
 MODEL := timm/test_vit2
 WEIGHTS ?= examples/birds/vit.safetensors
 LAYERS ?= 7
+SAE ?= --d-sae 1024 --activation relu --l1 3e-2 --tokens 600k
 else ifndef LAYERS
 $(error MODEL=$(MODEL) needs LAYERS=L,L,... too: 0 is the first block)
 endif
@@ -28,10 +29,11 @@ OUT ?= out/cub200
 DEVICE ?= auto
 SEED ?= 0
 
-# ... the SAEs, one per layer (empty: the tool's own default) ...
-D_SAE ?= 2048
-K ?= 16
-TOKENS ?= 2M
+# ... the SAEs, one per layer: any options of train-sae in SAE, these go before (empty: its own default) ...
+SAE ?= --d-sae 2048 --k 16 --tokens 2M
+D_SAE ?=
+K ?=
+TOKENS ?=
 LR ?=
 
 # ... and what is compared.
@@ -44,7 +46,9 @@ option = $(if $(2),$(1) '$(2)')
 layers := $(subst $(comma), ,$(LAYERS))
 
 acts := $(OUT)/acts-$(call digest,$(abspath $(CUB)) $(MODEL) $(WEIGHTS) $(LAYERS))
-sae_id := $(call digest,$(acts) $(D_SAE) $(K) $(TOKENS) $(LR) $(SEED))
+sae_options := $(SAE) $(call option,--d-sae,$(D_SAE)) $(call option,--k,$(K)) $(call option,--tokens,$(TOKENS)) \
+	$(call option,--lr,$(LR)) --seed $(SEED)
+sae_id := $(call digest,$(acts) $(sae_options))
 table_id := $(call digest,$(sae_id) $(SCORERS) $(N_TRAIN))
 sae_of = $(OUT)/sae-$(sae_id)-layer$(1).h5
 table_of = $(OUT)/ap-$(table_id)-layer$(1).csv
@@ -84,8 +88,8 @@ $(acts)/%/.complete: $(CUB)/images.txt $(WEIGHTS) | .venv/.installed
 	touch $@
 
 $(OUT)/sae-$(sae_id)-layer%.h5: $(acts)/train/.complete $(acts)/test/.complete
-	$(BIN)/train-sae $(acts)/train --val $(acts)/test --layer=$* --out $@ $(call option,--d-sae,$(D_SAE)) \
-		$(call option,--k,$(K)) $(call option,--lr,$(LR)) --tokens $(TOKENS) --seed $(SEED) --device $(DEVICE) >/dev/null
+	$(BIN)/train-sae $(acts)/train --val $(acts)/test --layer=$* --out $@ $(sae_options) \
+		--device $(DEVICE) >/dev/null
 
 $(OUT)/ap-$(table_id)-layer%.csv: $(OUT)/sae-$(sae_id)-layer%.h5 $(acts)/train/.complete $(acts)/test/.complete
 	$(BIN)/score-traits --train $(acts)/train --test $(acts)/test --traits '$(CUB)' --layer=$* $(SCORERS:%=--scorer %) \

@@ -44,7 +44,7 @@ class Chain:
 
 
 def write_chain(folder: Path) -> Chain:
-    """30 images in 3 folders, random activations of theirs, and a random TopK SAE."""
+    """30 images in 3 folders, random activations and patch labels of theirs, and a random TopK SAE."""
     paths = write_images(folder / "root", [(44 + 2 * i, 40) for i in range(N_IMAGES)], classes=3)
     rng = np.random.default_rng(1)
     acts_npd = rng.normal(size=(N_IMAGES, N_PATCHES, D)).astype(np.float32)
@@ -57,10 +57,10 @@ def write_chain(folder: Path) -> Chain:
         examples = Examples(np.array([paths[row] for row in rows], object), rows, rows % 3, grid)
         target = acts / shard_name(index)
         provenance = Provenance.of(SHARDS, "dump-acts", {})
-        with new_shard(
-            target, header, provenance, examples, n_patches=N_PATCHES, d_model=D, dtype="float32"
-        ) as shard:
-            shard.append({3: torch.from_numpy(acts_npd[rows])})
+        shape = {"n_patches": N_PATCHES, "d_model": D, "has_labels": True}
+        labels = {3: np.tile(np.arange(N_PATCHES) % 3, (len(rows), 1)).astype(np.uint16)}
+        with new_shard(target, header, provenance, examples, dtype="float32", **shape) as shard:
+            shard.append({3: torch.from_numpy(acts_npd[rows])}, labels=labels)
     g = torch.Generator().manual_seed(0)
     weights = torch.randn(D, S, generator=g)
     sae = SAE(SAEConfig(D, S, "topk", K), weights, torch.zeros(S), weights.T.contiguous(), torch.zeros(D))

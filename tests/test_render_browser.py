@@ -16,6 +16,7 @@ from scipy import sparse
 
 from encode_acts.cli import app as encode_app
 from render_visuals.cli import app as render_app
+from render_visuals.heat_colours import label_colours
 from saetools.latents_file import open_latents
 
 encode, render = runner("encode-acts", encode_app), runner("render-visuals", render_app)
@@ -206,6 +207,17 @@ def test_heat_on_and_off(page: Any) -> None:
     )
     assert shown()
     page.find_element(By.TAG_NAME, "body").send_keys("h")
+    assert not shown()
+    page.find_element(By.TAG_NAME, "body").send_keys("h")  # labels
+    drawn = wait(
+        lambda: page.execute_script(
+            "const canvas = document.querySelector('#top .labels');"
+            "return canvas && canvas.width === 4 && [...canvas.getContext('2d').getImageData(0, 0, 4, 4).data]"
+        )
+    )
+    colours = np.array(drawn).reshape(16, 4)[:, :3]
+    first = label_colours(3)[np.arange(16) % 3]
+    assert np.abs(colours - first.astype(int)).max() <= 2  # a canvas keeps colours multiplied by their alpha
     assert not shown()
     click(page, "[data-heat-mode=on]")
     assert shown()

@@ -57,8 +57,17 @@ def heat_grid(grid: tuple[int, int], patch_e: np.ndarray, value_e: np.ndarray) -
     return heat_p.reshape(grid)
 
 
+# Okabe and Ito's colours, which colour-blind people tell apart.
+FIRST_LABELS = ("56b4e9", "e69f00", "009e73", "cc79a7", "0072b2", "d55e00", "f0e442", "7f7f7f")
+
+
 def label_colours(n: int) -> np.ndarray:
-    """n colours RGB uint8 {n, 3} that differ: hues by the golden angle, three lightnesses."""
-    turns = (np.arange(n) * 0.6180339887) % 1
-    shares = [colorsys.hls_to_rgb(turn, (0.45, 0.65, 0.3)[i % 3], 0.65) for i, turn in enumerate(turns)]
-    return np.rint(255 * np.array(shares).reshape(n, 3)).astype(np.uint8)
+    """n colours RGB uint8 {n, 3} that differ: FIRST_LABELS, then hues by the golden angle in three lightnesses."""
+    first = [[int(code[i : i + 2], 16) for i in (0, 2, 4)] for code in FIRST_LABELS[:n]]
+    turns = (np.arange(n - len(first)) * 0.6180339887) % 1
+    more = [colorsys.hls_to_rgb(turn, (0.4, 0.7, 0.25)[i % 3], 0.6) for i, turn in enumerate(turns)]
+    return (
+        np.rint(np.array(first + [[255 * part for part in colour] for colour in more]))
+        .astype(np.uint8)
+        .reshape(n, 3)
+    )

@@ -54,7 +54,7 @@ def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
     """Write what has changed and return the path of index.html, which is there only while the page is whole."""
     site, index = settings.out, settings.out / "index.html"
     check_images(settings.root, latents.paths, latents.files[0].path.parent)
-    known = read_tables(settings.tables, latents.header, settings.scorer)
+    known = read_tables(settings.tables, latents.header, settings.scorer, settings.label_names)
     groups = group_images(settings.by, latents.paths, settings.root, settings.by_table)
     places = ImagePlaces(latents)
     _check_folder(site)

@@ -20,7 +20,21 @@ from saetools.latents_layout import LatentsHeader
 if TYPE_CHECKING:
     import pandas as pd
 
-OWN = {"latent", "frequency", "mean_value", "max_value", "mean", "max", "n_images", "count"}
+# Columns that the page has anyway, and those of a probe that say nothing to a reader.
+LEFT_OUT = {
+    "latent",
+    "frequency",
+    "mean_value",
+    "max_value",
+    "mean",
+    "max",
+    "n_images",
+    "count",
+    "weight",
+    "bias",
+    "flags",
+}
+TITLES = {"class": "class", "ap": "class AP", "train_r": "train R"}
 
 
 @dataclass
@@ -46,10 +60,13 @@ class Known:
     found: list[tuple[int, str, str, float, float, float]] = field(default_factory=list)
 
 
-def read_tables(paths: list[Path], header: LatentsHeader, scorer: Path | None = None) -> Known:
+def read_tables(
+    paths: list[Path], header: LatentsHeader, scorer: Path | None, label_names: list[str] | None
+) -> Known:
     """Raises UserError where a table is of another kind, or of other latents.
 
     scorer: its file, whose name says which rows are meant where an AP table holds several of a kind and size.
+    label_names: what stands for classes that are patch labels.
     """
     known = Known()
     for path in paths:
@@ -57,16 +74,29 @@ def read_tables(paths: list[Path], header: LatentsHeader, scorer: Path | None = 
         _check_made_from(path, header)
         if {"trait", "prototype", "ap"} <= set(table.columns):
             _add_traits(known, path, table, header, scorer)
-        elif {"class", "latent", "ap"} <= set(table.columns):
-            _add_classes(known, path, table, header)
+        elif {"class", "latent", "ap", "r"} <= set(table.columns):
+            _add_classes(known, path, _with_class_names(table, label_names), header)
         elif "latent" in table.columns:
-            _add_latents(known, path, table, header)
+            _add_latents(known, path, _with_class_names(table, label_names), header)
         else:
             raise UserError(
                 f"{path}: its columns are {', '.join(list(table.columns)[:8])}; expected latents.csv or probes.csv of"
                 " fit-probes, or the AP table of score-traits"
             )
     return known
+
+
+def _with_class_names(table: pd.DataFrame, names: list[str] | None) -> pd.DataFrame:
+    """Classes as text: patch labels by their names."""
+    if "class" not in table or table["class"].dtype.kind not in "if":
+        return table
+
+    def name(label: float) -> str:
+        if np.isnan(label):
+            return ""
+        return names[int(label)] if names is not None and label < len(names) else f"{label:g}"
+
+    return table.assign(**{"class": [name(float(label)) for label in table["class"]]})
 
 
 def _check_made_from(path: Path, header: LatentsHeader) -> None:
@@ -143,7 +173,7 @@ def _add_best(
         "gain": ("gain", f"AP less prevalence, of {of}: a scorer that says nothing has 0"),
         "r": ("R", f"share of the prior's loss that the probe saves, of {of}"),
     }
-    known.columns.append(Column(_free(kind, taken), f"best {kind}", of, best))
+    known.columns.append(Column(_free(kind, taken), "chosen for", of, best))
     for name, (title, hint) in shown.items():
         if not np.isnan(values[name]).all():
             known.columns.append(Column(_free(name, taken), title, hint, values[name]))
@@ -162,7 +192,7 @@ def _add_latents(known: Known, path: Path, table: pd.DataFrame, header: LatentsH
         )
     taken = {column.name for column in known.columns}
     for name in table.columns:
-        if name in OWN:
+        if name in LEFT_OUT:
             continue
         series = table[name]
         key = "".join(c if c.isalnum() else "_" for c in str(name).lower())
@@ -176,7 +206,12 @@ def _add_latents(known: Known, path: Path, table: pd.DataFrame, header: LatentsH
             for k, text in zip(numbers, series.fillna("").astype(str), strict=True):
                 values[int(k)] = text
         known.columns.append(
-            Column(key, str(name).replace("_", " "), f"column {name} of {path.name}", values)
+            Column(
+                key,
+                TITLES.get(str(name), str(name).replace("_", " ")),
+                f"column {name} of {path.name}",
+                values,
+            )
         )
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from render_visuals.drawing import draw_all, key_of, stat_of
-from render_visuals.heat import ImagePlaces
 from render_visuals.seen import seen_pixels
 from saetools.atomic import atomic_path
-from saetools.latents_file import LatentsSet
+
+if TYPE_CHECKING:
+    # The processes that draw import this module, and have no use for compiled kernels.
+    from render_visuals.heat import ImagePlaces
+    from saetools.latents_file import LatentsSet
 
 LARGEST_EDGE = 448  # pixels
 PER_FOLDER = 1000

@@ -89,7 +89,7 @@ saetools.tiles = (function () {
     for (const button of document.querySelectorAll("[data-heat-mode]")) {
       button.setAttribute("aria-pressed", String(button.dataset.heatMode === mode));
     }
-    if (mode === "labels") document.querySelectorAll("#detail .picture").forEach(withLabels);
+    if (mode === "labels") document.querySelectorAll("#detail .picture[data-image]").forEach(withLabels);
   }
 
   // Buttons for the modes, and the scale of the colours.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from saetools.errors import UserError
-from saetools.scorers import Scorer
+from saetools.scorers import Linear, Scorer
 
 # Of patch scores: more leaves the cache (and glibc hands blocks above 32 MiB back to the system each time), less
 # makes slow matrix products.
@@ -85,10 +85,17 @@ def pool_scores(
         images_per_block = max(1, _BLOCK_BYTES // (4 * n_patches * max(1, n_prototypes)))
     if images_per_block < 1:
         raise ValueError(f"images_per_block: found {images_per_block}, expected at least 1")
+    buffer = None
     with torch.no_grad():
         for first in range(0, n_images, images_per_block):
             block_npd = acts_npd[first : first + images_per_block]
-            scores_bk = scorer(block_npd.reshape(-1, d_model))
+            acts_bd = block_npd.reshape(-1, d_model)
+            if isinstance(scorer, Linear):
+                if buffer is None:
+                    buffer = acts_bd.new_empty(len(acts_bd), n_prototypes)
+                scores_bk = scorer.score_into(acts_bd, buffer[: len(acts_bd)])
+            else:
+                scores_bk = scorer(acts_bd)
             if scores_bk.shape != (len(block_npd) * n_patches, n_prototypes):
                 raise ValueError(
                     f"scorer: found scores of shape {tuple(scores_bk.shape)} for"

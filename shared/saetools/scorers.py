@@ -53,9 +53,15 @@ class Linear:
     def __init__(self, vectors: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self.vectors = vectors
         self.bias = vectors.new_zeros(len(vectors)) if bias is None else bias
+        self._has_bias = bool(self.bias.any())
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
-        return torch.addmm(self.bias, activations, self.vectors.T)
+        return self.score_into(activations, activations.new_empty(len(activations), len(self.vectors)))
+
+    def score_into(self, activations: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """The same into `out` {B, K}, which callers use again: the pages of fresh memory cost time."""
+        torch.mm(activations, self.vectors.T, out=out)
+        return out.add_(self.bias) if self._has_bias else out
 
     def to(self, device: torch.device) -> Linear:
         return Linear(self.vectors.to(device), self.bias.to(device))
@@ -79,9 +85,9 @@ class Nearest(Linear):
     def __init__(self, vectors: torch.Tensor) -> None:
         super().__init__(vectors, -vectors.square().sum(1))
 
-    def __call__(self, activations: torch.Tensor) -> torch.Tensor:
-        scores = torch.addmm(self.bias, activations, self.vectors.T, alpha=2)
-        return scores.sub_(activations.square().sum(1, keepdim=True))
+    def score_into(self, activations: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        torch.addmm(self.bias, activations, self.vectors.T, alpha=2, out=out)
+        return out.sub_(activations.square().sum(1, keepdim=True))
 
     def to(self, device: torch.device) -> Nearest:
         return Nearest(self.vectors.to(device))

@@ -62,10 +62,9 @@ def _score_layer(
 
 
 def _scores(scorer: Scorer, acts_npd: torch.Tensor, pool: Pool | None) -> Iterator[np.ndarray]:
-    if pool is not None:
-        yield pool_scores(scorer, acts_npd, pool).cpu().numpy()
-        return
-    at_a_time = max(64, BLOCK_BYTES // (4 * scorer.n_prototypes))
-    for x_bd in acts_npd.reshape(-1, acts_npd.shape[2]).split(at_a_time):
+    """Scores of the images, or patches, in order, a few at a time."""
+    rows = acts_npd if pool is not None else acts_npd.reshape(-1, acts_npd.shape[2])
+    for part in rows.split(max(1, BLOCK_BYTES // (4 * scorer.n_prototypes))):
         with torch.no_grad():
-            yield scorer(x_bd).cpu().numpy()
+            scores_nk = scorer(part) if pool is None else pool_scores(scorer, part, pool)
+        yield scores_nk.cpu().numpy()

@@ -23,6 +23,10 @@ ODD_VALUES = [
     " naïve – “ünïcode” ’ ",
     "-n",
     "trailing\\",
+    "done",
+    "=x",
+    "‘quoted’ “twice”",
+    "",
 ]
 
 

@@ -120,6 +120,22 @@ def test_options_of_sbatch_that_cannot_be_are_refused(folder: Path, option: str)
     assert not (folder / "jobs").exists()
 
 
+def test_values_of_joined_tasks_are_checked_too(folder: Path) -> None:
+    together = '    together: {over: [lr], command: "train-sae acts --layer={layer} --sweep {runs} --out {folder}"}\n'
+    write_sweep(folder, GOOD.replace("    grid:", together + "    grid:"), "joined.yml")
+    assert len(expand_sweep(folder, "joined.yml").stdout.splitlines()) == 3
+    write_sweep(
+        folder, GOOD.replace("    grid:", together + "    grid:").replace("3e-3", "fast"), "joined.yml"
+    )
+    message = error_lines(expand_sweep(folder, "joined.yml", code=1))
+    assert "joined.yml:8: train-sae --lr 'fast': expected a number" in message
+    write_sweep(
+        folder, GOOD.replace("    grid:", together.replace("[lr]", "[lrs]") + "    grid:"), "joined.yml"
+    )
+    message = error_lines(expand_sweep(folder, "joined.yml", code=1))
+    assert "joined.yml:5: over: the step does not vary 'lrs'; did you mean lr?" in message
+
+
 def test_inputs_that_nobody_makes_are_named(folder: Path) -> None:
     write_sweep(folder, GOOD.replace("    grid:", "    inputs: {data: no/data}\n    grid:"), "wrong.yml")
     said = "wrong.yml:5: no/data is not there, and no step writes it"

@@ -169,6 +169,9 @@ def test_failures_stop_only_what_needs_them_and_resubmitting_runs_the_rest(
     expand_sweep(tmp_path, "toy.yml", "--sbatch", "jobs", env=slurm.environment)
     submit(tmp_path, slurm)  # everything again: nothing runs
     assert len((tmp_path / "ran").read_text().splitlines()) == n_ran
+    expand_sweep(tmp_path, "toy.yml", "--resubmit", "jobs", env=slurm.environment)
+    shellcheck(tmp_path)
+    assert "nothing to submit" in submit(tmp_path, slurm)
 
 
 def test_while_jobs_are_queued_nothing_is_submitted_twice(tmp_path: Path, slurm: OneNode) -> None:

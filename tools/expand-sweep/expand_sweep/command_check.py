@@ -17,7 +17,7 @@ _KINDS = {"integer": (int, "a whole number"), "float": (float, "a number")}
 def find_programs(tasks: Iterable[Task]) -> dict[str, Path]:
     """The program of every command, by the name it has there; raises UserError where there is none."""
     programs: dict[str, Path] = {}
-    for task in tasks:
+    for task in (one for found in tasks for one in (found, *found.members)):
         words = task.template[0].words(task.values)
         if not words:
             raise UserError(
@@ -36,8 +36,11 @@ def find_programs(tasks: Iterable[Task]) -> dict[str, Path]:
 
 
 def check_commands(tasks: Iterable[Task], programs: dict[str, Path]) -> None:
-    """Raise UserError, with the line of the sweep, at the first option or value that a tool does not know."""
-    checked = [task for task in tasks if task.step.check]
+    """Raise UserError, with the line of the sweep, at the first option or value that a tool does not know.
+
+    Of joined tasks each is checked too, as if it ran by itself: the tool will read its values from a file.
+    """
+    checked = [one for task in tasks if task.step.check for one in (*task.members, task)]
     names = {task.template[0].words(task.values)[0] for task in checked}
     options = ask_tools(sorted({programs[name] for name in names}))
     known: set[tuple[str, ...]] = set()

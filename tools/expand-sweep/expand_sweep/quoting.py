@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_SAFE = re.compile(r"[A-Za-z0-9_./:,=@%+-]+")
+_SAFE = re.compile(r"[A-Za-z0-9_./:,@%+-][A-Za-z0-9_./:,=@%+-]*")
+_RESERVED = re.compile(
+    r"if|then|else|elif|fi|for|while|until|do|done|case|esac|in|select|function|time|coproc"
+)
 _NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\'"}
+_ESCAPED = re.compile("[\x00-\x1f\x7f“”‘’]")  # control characters, and quotation marks that look like bash's
 
 
 def quote(word: str) -> str:
     """A word of bash, on one line and silent in shellcheck; the plainest form that keeps it as it is."""
-    if _SAFE.fullmatch(word):
+    if _SAFE.fullmatch(word) and not _RESERVED.fullmatch(word):
         return word
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in word):
-        return "$'" + "".join(_ansi_c(letter) for letter in word) + "'"
+    if _ESCAPED.search(word):
+        return "$'" + "".join(map(_ansi_c, word)) + "'"
     if word.startswith("~"):
         return "\\~" + (quote(word[1:]) if word[1:] else "")
     if word.isascii() and not re.search(r"['$`\\]", word):
@@ -22,14 +26,15 @@ def quote(word: str) -> str:
     return '"' + re.sub(r'(["$`\\])', r"\\\1", word) + '"'
 
 
-def quote_all(words: Iterable[str]) -> str:
-    return " ".join(map(quote, words))
-
-
 def _ansi_c(letter: str) -> str:
     if letter in _NAMED:
         return _NAMED[letter]
-    return f"\\x{ord(letter):02x}" if ord(letter) < 32 or ord(letter) == 127 else letter
+    # by its bytes, which mean the same in every locale
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode()) if _ESCAPED.match(letter) else letter
+
+
+def quote_all(words: Iterable[str]) -> str:
+    return " ".join(map(quote, words))
 
 
 def quote_header(value: str) -> str:

@@ -62,7 +62,10 @@ def _choices(value: Value, name: str, values: Mapping[str, Resolved]) -> list[Va
             and "{" in item
             and all(n in values for n in Template(item, item.where).names)
         ):
-            choices += [Text(_literal(word), item.where) for word in resolve_words(item, values)]
+            choices += [
+                Text(_literal(word), getattr(word, "where", item.where))
+                for word in resolve_words(item, values)
+            ]
         else:
             choices.append(item)
     if not choices:

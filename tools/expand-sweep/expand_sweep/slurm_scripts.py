@@ -192,6 +192,8 @@ def _quote_staged(word: str) -> str:
 
 
 def _render_submit(folder: Path, sweep: Sweep, arrays: Sequence[Array], place: Place) -> str:
+    if not arrays:
+        return f'#!/bin/bash\n# {MARK}\necho "everything is done; nothing to submit" >&2\n'
     return _SUBMIT.format(
         name=sweep.name,
         mark=MARK,

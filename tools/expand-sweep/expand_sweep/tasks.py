@@ -23,7 +23,7 @@ class Task:
     """One command of a step.
 
     values: all names of its templates; choices: the values that the step varies, as they stand in the file
-    runs_file: what the command of joined tasks reads (see together.py)
+    members: the tasks that were joined into this one (see together.py); runs_file: what its command reads
     inputs, outputs: paths by name; needs: step -> indices of the tasks that come first
     """
 
@@ -35,6 +35,7 @@ class Task:
     outputs: dict[str, list[str]]
     template: list[Template]
     needs: dict[str, set[int]] = field(default_factory=dict)
+    members: tuple[Task, ...] = ()
     runs_file: Path | None = None
     runs_text: str = ""
 

@@ -109,6 +109,8 @@ def resolve(value: Text | list[Text], values: Mapping[str, Resolved]) -> Resolve
     if "{" not in value and "}" not in value:
         return value
     template = compiled(value, value.where)
+    if len(template.names) == 1 and value == f"{{{template.names[0]}}}" and template.names[0] in values:
+        return values[template.names[0]]  # itself, which knows where it stands in the file
     words = template.words(values)
     return words if template.is_list(values) else words[0]
 

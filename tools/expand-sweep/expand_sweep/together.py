@@ -64,7 +64,7 @@ def _join(step: Step, index: int, tasks: Sequence[Task], state: Path) -> Task:
     for name in over:
         values[name] = [word for task in tasks for word in _words(task.values[name])]
     values |= {"runs": str(path), "folder": folders.pop()}
-    joined = Task(
+    return Task(
         step=step,
         index=index,
         values=values,
@@ -72,9 +72,10 @@ def _join(step: Step, index: int, tasks: Sequence[Task], state: Path) -> Task:
         inputs={name: _union(task.inputs[name] for task in tasks) for name in first.inputs},
         outputs={name: _union(task.outputs[name] for task in tasks) for name in first.outputs},
         template=step.together.command,
+        members=tuple(tasks),
+        runs_file=path,
+        runs_text=text,
     )
-    joined.runs_file, joined.runs_text = path, text
-    return joined
 
 
 def _rows(tasks: Sequence[Task], over: Sequence[str]) -> Iterator[dict[str, Resolved]]:

@@ -161,3 +161,38 @@ def test_summary_over_seeds_and_groups(birds, score_traits) -> None:
     }
     assert shown == pytest.approx(by_group.to_dict(), abs=6e-4)
     assert list(shown.values()) == sorted(shown.values(), reverse=True)
+
+
+def test_formats_page_names_the_columns_that_options_add(birds, score_traits, tmp_path) -> None:
+    from test_formats_page import table as table_in_page
+
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("1,2\n")
+    done = score_traits(
+        *("--train", birds.train, "--test", birds.test, "--pairs", pairs, "--layer", 3),
+        *("--scorer", "units", "--bootstrap", 5, "--null", 2),
+    )
+    plain = [row[0] for row in table_in_page("ap columns")]
+    assert list(table_of(done).columns) == plain + [row[0] for row in table_in_page("optional ap columns")]
+
+
+def test_image_scores_are_as_the_formats_page_says(birds, score_traits, tmp_path) -> None:
+    import h5py
+
+    cache = tmp_path / "cache"
+    score_traits(*birds.options, "--layer", 3, "--scorer", "random:9", "--cache", cache)
+    scorer, *scores = sorted(cache.iterdir())
+    assert scorer.name.startswith("scorer-random-")
+    sizes = set()
+    for path in scores:
+        with h5py.File(path) as file:
+            assert file.attrs["format"] == "saetools-image-scores"
+            assert file.attrs["n_prototypes"] == 9
+            assert set(pd.read_json(io.StringIO(file.attrs["settings"]), typ="series").index) == {
+                "activations",
+                "scorer",
+                "pool",
+                "device",
+            }
+            sizes.add(file["scores"].shape)
+    assert sizes == {(1, 60, 9), (1, 40, 9)}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from saetools.errors import UserError
 from saetools.sae import SAE
 from saetools.scorer_file import ScorerFile, load_scorer
 from saetools.scorer_inputs import check_scorer_fits
@@ -46,6 +47,11 @@ def make_jobs(
     layer_of: dict[str, int] = {}
     for text, found in files.items():
         own = found.trained_on.get("layer")
+        if own is None and len(layers) > 1:
+            raise UserError(
+                f"{text}: it does not say which layer it was trained on, and --layer names {len(layers)};"
+                " score it with its own layer alone"
+            )
         layer_of[text] = own if isinstance(own, int) and own in layers else layers[0]
         check_scorer_fits(found, Path(text), train.shards[0], layer_of[text])
     digests = {text: _scorer_digest(found) for text, found in files.items()}

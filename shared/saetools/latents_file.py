@@ -171,6 +171,17 @@ def open_latents(paths: Iterable[Path]) -> LatentsSet:
     return LatentsSet(files)
 
 
+def check_splits(train: LatentsSet, test: LatentsSet) -> None:
+    """Raise UserError unless both were encoded alike, from different images."""
+    first, other = train.files[0], test.files[0]
+    check_same_encoding(first.header, first.path, other.header, other.path)
+    if shared := set(train.paths) & set(test.paths):
+        raise UserError(
+            f"{other.path}: {len(shared)} images are in --train and --test, for example {min(shared)!r};"
+            " test on images that were not trained on"
+        )
+
+
 def _open_folder(folder: Path) -> Iterator[LatentsFile]:
     names = sorted(path.name for path in folder.glob("latents-*.npz"))
     if not names:

@@ -19,8 +19,7 @@ from saetools.csv_files import read_sidecar, write_csv
 from saetools.errors import UserError, near_names
 from saetools.latent_block import Latents
 from saetools.latent_columns import Columns
-from saetools.latents_file import LatentsSet
-from saetools.latents_layout import check_same_encoding
+from saetools.latents_file import LatentsSet, check_splits
 from saetools.made_alike import check_made_alike
 from saetools.progress import Progress
 from saetools.provenance import Format, Provenance
@@ -51,13 +50,7 @@ def run_audit(
     train: LatentsSet, test: LatentsSet, settings: AuditSettings, out: Path, memory: int, threads: int
 ) -> Iterator[Path]:
     """Write the tables, or keep those that are there, and yield their paths; raises UserError."""
-    first, other = train.files[0], test.files[0]
-    check_same_encoding(first.header, first.path, other.header, other.path)
-    if shared := set(train.paths) & set(test.paths):
-        raise UserError(
-            f"{other.path}: {len(shared)} images are in --train and --test, for example {min(shared)!r};"
-            " audit on images that the ranking has not seen"
-        )
+    check_splits(train, test)
     out.mkdir(parents=True, exist_ok=True)
     paths = {name: out / name for name in TABLES}
     wanted = {name: _provenance(format, train, test, settings) for name, format in TABLES.items()}

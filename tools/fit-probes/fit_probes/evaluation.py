@@ -59,8 +59,8 @@ class LatentResults:
     """Of each latent {K} on the test rows.
 
     frequency: share of rows on which it fires; mean_value: where it does; ap: of its class, NaN without one.
-    purity {K, len(TOP)}: share of the most common label among the largest events; NaN where there are fewer positive
-    ones. entropy: of the labels of the 256 largest positive events, or of all where there are fewer, in nats.
+    purity {K, len(TOP)}: share of the most common label among the rows of the largest values, NaN where fewer stand
+    above the zeros. entropy: of the labels of the 256 largest, or of all above the zeros where they are fewer, in nats.
     """
 
     frequency: Floats
@@ -129,7 +129,7 @@ class Evaluation:
             self.latents.mean_value[k] = values.mean(dtype=np.float64)
         order = descending(values)
         rows, values = rows[order], values[order]
-        self._add_top(k, rows[: np.count_nonzero(values > 0)])
+        self._add_top(k, rows if fired == self._n_kept else rows[: np.count_nonzero(values > 0)])
         own = int(self._choice.class_k[k])
         if own >= 0:
             self.latents.ap[k] = self._ap(own, rows, values)

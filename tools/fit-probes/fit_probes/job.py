@@ -26,8 +26,7 @@ from saetools.cli import logger
 from saetools.csv_files import read_sidecar, write_csv
 from saetools.errors import UserError
 from saetools.latent_columns import Columns
-from saetools.latents_file import LatentsSet
-from saetools.latents_layout import check_same_encoding
+from saetools.latents_file import LatentsSet, check_splits
 from saetools.made_alike import check_made_alike
 from saetools.provenance import Format, Provenance
 from saetools.row_labels import PATCH, TARGET, LabelledSplits, read_labels
@@ -64,18 +63,12 @@ class Job:
         device: str,
         threads: int,
     ) -> None:
-        first, other = train.files[0], test.files[0]
-        check_same_encoding(first.header, first.path, other.header, other.path)
-        if shared := set(train.paths) & set(test.paths):
-            raise UserError(
-                f"{other.path}: {len(shared)} images are in --train and --test, for example {min(shared)!r};"
-                " test on images that were not fitted on"
-            )
+        check_splits(train, test)
         self.train, self.test, self.settings, self.out = train, test, settings, out
         self.splits: LabelledSplits = read_labels(settings.labels, train, test, settings.ignore)
         if not self.splits.train.keep.any():
             raise UserError(
-                f"{first.path}: no training row has a label that counts; give others with --train"
+                f"{train.files[0].path}: no training row has a label that counts; give others with --train"
             )
         out.mkdir(parents=True, exist_ok=True)
         self._memory, self._device, self._threads = memory, device, threads
@@ -135,7 +128,13 @@ class Job:
         classes = class_table(probes, choice, found.classes, labels)
         latents = latent_table(probes, choice, found.latents)
         self._report_absent(classes)
-        summary = summary_table(classes, latents, probes, self.settings.tau)
+        header = self.train.header
+        what: dict[str, object] = {
+            "scorer": header.kind,
+            "model": header.source.get("model"),
+            "layer": header.layer,
+        }
+        summary = summary_table(what, classes, latents, probes, self.settings.tau)
         return {"probes.csv": classes, "latents.csv": latents, "summary.csv": summary}
 
     def _report_absent(self, classes: pd.DataFrame) -> None:
@@ -153,7 +152,7 @@ class Job:
         return Provenance.of(format, "fit-probes", settings, [*self.train.uids, *self.test.uids])
 
     def _table_provenance(self, name: str) -> Provenance:
-        settings = {**self._identity, "tau": self.settings.tau}
+        settings = {**self._identity, "tau": self.settings.tau, "scorer": self.train.header.kind}
         return Provenance.of(TABLES[name], "fit-probes", settings, [*self.train.uids, *self.test.uids])
 
     @cached_property

@@ -107,11 +107,14 @@ def latent_table(probes: Probes, choice: Choice, results: LatentResults) -> pd.D
     return table[LATENT_COLUMNS]
 
 
-def summary_table(classes: pd.DataFrame, latents: pd.DataFrame, probes: Probes, tau: float) -> pd.DataFrame:
-    """One row: means over the classes with a positive in test, of their best latents."""
+def summary_table(
+    what: dict[str, object], classes: pd.DataFrame, latents: pd.DataFrame, probes: Probes, tau: float
+) -> pd.DataFrame:
+    """One row: means over the classes with a positive in test, of their best latents; `what` was probed."""
     tested = classes[classes["n_pos"] > 0]
     best = latents.set_index("latent").reindex(tested["latent"].dropna().astype(int))
     row: dict[str, object] = {
+        **what,
         "n_latents": len(latents),
         "n_classes": len(classes),
         "n_tested": len(tested),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import open_clip
 import pytest
@@ -13,12 +12,13 @@ import timm
 import torch
 from in_process import runner
 from PIL import Image
+from processes import error_lines
 from tiny_models import VIT, make_folder, random_image, save_timm_weights
 
 from dump_acts import open_clip_models, timm_models
 from dump_acts.cli import app
 from saetools.preprocess import Preprocess
-from saetools.shard_reader import Shard, open_shards
+from saetools.shard_reader import open_shards
 
 dump = runner("dump-acts", app)
 SIZES = [(60, 80), (80, 60), (50, 50), (33, 200), (300, 301), (224, 224), (1, 7)]
@@ -36,11 +36,6 @@ def by_hand(
     return found[0]
 
 
-def cls_of(shard: Shard, layer: int) -> torch.Tensor:
-    with h5py.File(shard.path) as file:
-        return torch.from_numpy(file[f"layer_{layer}/cls"][...])
-
-
 def test_timm_block_by_hand(tmp_path: Path) -> None:
     images = make_folder(tmp_path / "set", {"ant": 5})
     weights = save_timm_weights(tmp_path / "vit.pth")
@@ -55,8 +50,45 @@ def test_timm_block_by_hand(tmp_path: Path) -> None:
         expected = by_hand(model, model.blocks[layer], transform, [images / path for path in shards.paths])
         found = torch.cat([shard.patches(layer) for shard in shards.shards])
         torch.testing.assert_close(found, expected[:, 1:], rtol=1e-4, atol=1e-5)
-        cls = torch.cat([cls_of(shard, layer) for shard in shards.shards])
+        cls = torch.cat([shard.cls(layer) for shard in shards.shards])
         torch.testing.assert_close(cls, expected[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_native_grids_by_hand(tmp_path: Path) -> None:
+    images = tmp_path / "set"
+    images.mkdir()
+    sizes = [(40, 200), (90, 60), (60, 60), (300, 30), (64, 96), (61, 60), (20, 480)]
+    for i, (height, width) in enumerate(sizes):
+        random_image(i, height, width).save(images / f"{i}.png")
+    weights, out = save_timm_weights(tmp_path / "vit.pth"), tmp_path / "out"
+    dump(images, "--model", VIT, "--layers", "1,5", "--weights", weights, "--out", out, "--grid", "native:24",
+         "--dtype", "float32", "--workers", 0, "--batch-size", 4, "--cls", "--device", "cpu")  # fmt: skip
+    (shard,) = open_shards([out]).shards
+    assert shard.examples.grid.tolist() == [[2, 12], [6, 4], [4, 6], [12, 2], [4, 6], [6, 4], [1, 24]]
+    model = timm.create_model("test_vit", pretrained=False, dynamic_img_size=True).eval()
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    for i, (rows, columns) in enumerate(shard.examples.grid):
+        size = 16 * int(rows), 16 * int(columns)
+        squashed = Image.open(images / f"{i}.png").resize(size[::-1], Image.Resampling.BICUBIC)
+        pixels = (torch.from_numpy(np.array(squashed)).permute(2, 0, 1)[None].float() / 255 - 0.5) / 0.5
+        for layer in (1, 5):
+            seen = []
+            handle = model.blocks[layer].register_forward_hook(lambda _m, _i, y, seen=seen: seen.append(y))
+            with torch.inference_mode():
+                model(pixels)
+            handle.remove()
+            torch.testing.assert_close(shard.patches(layer)[i], seen[0][0, 1:], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(shard.cls(layer)[i], seen[0][0, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_models_that_take_no_other_grid_say_so(tmp_path: Path) -> None:
+    images = make_folder(tmp_path / "set", {"ant": 1})
+    command = [images, "--layers", 1, "--grid", "native:30", "--out", tmp_path / "out", "--dry-run"]
+    said = error_lines(dump(*command, "--model", "open_clip/ViT-B-32/openai", code=1))
+    assert "does not take a grid of" in said
+    assert "native:P" in error_lines(dump(*command, "--model", VIT, "--grid", "640", code=2))
+    maps = dump(*command, "--model", "timm/resnet18", "--layers", "1,2", "--grid", "native:12").stdout
+    assert "layers: 1: 48 patches of width 64; 2: 12 patches of width 128\n" in maps
 
 
 def test_open_clip_block_by_hand(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,8 +100,8 @@ class Pictures(torch.utils.data.Dataset):
 
 def decode(
     images: ImageSet, decoding: Decoding, batches: Sequence[Sequence[int]], workers: int, pin: bool
-) -> Generator[Batch, None, None]:
-    """Yield the batches of images, in order, decoded ahead in worker processes."""
+) -> Iterator[Batch]:
+    """The batches of images, in order, decoded ahead in worker processes, which start at once."""
     loader = torch.utils.data.DataLoader(
         Pictures(images, decoding),
         batch_sampler=batches,  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ def decode(
         collate_fn=collate,
         pin_memory=pin,
     )
-    yield from loader
+    return iter(loader)
 
 
 def collate(items: Sequence[Picture | str]) -> Batch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +56,7 @@ def record(model: VisionModel, plan: Plan, settings: RunSettings) -> Iterator[Pa
     layers = list(plan.contents.layers)
     scales = find_scales(model, plan, decoding, settings.batch_size, settings.workers) if todo else {}
     cut = {shard: _batches(plan.rows(shard), settings.batch_size) for shard in todo}
+    # The workers start here, before there is a thread that writes: a forked process should not inherit one.
     batches = decode(
         plan.images,
         decoding,
@@ -65,7 +65,6 @@ def record(model: VisionModel, plan: Plan, settings: RunSettings) -> Iterator[Pa
         pin=model.device.type == "cuda",
     )
     with (
-        contextlib.closing(batches),
         Progress("recording", total=sum(len(plan.rows(i)) for i in plan.mine()), unit="images") as progress,
         BackgroundWriter(plan.contents) as background,
     ):

@@ -1,4 +1,5 @@
 # make cub200-table   everything from nothing to the trait table (see README.md for CUB=, MODEL=, ...)
+# make camvid-probes  every latent of an SAE and of baselines against every class of CamVid: CAMVID=, PROBES_WEIGHTS=
 # make sweep         a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
 # make test           lint, types and tests; make test-slow: the longer tests
 #
@@ -95,6 +96,8 @@ $(OUT)/ap-$(table_id)-layer%.csv: $(OUT)/sae-$(sae_id)-layer%.h5 $(acts)/train/.
 	$(BIN)/score-traits --train $(acts)/train --test $(acts)/test --traits '$(CUB)' --layer=$* $(SCORERS:%=--scorer %) \
 		--scorer $< --n-train '$(N_TRAIN)' --seed $(SEED) --device $(DEVICE) --summary --out $@ 2>&1 >/dev/null \
 		| tee $@.log >&2
+
+include examples/camvid/probes.mk
 
 # --- sweeps ------------------------------------------------------------------------------------------
 

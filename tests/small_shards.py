@@ -17,18 +17,24 @@ def write_shards(
     acts_npd: np.ndarray,
     *,
     n_shards: int = 2,
-    layer: int = 3,
+    layers: Sequence[int] = (3,),
     paths: Sequence[str] | None = None,
     dtype: str = "float32",
     model: str = "timm/test",
+    labels_np: np.ndarray | None = None,
 ) -> list[Path]:
-    """Write activations {N, P, D} as complete shards of one layer."""
+    """Write activations {N, P, D} as complete shards, with patch labels {N, P} if they are given.
+
+    Of several layers the first holds them as they are, the second twice as large, and so on.
+    """
     n_images, n_patches, d_model = acts_npd.shape
     paths = paths or [f"images/{i:04d}.jpg" for i in range(n_images)]
     folder.mkdir(parents=True, exist_ok=True)
     targets = []
     for index, rows in enumerate(np.array_split(np.arange(n_images), n_shards)):
-        header = ShardHeader(model, "0" * 64, [layer], "test", {"size": [1, 1]}, n_images, index, n_shards)
+        header = ShardHeader(
+            model, "0" * 64, list(layers), "test", {"size": [1, 1]}, n_images, index, n_shards
+        )
         examples = Examples(
             np.array([paths[row] for row in rows], object),
             rows,
@@ -37,10 +43,11 @@ def write_shards(
         )
         provenance = Provenance.of(SHARDS, "dump-acts", {"test": model})
         targets.append(folder / shard_name(index))
-        with new_shard(
-            targets[-1], header, provenance, examples, n_patches=n_patches, d_model=d_model, dtype=dtype
-        ) as writer:
-            writer.append({layer: acts_npd[rows].astype(np.float32)})
+        shape = {"n_patches": n_patches, "d_model": d_model, "has_labels": labels_np is not None}
+        labels = None if labels_np is None else dict.fromkeys(layers, labels_np[rows])
+        with new_shard(targets[-1], header, provenance, examples, dtype=dtype, **shape) as writer:
+            here = acts_npd[rows].astype(np.float32)
+            writer.append({layer: (i + 1) * here for i, layer in enumerate(layers)}, labels=labels)
     return targets
 
 

@@ -13,11 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from in_process import runner
 from processes import BIN, Tool, error_lines
 from small_shards import clustered_acts, write_shards
 
 from saetools.scorer_file import load_scorer
+from train_sae.cli import app
 
+in_process = runner("train-sae", app)
 SMALL = ["--d-sae", 64, "--k", 4, "--batch-size", 256, "--tokens", "20k", "--log-every", 10]
 
 
@@ -128,27 +131,6 @@ def test_batches_come_before_the_last_shard(shards: list[Path]) -> None:
     assert len(taken) == 1
 
 
-@pytest.mark.parametrize("arriving", [False, True])
-@pytest.mark.parametrize("pool_tokens", [300, 10**6])
-def test_every_token_once_per_epoch(tmp_path: Path, arriving: bool, pool_tokens: int) -> None:
-    from train_sae.sources import ShardSource
-    from train_sae.stream import TokenStream
-
-    n_images, n_patches, batch = 130, 7, 65
-    ids = np.arange(n_images * n_patches, dtype=np.float32).reshape(n_images, n_patches, 1)
-    paths = write_shards(tmp_path, np.repeat(ids, 2, axis=2), n_shards=3)
-    source = ShardSource(iter(paths), None, 0.0, arriving=arriving)
-    stream = iter(TokenStream(source, batch, pool_tokens * 8, 0))
-    per_epoch = n_images * n_patches // batch
-    assert per_epoch * batch == n_images * n_patches  # so that an epoch ends with a batch
-    orders = []
-    for _ in range(3):
-        seen = torch.cat([next(stream)[:, 0].clone() for _ in range(per_epoch)])
-        assert sorted(seen.tolist()) == list(range(n_images * n_patches))
-        orders.append(seen.tolist())
-    assert orders[0] != orders[1] != orders[2]
-
-
 def test_held_out_images_are_never_trained_on(tmp_path: Path) -> None:
     from train_sae.sources import ShardSource
     from train_sae.stream import TokenStream
@@ -167,48 +149,7 @@ def test_held_out_images_are_never_trained_on(tmp_path: Path) -> None:
 
 def train_in_process(shards: list[Path], out: Path, *arguments: object) -> None:
     """Without the start of a process, which takes longer than the training."""
-    from typer.testing import CliRunner
-
-    from train_sae.cli import app
-
-    done = CliRunner().invoke(app, [*map(str, shards), "--out", str(out), *map(str, [*SMALL, *arguments])])
-    assert done.exit_code == 0, done.output
-
-
-@pytest.fixture(scope="module")
-def usual(shards: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("usual") / "sae.h5"
-    train_in_process(shards, out)
-    return out
-
-
-@pytest.mark.parametrize(
-    ("flag", "value"),
-    [
-        ("--d-sae", 32),
-        ("--activation", "relu"),
-        ("--activation", "batchtopk"),
-        ("--activation", "jumprelu"),
-        ("--objective", "matryoshka"),
-        ("--k", 5),
-        ("--tokens", "15k"),
-        ("--batch-size", 128),
-        ("--lr", 1e-4),
-        ("--warmup", 0.5),
-        ("--normalize", "none"),
-        ("--normalize", "mean"),
-        ("--blend", 0.2),
-        ("--holdout", 0.3),
-        ("--pool-memory", "40kB"),
-        ("--seed", 3),
-    ],
-)
-def test_every_flag_changes_the_result(
-    shards: list[Path], usual: Path, tmp_path: Path, flag: str, value: object
-) -> None:
-    train_in_process(shards, tmp_path / "other.h5", flag, value)
-    with pytest.raises(AssertionError):
-        assert_same_weights(usual, tmp_path / "other.h5")
+    in_process(*shards, "--out", out, *SMALL, *arguments)
 
 
 @pytest.mark.parametrize(("activation", "flag"), [("relu", "--l1"), ("jumprelu", "--l0")])
@@ -222,17 +163,17 @@ def test_penalties_make_it_sparser(shards: list[Path], tmp_path: Path, activatio
 
 
 def test_the_same_command_again_does_nothing_and_other_settings_are_refused(
-    tool: Tool, shards: list[Path], tmp_path: Path
+    shards: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "sae.h5"
-    tool("train-sae", *shards, "--out", out, *SMALL)
+    in_process(*shards, "--out", out, *SMALL)
     before = out.read_bytes()
-    again = tool("train-sae", *shards, "--out", out, *SMALL)
+    again = in_process(*shards, "--out", out, *SMALL)
     assert again.stdout == f"{out}\n"
     assert out.read_bytes() == before
-    refused = tool("train-sae", *shards, "--out", out, *SMALL, "--lr", 5e-4, code=1)
+    refused = in_process(*shards, "--out", out, *SMALL, "--lr", 5e-4, code=1)
     assert "lr: 0.001 against 0.0005" in error_lines(refused)
-    refused = tool("train-sae", *shards[:3], "--out", out, *SMALL, code=1)
+    refused = in_process(*shards[:3], "--out", out, *SMALL, code=1)
     assert "shards" in error_lines(refused)
     assert out.read_bytes() == before
 
@@ -241,9 +182,20 @@ def test_killed_it_leaves_nothing_under_a_final_name(shards: list[Path], tmp_pat
     for kind in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
         folder = tmp_path / kind.name
         folder.mkdir()
-        command = [BIN / "train-sae", *shards, "--out", folder / "sae.h5", *SMALL, "--tokens", "100M"]
+        command = [
+            BIN / "train-sae",
+            *shards,
+            "--out",
+            folder / "sae.h5",
+            *SMALL,
+            "--tokens",
+            "100M",
+            "--checkpoint-every",
+            10,
+        ]
         process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE)
-        time.sleep(6)
+        while process.poll() is None and not list(folder.iterdir()):
+            time.sleep(0.05)
         assert process.poll() is None
         process.send_signal(kind)
         _, err = process.communicate(timeout=30)
@@ -265,36 +217,60 @@ def test_killed_it_leaves_nothing_under_a_final_name(shards: list[Path], tmp_pat
         (["--batch-size", "100000"], 1, "fewer than one batch of 100000"),
         (["--device", "tpu9"], 2, "--device tpu9"),
         (["--no-such-flag"], 2, "No such option"),
+        (["--objective", "mae"], 2, "--objective mae: expected one of mse"),
+        (["--optimizer", "sgd"], 2, "--optimizer sgd: expected one of adam"),
+        (["--decay", "steps"], 2, "--decay steps: expected one of cosine"),
+        (["--normalize", "max"], 2, "--normalize max: expected one of none"),
+        (["--b-dec", "zero"], 2, "--b-dec zero: expected one of mean"),
+        (["--l0", "1"], 2, "--l0: it does nothing without --activation jumprelu"),
+        (["--bandwidth", "1"], 2, "--bandwidth: it does nothing without --activation jumprelu"),
+        (["--n-prefixes", "3"], 2, "--n-prefixes: it does nothing without --objective matryoshka"),
+        (
+            ["--threshold-decay", "0.9"],
+            2,
+            "--threshold-decay: it does nothing without --activation batchtopk",
+        ),
+        (["--aux-weight", "1"], 2, "--aux-weight: it does nothing without --aux-k"),
+        (["--sparsity-warmup", "0.5"], 2, "--sparsity-warmup: it does nothing without an L1 or L0 penalty"),
+        (["--objective", "matryoshka", "--n-prefixes", "65"], 2, "have fewer different prefixes"),
+        (["--grad-clip", "0"], 2, "--grad-clip 0.0: expected a number above 0"),
+        (["--exclude-labels", "sky"], 2, "--exclude-labels"),
+        (["--exclude-labels", "70000"], 2, "expected numbers from 0 to 65535"),
+        (["--exclude-labels", "0"], 1, "it holds no patch labels"),
+        (["--consume"], 2, "give shards with --val"),
+        (["--autocast", "--device", "cpu"], 2, "--autocast: on a CPU it does nothing"),
+        (["--sae-memory", "much"], 2, "--sae-memory much: expected a size"),
+        (["--wandb", "project"], 1, "--wandb: it is not installed"),
     ],
 )
 def test_wrong_settings(
-    tool: Tool, shards: list[Path], tmp_path: Path, arguments: list[str], code: int, said: str
+    shards: list[Path], tmp_path: Path, arguments: list[str], code: int, said: str
 ) -> None:
-    done = tool("train-sae", *shards, "--out", tmp_path / "sae.h5", *SMALL, *arguments, code=code)
+    done = in_process(*shards, "--out", tmp_path / "sae.h5", *SMALL, *arguments, code=code)
     assert said in error_lines(done)
     assert not list(tmp_path.iterdir())
 
 
-def test_shards_of_two_models(tool: Tool, shards: list[Path], tmp_path: Path) -> None:
+def test_shards_of_two_models(shards: list[Path], tmp_path: Path) -> None:
     other = write_shards(tmp_path / "other", clustered_acts(40), model="timm/other", n_shards=1)
-    said = error_lines(tool("train-sae", *shards, *other, "--out", tmp_path / "sae.h5", *SMALL, code=1))
+    said = error_lines(in_process(*shards, *other, "--out", tmp_path / "sae.h5", *SMALL, code=1))
     assert str(other[0]) in said
     assert str(shards[0]) in said
     assert "model: 'timm/test' against 'timm/other'" in said
 
 
-def test_a_shard_cut_short(tool: Tool, tmp_path: Path) -> None:
+def test_a_shard_cut_short(tmp_path: Path) -> None:
     paths = write_shards(tmp_path / "acts", clustered_acts(80), n_shards=2)
     paths[1].write_bytes(paths[1].read_bytes()[:-1000])
-    said = error_lines(tool("train-sae", *paths, "--out", tmp_path / "sae.h5", *SMALL, code=1))
+    said = error_lines(in_process(*paths, "--out", tmp_path / "sae.h5", *SMALL, code=1))
     assert str(paths[1]) in said
     assert "cut short" in said
 
 
-def test_a_folder_with_a_missing_shard(tool: Tool, tmp_path: Path) -> None:
+def test_a_folder_with_a_missing_shard(tmp_path: Path) -> None:
     paths = write_shards(tmp_path / "acts", clustered_acts(80), n_shards=3)
     paths[1].unlink()
-    said = error_lines(tool("train-sae", tmp_path / "acts", "--out", tmp_path / "sae.h5", *SMALL, code=1))
+    said = error_lines(in_process(tmp_path / "acts", "--out", tmp_path / "sae.h5", *SMALL, code=1))
     assert "1 of 3 shards are missing (number 1)" in said
 
 

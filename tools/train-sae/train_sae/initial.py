@@ -77,13 +77,13 @@ def geometric_median(sample_nd: torch.Tensor) -> torch.Tensor:
     """The point {D} with the least sum of distances to the tokens {N, D} (Weiszfeld's algorithm).
 
     m <- sum_n x_n / |x_n - m| / sum_n 1 / |x_n - m|, from the mean, until it moves by less than 1e-6 of the median
-    distance, at most 100 times. Where m meets a token, that distance counts as 1e-12 of the largest.
+    distance, at most 100 times. Where m meets a token, that distance counts as 1e-6 of the largest.
     """
     m_d = sample_nd.mean(0, dtype=torch.float64)
     for _ in range(100):
         distance_n = (sample_nd - m_d.float()).norm(dim=1).double()
-        weight_n = 1 / distance_n.clamp(min=max(1e-12 * distance_n.max().item(), 1e-300))
-        new_d = (weight_n.float() / weight_n.sum().float() @ sample_nd).double()
+        weight_n = 1 / distance_n.clamp(min=max(1e-6 * distance_n.max().item(), 1e-30))
+        new_d = ((weight_n / weight_n.sum()).float() @ sample_nd).double()
         moved, m_d = (new_d - m_d).norm(), new_d
         if moved < 1e-6 * distance_n.median():
             break

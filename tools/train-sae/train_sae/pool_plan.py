@@ -34,19 +34,20 @@ def plan(
     It has no end, unless the source's shards are consumed: then it is one epoch, without the tokens that are left
     over when they do not fill a batch.
     """
-    free = np.arange(capacity)
+    freed = np.empty(0, dtype=np.int64)  # slots that held a token; they are used before those that never did
+    n_used = 0
     live: list[np.ndarray] = []  # slots that hold a token
     n_live = 0
 
     def draw_down_to(floor: int) -> Iterator[Draw]:
-        nonlocal free, live, n_live
+        nonlocal freed, live, n_live
         n_drawn = max(0, (n_live - floor) // batch_size) * batch_size
         if not n_drawn:
             return
         slots = rng.permutation(np.concatenate(live))
         for start in range(0, n_drawn, batch_size):
             yield Draw(slots[start : start + batch_size])
-        free = np.concatenate([slots[:n_drawn], free])
+        freed = np.concatenate([slots[:n_drawn], freed])
         live, n_live = [slots[n_drawn:]], n_live - n_drawn
 
     epoch = 0
@@ -54,9 +55,12 @@ def plan(
         loaded = 0
         for group in source.epoch(epoch, rng):
             for block in group:
-                if block.n_tokens > len(free):
+                if n_live + block.n_tokens > capacity:
                     yield from draw_down_to(n_live // 2)
-                slots, free = free[: block.n_tokens], free[block.n_tokens :]
+                slots, freed = freed[: block.n_tokens], freed[block.n_tokens :]
+                if (n_new := block.n_tokens - len(slots)) > 0:
+                    slots = np.concatenate([slots, np.arange(n_used, n_used + n_new)])
+                    n_used += n_new
                 live.append(slots)
                 n_live += block.n_tokens
                 loaded += block.n_tokens
@@ -74,24 +78,24 @@ class Replay:
 
     def __init__(self, capacity: int) -> None:
         self._loads: list[Load] = []
-        self._load_of = np.full(capacity, -1, dtype=np.int32)  # -1: no token
+        self._load_of = np.zeros(capacity, dtype=np.int32)  # counted from 1; 0: no token
         self._place_of = np.zeros(capacity, dtype=np.int32)
 
     def follow(self, action: Load | Draw) -> None:
         if isinstance(action, Draw):
-            self._load_of[action.slots] = -1
+            self._load_of[action.slots] = 0
             return
+        self._loads.append(action)
         self._load_of[action.slots] = len(self._loads)
         self._place_of[action.slots] = np.arange(len(action.slots))
-        self._loads.append(action)
 
     def contents(self) -> Iterator[tuple[Block, np.ndarray, np.ndarray]]:
         """Yield blocks that have tokens in the pool: places {n} in the block, and slots {n} where they belong."""
-        slots = np.flatnonzero(self._load_of >= 0)
+        slots = np.flatnonzero(self._load_of)
         slots = slots[np.argsort(self._load_of[slots], kind="stable")]
         loads, starts = np.unique(self._load_of[slots], return_index=True)
         for load, here in zip(loads, np.split(slots, starts[1:]), strict=False):
-            yield self._loads[load].block, self._place_of[here], here
+            yield self._loads[load - 1].block, self._place_of[here], here
 
 
 def _check_enough(n_tokens: int, batch_size: int) -> None:

@@ -53,7 +53,7 @@ class TokenStream:
         if skip:
             self._replay(skip, capacity)
         self._actions = self._with_tokens()
-        self._next = self._load_until_draw()
+        self._next = self._load_until_draw()  # so that there is a sample
 
     def sample(self, n_tokens: int, seed: int) -> torch.Tensor:
         """float32 {n, D}: different tokens out of those in the pool before the first batch; call it before that."""
@@ -62,11 +62,10 @@ class TokenStream:
         return self._pool[torch.from_numpy(slots)].float()
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        while self._next is not None:
-            torch.index_select(self._pool, 0, torch.from_numpy(self._next.slots), out=self._batch)
-            self._last = self._next
+        while (draw := self._next or self._load_until_draw()) is not None:
+            self._last, self._next = draw, None
+            torch.index_select(self._pool, 0, torch.from_numpy(draw.slots), out=self._batch)
             yield self._float.copy_(self._batch)
-            self._next = self._load_until_draw()
 
     def report(self) -> dict[str, float]:
         """How well the last batch was mixed (batch_entropy.py), and how fast shards were read since the last report."""

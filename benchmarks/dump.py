@@ -107,14 +107,15 @@ def run_bare(model: VisionModel, plan: Plan, settings: RunSettings) -> None:
 def compare_memory(arguments: argparse.Namespace, folder: Path) -> None:
     """Print the largest resident memory of the process dump-acts, for fewer and for all images."""
     images = list_images(arguments.images, "auto", None)
+    limit = arguments.limit or len(images)
     for share in (4, 1):
         table = folder.parent / "paths.csv"
         root = os.path.relpath(arguments.images, table.parent)
-        lines = [f"{root}/{path}" for path in images.path[: len(images) // share]]
+        lines = [f"{root}/{path}" for path in images.path[: limit // share]]
         table.write_text("\n".join(["path", *lines]) + "\n")
         command = [str(Path(sys.executable).parent / "dump-acts"), str(table), "--model", MODEL]
         command += ["--weights", str(arguments.weights), "--layers", "all", "--out", str(folder)]
-        command += ["--images-per-shard", "125", "--dtype", arguments.dtype]
+        command += ["--images-per-shard", "32", "--dtype", arguments.dtype]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         assert status == 0

@@ -7,10 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from audit_latents.audit import Events, Patches, audit, bootstrap, yields
-from audit_latents.cli import app
-from audit_latents.l1_path import Design
-from audit_latents.proposals import rank
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import runner
@@ -20,6 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from small_latents import write_latents
 
+from audit_latents.audit import Events, Patches, audit, bootstrap, yields
+from audit_latents.cli import app
+from audit_latents.l1_path import Design
+from audit_latents.proposals import rank
 from saetools.latent_block import Latents
 
 audit_latents = runner("audit-latents", app)

@@ -8,12 +8,12 @@ from pathlib import Path
 import h5py
 import pytest
 from broken_files import LATENTS, SCORERS, SHARDS, TABLES, Kind
-from check_files.cli import app
-from check_files.formats import CHECKERS
 from in_process import runner
 from processes import Tool, error_lines
 from small_shards import clustered_acts, write_shards
 
+from check_files.cli import app
+from check_files.formats import CHECKERS
 from encode_acts.cli import app as encode_acts_app
 from saetools.errors import UserError
 from saetools.latents_file import open_latents

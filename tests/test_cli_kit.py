@@ -131,7 +131,9 @@ def test_paths_are_handed_on_as_they_arrive(demo: list[str], tmp_path: Path) -> 
     assert process.wait(timeout=10) == 0
 
 
-@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
+)
 def test_signals_clean_up(demo: list[str], tmp_path: Path, kind: signal.Signals, code: int) -> None:
     process = subprocess.Popen([*demo, "wait"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None

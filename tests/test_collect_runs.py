@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from collect_runs.pareto import is_gain, pareto_front
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import error_lines
 
+from collect_runs.pareto import is_gain, pareto_front
 from saetools.csv_files import write_csv
 from saetools.provenance import Format, Provenance
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from audit_latents.job import TABLES as AUDIT_TABLES
-from audit_latents.report import RANKING_COLUMNS, YIELD_COLUMNS
 from small_latents import write_latents
 
+from audit_latents.job import TABLES as AUDIT_TABLES
+from audit_latents.report import RANKING_COLUMNS, YIELD_COLUMNS
 from fit_probes.job import TABLES as PROBE_TABLES
 from fit_probes.probe_file import PROBES, Probes
 from fit_probes.tables import CLASS_COLUMNS, LATENT_COLUMNS

@@ -5,7 +5,8 @@ A tool is a module with a Typer app and
     def main() -> None:
         run("dump-acts", app)
 
-Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 130 after Ctrl-C, 143 after SIGTERM.
+Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 130 after Ctrl-C, 143 after SIGTERM,
+138 after SIGUSR1.
 Data goes to stdout, everything said to a person to stderr.
 """
 
@@ -97,7 +98,8 @@ def write_data(text: str) -> None:
 def run(name: str, app: typer.Typer) -> NoReturn:
     """Run `app` as the command `name` and exit the process with the project's exit codes."""
     _log_to_stderr(name)
-    signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    for kind in (signal.SIGTERM, signal.SIGUSR1):  # Slurm sends the latter before a time limit
+        signal.signal(kind, _exit_on_signal)
     sys.exit(_exit_code(name, app))
 
 
@@ -135,9 +137,9 @@ def _fail(name: str, message: str, code: int) -> int:
     return code
 
 
-def _exit_on_sigterm(_signum: int, _frame: object) -> NoReturn:
+def _exit_on_signal(number: int, _frame: object) -> NoReturn:
     """Leave through the `finally` blocks, so that temporary files go."""
-    raise SystemExit(128 + signal.SIGTERM)
+    raise SystemExit(128 + number)
 
 
 class _AboveProgressBars(logging.StreamHandler):

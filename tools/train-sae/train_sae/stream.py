@@ -40,8 +40,8 @@ class TokenStream:
         least = 2 * (batch_size + IMAGES_PER_BLOCK * source.n_patches)
         capacity = max(least, pool_bytes // (source.d_model * dtype.itemsize))
         self._source = source
-        # Memory is used from the first slot on, and only where tokens are written (calloc's pages).
-        self._pool = torch.zeros(capacity, source.d_model, dtype=dtype)
+        # Memory is used where tokens are written, from the first slot on; torch.zeros would touch all of it.
+        self._pool = torch.empty(capacity, source.d_model, dtype=dtype)
         self._image_of, self._patch_of = np.zeros(capacity, np.int32), np.zeros(capacity, np.int32)
         self._batch = torch.empty(batch_size, source.d_model, dtype=dtype)
         self._float = torch.empty(batch_size, source.d_model)

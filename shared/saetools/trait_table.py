@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +41,20 @@ class TraitTable:
         return self.labels_nt[rows], self.valid_nt[rows]
 
 
-def read_trait_table(source: Path, *, soft: bool = False) -> TraitTable:
+def read_trait_table(
+    source: Path,
+    *,
+    soft: bool = False,
+    certainty: Collection[int] = cub200.CERTAIN,
+    drop_not_visible: bool = False,
+) -> TraitTable:
     """Read a CUB-200-2011 folder, or a CSV `path,TRAIT,...` of 0, 1 and empty; raises UserError.
 
-    soft: whether numbers between 0 and 1 are allowed too.
+    soft: whether numbers between 0 and 1 are allowed too. certainty, drop_not_visible: of CUB-200-2011, which
+    certainties count as an answer, and whether an attribute that nobody could see is unknown instead of absent.
     """
     if source.is_dir():
-        return _read_cub(source)
+        return _read_cub(source, certainty, drop_not_visible)
     if not source.is_file():
         raise UserError(
             f"{source}: no such file or folder; expected CUB-200-2011's folder or a CSV of traits"
@@ -64,11 +71,11 @@ def trait_table_digest(source: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _read_cub(root: Path) -> TraitTable:
-    labels_nt = cub200.read_attributes(root)
-    paths = cub200.read_images(root).path
-    valid_nt = np.ones_like(labels_nt)
-    return TraitTable(root, cub200.read_attribute_names(root), labels_nt, valid_nt, _rows(paths, root))
+def _read_cub(root: Path, certainty: Collection[int], drop_not_visible: bool) -> TraitTable:
+    answers = cub200.read_answers(root, certainty)
+    valid_nt = ~answers.not_visible_nt if drop_not_visible else np.ones_like(answers.present_nt)
+    names, paths = cub200.read_attribute_names(root), cub200.read_images(root).path
+    return TraitTable(root, names, answers.present_nt, valid_nt, _rows(paths, root))
 
 
 def _read_csv(source: Path, soft: bool) -> TraitTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pandas as pd
 from saetools import cub200
 from saetools.errors import UserError, near_names
 from saetools.shard_reader import ShardSet
+from saetools.trait_table import read_trait_table
 from score_traits.traits import Labelled, Split, make_split
 
 FOLDERS = "target"
@@ -41,79 +42,14 @@ def read_traits(settings: TraitSettings, train: ShardSet, test: ShardSet) -> Lab
     assert settings.source is not None
     if settings.source == FOLDERS:
         return _folders(train, test)
-    table = _read_table(Path(settings.source), settings)
-    return Labelled(table.name, table.of(train, "the training shards"), table.of(test, "the test shards"))
+    table = read_trait_table(
+        Path(settings.source), certainty=settings.certainty, drop_not_visible=settings.drop_not_visible
+    )
 
+    def split(shards: ShardSet, what: str) -> Split:
+        return make_split(np.arange(shards.n_images), *table.of(shards.paths, what))
 
-@dataclass(frozen=True)
-class _Table:
-    """labels {N, T}, valid {N, T}: False where the table says nothing; name {T}; row of each path."""
-
-    source: Path
-    name: list[str]
-    labels_nt: np.ndarray
-    valid_nt: np.ndarray
-    row: dict[str, int]
-
-    def of(self, shards: ShardSet, what: str) -> Split:
-        """The split of the images of `shards`; raises UserError where the table does not have all of them."""
-        paths = shards.paths
-        missing = [path for path in paths if path not in self.row]
-        if missing:
-            raise UserError(
-                f"{self.source}: {len(missing)} of the {len(paths)} images in {what} have no row, for example"
-                f" {missing[0]!r}; its own paths look like {next(iter(self.row), '')!r};"
-                " give the table of these images, with paths relative to the data set's root"
-            )
-        rows = np.array([self.row[path] for path in paths], dtype=np.int64)
-        return make_split(np.arange(len(rows)), self.labels_nt[rows], self.valid_nt[rows])
-
-
-def _read_table(source: Path, settings: TraitSettings) -> _Table:
-    if source.is_dir():
-        return _read_cub(source, settings)
-    if not source.is_file():
-        raise UserError(
-            f"{source}: no such file or folder; expected CUB-200-2011's folder, a CSV of traits, or {FOLDERS!r}"
-        )
-    return _read_csv(source)
-
-
-def _read_cub(root: Path, settings: TraitSettings) -> _Table:
-    answers = cub200.read_answers(root, settings.certainty)
-    valid_nt = ~answers.not_visible_nt if settings.drop_not_visible else np.ones_like(answers.present_nt)
-    names, paths = cub200.read_attribute_names(root), cub200.read_images(root).path
-    return _Table(root, names, answers.present_nt, valid_nt, _rows(paths, root))
-
-
-def _read_csv(source: Path) -> _Table:
-    try:
-        table = pd.read_csv(source, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: not a CSV file: {error}; expected a header path,TRAIT,...") from error
-    if "path" not in table.columns or table.shape[1] < 2:
-        raise UserError(
-            f"{source}: its columns are {', '.join(map(repr, table.columns[:5]))};"
-            " expected path and at least one trait"
-        )
-    names = [name for name in table.columns if name != "path"]
-    cells_nt = table[names].to_numpy(dtype=str)
-    known_nt = np.isin(cells_nt, ("0", "1", ""))
-    if not known_nt.all():
-        row, column = np.argwhere(~known_nt)[0]
-        raise UserError(
-            f"{source}: line {row + 2}, trait {names[column]!r} holds {str(cells_nt[row, column])!r};"
-            " expected 0, 1 or nothing"
-        )
-    return _Table(source, names, cells_nt == "1", cells_nt != "", _rows(list(table["path"]), source))
-
-
-def _rows(paths: Sequence[str], source: Path) -> dict[str, int]:
-    rows = {path: row for row, path in enumerate(paths)}
-    if len(rows) < len(paths):
-        twice = next(path for row, path in enumerate(paths) if rows[path] != row)
-        raise UserError(f"{source}: the image {twice!r} has two rows; leave one")
-    return rows
+    return Labelled(table.name, split(train, "the training shards"), split(test, "the test shards"))
 
 
 def _folders(train: ShardSet, test: ShardSet) -> Labelled:

@@ -1,4 +1,6 @@
 # make cub200-table   everything from nothing to the trait table (see README.md for CUB=, MODEL=, ...)
+# make birds-page    a page and pictures of that table's SAEs and latents: out/cub200/page-.../index.html
+# make camvid-page   the same of street scenes with masks: CAMVID=, and MODEL=, WEIGHTS=, LAYERS= as above
 # make camvid-probes  every latent of an SAE and of baselines against every class of CamVid: CAMVID=, PROBES_WEIGHTS=
 # make sweep         a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
 # make test           lint, types and tests; make test-slow: the longer tests
@@ -58,7 +60,7 @@ tables := $(foreach layer,$(layers),$(call table_of,$(layer)))
 SWEEP ?= sweeps/birds.yml
 SET ?=
 
-.PHONY: help setup cub200-table sweep test test-slow check clean
+.PHONY: help setup cub200-table birds-page camvid-page sweep test test-slow check clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -96,6 +98,59 @@ $(OUT)/ap-$(table_id)-layer%.csv: $(OUT)/sae-$(sae_id)-layer%.h5 $(acts)/train/.
 	$(BIN)/score-traits --train $(acts)/train --test $(acts)/test --traits '$(CUB)' --layer=$* $(SCORERS:%=--scorer %) \
 		--scorer $< --n-train '$(N_TRAIN)' --seed $(SEED) --device $(DEVICE) --summary --out $@ 2>&1 >/dev/null \
 		| tee $@.log >&2
+
+# --- pages: what the latents mean ---------------------------------------------------------------------
+
+BY ?= species
+PICTURES ?= --random 24 --log-freq -3.5,-1 --spread
+visuals_id := $(call digest,$(table_id) $(BY))
+
+birds-page: $(layers:%=$(OUT)/page-$(visuals_id)-layer%/index.html) $(layers:%=$(OUT)/pictures-$(visuals_id)-layer%/index.csv)
+	@printf '%s\n' $^
+
+$(OUT)/latents-$(sae_id)-layer%/.complete: $(OUT)/sae-$(sae_id)-layer%.h5 $(acts)/test/.complete
+	$(BIN)/encode-acts $(acts)/test --layer=$* --scorer $< --out $(@D) --device $(DEVICE) >/dev/null
+	touch $@
+
+$(OUT)/page-$(visuals_id)-layer%/index.html: $(OUT)/latents-$(sae_id)-layer%/.complete $(OUT)/ap-$(table_id)-layer%.csv
+	$(BIN)/render-visuals page $(<D) --images '$(CUB)' --scorer $(OUT)/sae-$(sae_id)-layer$*.h5 \
+		--table $(OUT)/ap-$(table_id)-layer$*.csv --by '$(BY)' --out $(@D) >/dev/null
+
+$(OUT)/pictures-$(visuals_id)-layer%/index.csv: $(OUT)/latents-$(sae_id)-layer%/.complete
+	$(BIN)/render-visuals latents $(<D) --images '$(CUB)' $(PICTURES) --out $(@D) >/dev/null
+
+# Street scenes are seen in their own aspect, as 12 x 16 patches; probes name the class of each latent.
+CAMVID ?= data/camvid
+CAMVID_OUT ?= out/camvid-page
+CAMVID_GRID ?= native:192
+CAMVID_SAE ?= --d-sae 1024 --k 16 --tokens 1M
+camvid_acts := $(CAMVID_OUT)/acts-$(call digest,$(abspath $(CAMVID)) $(MODEL) $(WEIGHTS) $(LAYERS) $(CAMVID_GRID))
+camvid := $(CAMVID_OUT)/$(call digest,$(camvid_acts) $(CAMVID_SAE) $(SEED))-layer
+
+camvid-page: $(layers:%=$(camvid)%/page/index.html) $(layers:%=$(camvid)%/pictures/index.csv)
+	@printf '%s\n' $^
+
+$(camvid_acts)/%/.complete: $(wildcard $(CAMVID)/classes.txt) $(WEIGHTS) | .venv/.installed
+	$(BIN)/dump-acts '$(CAMVID)' --split $* --out $(@D) --model '$(MODEL)' $(call option,--weights,$(WEIGHTS)) \
+		--layers='$(LAYERS)' --grid $(CAMVID_GRID) --ignore 11 --device $(DEVICE) >/dev/null
+	touch $@
+
+$(camvid)%/sae.h5: $(camvid_acts)/training/.complete $(camvid_acts)/test/.complete
+	mkdir -p $(@D)
+	$(BIN)/train-sae $(camvid_acts)/training --layer=$* --out $@ $(CAMVID_SAE) --seed $(SEED) --device $(DEVICE) >/dev/null
+
+$(camvid)%/probes/probes.csv: $(camvid)%/sae.h5
+	for split in training test; do $(BIN)/encode-acts $(camvid_acts)/$$split --layer=$* --scorer $< \
+		--out $(<D)/$$split --device $(DEVICE) >/dev/null; done
+	$(BIN)/fit-probes --train $(<D)/training --test $(<D)/test --out $(@D) >/dev/null
+
+$(camvid)%/page/index.html: $(camvid)%/probes/probes.csv
+	$(BIN)/render-visuals page $(camvid)$*/training --images '$(CAMVID)' --scorer $(camvid)$*/sae.h5 --table $< \
+		--table $(<D)/latents.csv --label-names '$(CAMVID)/classes.txt' --out $(@D) >/dev/null
+
+$(camvid)%/pictures/index.csv: $(camvid)%/probes/probes.csv
+	$(BIN)/render-visuals latents $(camvid)$*/training --images '$(CAMVID)' --label-names '$(CAMVID)/classes.txt' \
+		$(PICTURES) --out $(@D) >/dev/null
 
 include examples/camvid/probes.mk
 

@@ -34,8 +34,8 @@ def write_latent_chunks(
     """
     k = latents.n_latents
     with Progress("writing latents", total=k, unit="latents") as progress:
-        for start in range(0, k, LATENTS_PER_CHUNK * 32):
-            some = range(start, min(start + LATENTS_PER_CHUNK * 32, k))
+        for start in range(0, k, LATENTS_PER_CHUNK * 128):
+            some = range(start, min(start + LATENTS_PER_CHUNK * 128, k))
             pairs, quantiles = _examples(found, some, n_top)
             heat = gather_heat(latents, places, pairs[:, 0], pairs[:, 1])
             for first in range(some.start, some.stop, LATENTS_PER_CHUNK):

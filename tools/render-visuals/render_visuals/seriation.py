@@ -44,7 +44,8 @@ def telling_latents(latents: LatentsSet, groups: Groups, n: int) -> list[int]:
     """The n latents with the largest share of variance of their images' largest values between groups.
 
     eta^2 = sum_g n_g (mean_g - mean)^2 / sum_i (z_i - mean)^2; latents that fire in fewer than 3 images are left out
-    where that leaves enough, as one image is always in one group.
+    where that leaves enough, as one image is always in one group. Where all images are one group, those of largest
+    variance.
     """
     k = latents.n_latents
     sum_gk, square_k = np.zeros((len(groups.names), k)), np.zeros(k)
@@ -61,6 +62,8 @@ def telling_latents(latents: LatentsSet, groups: Groups, n: int) -> list[int]:
     total_k = square_k - latents.n_images * mean_k**2
     between_k = (sum_gk**2 / size_g[:, None]).sum(0) - latents.n_images * mean_k**2
     share_k = np.divide(between_k, total_k, out=np.full(k, -1.0), where=(total_k > 1e-12) & (fires_k > 0))
+    if len(groups.names) == 1:
+        share_k = np.where(fires_k > 0, total_k / max(total_k.max(), 1e-12), -1.0)
     share_k[(fires_k < 3) & (share_k >= 0)] -= 1  # after all others, before those that never fire
     order = np.argsort(-share_k, kind="stable")[: min(n, k)]
     return sorted(int(latent) for latent in order if fires_k[latent] > 0)

@@ -3,12 +3,13 @@
 saetools.heatmapView = (function () {
   const { page, rows } = saetools;
   const { el, number, ltr } = saetools.elements;
-  const LEFT = 46, TOP = 104;
+  const LEFT = 46;
 
   async function show(box, isCurrent) {
     const data = await saetools.load("heatmap");
     if (!isCurrent()) return;
     const high = data.latents.length, wide = data.images.length;
+    const TOP = data.names.length > 6 ? 104 : 24; // room for names that stand upright
     const says = el("p", { id: "heatmap-says", role: "status" }, "Each row is a latent, from 0 to its largest value; each column an image.");
     const canvas = el("canvas", { id: "heatmap", tabindex: "0", "aria-label": "Heat map of latents and images: plus and minus zoom, arrows move" });
     const view = { x: 0, y: 0, zoom: 1, pinned: false };
@@ -22,7 +23,7 @@ saetools.heatmapView = (function () {
         el("button", { type: "button", onclick: step(1.5), "aria-label": "Zoom in" }, "+"),
         el("button", { type: "button", onclick: step(1 / 1.5), "aria-label": "Zoom out" }, "−"),
         el("button", { type: "button", onclick: () => { Object.assign(view, { x: 0, y: 0, zoom: 1 }); draw(); } }, "Whole")),
-      el("p", { class: "faint" }, `${number(high)} latents that tell ${number(data.names.length)} groups (${data.by}) apart best, alike ones side by side; ${number(wide)} images sorted by ${data.by}.`),
+      el("p", { class: "faint" }, `${number(high)} latents that ${data.names.length > 1 ? `tell ${number(data.names.length)} groups (${data.by}) apart best` : "vary most"}, alike ones side by side; ${number(wide)} images sorted by ${data.by}.`),
       canvas, says);
 
     const cell = () => [((canvas.clientWidth - LEFT) / wide) * view.zoom, ((canvas.clientHeight - TOP) / high) * view.zoom];

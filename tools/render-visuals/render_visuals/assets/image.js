@@ -12,6 +12,9 @@ saetools.imageView = (function () {
     const frame = tiles.picture(image, null, 1, true);
     const says = el("p", { class: "faint", role: "status" });
     const list = el("ol", { class: "fires", id: "fires" });
+    // What says most of a latent: what it was chosen for, its class, or else the folder of its images.
+    const names = page.about.columns.filter((column) => column.text).map((column) => column.name);
+    names.sort((a, b) => (a === "folder") - (b === "folder"));
     let fixed = asked.latent, shown = AT_FIRST;
     const clear = el("button", { type: "button", id: "clear-patches", onclick: () => { chosen.clear(); outline(); update(); } }, "Clear");
 
@@ -48,7 +51,7 @@ saetools.imageView = (function () {
     }
 
     function item({ latent, sum, count }, most) {
-      const best = ["trait", "class", "best_class", "folder"].find((name) => page.table.columns[name] && rows.value(name, latent));
+      const best = names.find((name) => rows.value(name, latent));
       const made = el("li", { "data-latent": latent, "data-sum": sum },
         el("div", { class: "who" },
           el("a", { href: `#latent=${latent}` }, `Latent ${latent}`),

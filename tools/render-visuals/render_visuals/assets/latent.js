@@ -55,7 +55,7 @@ saetools.latentView = (function () {
     return [
       el("h3", null, `Chosen for ${all.length} ${all.length === 1 ? all[0].kind : all[0].kind === "class" ? "classes" : "traits"}`),
       el("ul", { class: "found", tabindex: "0", "aria-label": "Traits and classes it was chosen for" }, all.map((one) =>
-        el("li", null, el("span", null, one.name), el("span", null, `AP ${number(one.ap)}${one.prevalence === null ? "" : ` of prevalence ${number(one.prevalence)}`}${one.r === null ? "" : ` · R ${number(one.r)}`}`)))),
+        el("li", null, el("span", null, one.name), el("span", null, `AP ${number(one.ap)}${one.prevalence === null ? "" : ` · prev. ${number(one.prevalence)}`}${one.r === null ? "" : ` · R ${number(one.r)}`}`)))),
     ];
   }
 

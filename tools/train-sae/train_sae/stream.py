@@ -42,6 +42,8 @@ class TokenStream:
         self._source = source
         # Memory is used where tokens are written, from the first slot on; torch.zeros would touch all of it.
         self._pool = torch.empty(capacity, source.d_model, dtype=dtype)
+        # The same memory with a token as one value, which is copied in one go.
+        self._pool_rows = _as_rows(self._pool)
         self._image_of, self._patch_of = np.zeros(capacity, np.int32), np.zeros(capacity, np.int32)
         self._batch = torch.empty(batch_size, source.d_model, dtype=dtype)
         self._float = torch.empty(batch_size, source.d_model)
@@ -137,9 +139,15 @@ class TokenStream:
         images, patches = block.origins()
         if places is not None:
             tokens_nd, images, patches = tokens_nd[torch.from_numpy(places)], images[places], patches[places]
-        self._pool.index_copy_(0, torch.from_numpy(slots), tokens_nd)
+        self._pool_rows[slots] = _as_rows(tokens_nd)
         self._image_of[slots], self._patch_of[slots] = images, patches
 
 
 def _named(what: str, values: dict[str, float]) -> dict[str, float]:
     return {f"{what}_{name}": value for name, value in values.items()}
+
+
+def _as_rows(acts_nd: torch.Tensor) -> np.ndarray:
+    """Contiguous {N, D} as {N} of opaque values, sharing memory."""
+    row = np.dtype((np.void, acts_nd.shape[1] * acts_nd.itemsize))
+    return acts_nd.view(torch.uint8).numpy().reshape(len(acts_nd), -1).view(row).reshape(-1)

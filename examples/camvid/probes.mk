@@ -40,7 +40,9 @@ $(probes_out)/scorers/.complete: $(probes_out)/acts/$(PROBES_TRAIN)/.complete $(
 	touch $@
 
 $(probes_out)/probes/%/.complete: $(probes_out)/scorers/sae.h5 $(probes_out)/scorers/.complete
-	scorer=$$(ls -d $(probes_out)/scorers/$*.h5 $(probes_out)/scorers/*-$*-*.h5 2>/dev/null || echo $*); \
+	scorer=$*; for file in $(probes_out)/scorers/$*.h5 $(probes_out)/scorers/*-$*-*.h5; do \
+		if [ -e "$$file" ]; then scorer=$$file; fi; \
+	done; \
 	for split in $(PROBES_TRAIN) $(PROBES_TEST); do \
 		$(BIN)/encode-acts $(probes_out)/acts/$$split --scorer "$$scorer" --out $(probes_out)/latents/$*/$$split \
 			$(call probes_keep,$*) --device $(DEVICE) >/dev/null; \

@@ -21,6 +21,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from saetools.average_precision import average_precision, average_precision_weighted, best_prototypes
+from saetools.matmul import float32_precision
 from saetools.pooling import pool_scores
 from saetools.scorers import Linear
 
@@ -156,7 +157,6 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--matmul-precision", choices=["highest", "high", "medium"], default="medium")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, which take the place of the flags above"
@@ -166,10 +166,10 @@ def main() -> None:
         args.images, args.prototypes, args.traits, args.resamples = 1000, 512, 40, 100
         args.baseline_prototypes, args.pooled_images, args.rounds = 8, 4, 2
     torch.set_num_threads(args.threads)
-    torch.set_float32_matmul_precision(args.matmul_precision)
+    torch.set_float32_matmul_precision(float32_precision())
     print(
         f"{platform.machine()}, {args.threads} threads, NumPy {np.__version__}, torch {torch.__version__},"
-        f" float32 matmul precision {args.matmul_precision}, least of {args.rounds} rounds"
+        f" float32 matmul precision {float32_precision()}, least of {args.rounds} rounds"
     )
     bench_average_precision(args)
     bench_pooling(args)

@@ -187,7 +187,7 @@ def _weighted(
         )
         _refuse_not_finite(scores_nt, found)
 
-    _share_out(n_traits, 1, threads, run)
+    _share_out(n_traits, max(1, n_traits // 32), threads, run)
     return np.ascontiguousarray(ap_tr.T)
 
 

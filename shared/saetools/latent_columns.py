@@ -22,6 +22,7 @@ from saetools.latent_block import Latents
 from saetools.latents_file import LatentsFile, LatentsSet
 from saetools.progress import Progress
 
+SHORT_ROWS = 2**31  # fewer rows are numbered by int32
 LEAST_EVENTS = 1 << 16  # in a piece or a block, however little memory is granted
 
 
@@ -70,7 +71,7 @@ class Columns:
         assert keep.shape == (self.n_rows,), "one entry for each row"
         self._keep = keep
         n_patch_rows = latents.n_images * latents.n_patches
-        self._row_type: np.dtype[Any] = np.dtype(np.int32 if n_patch_rows < 2**31 else np.int64)
+        self._row_type: np.dtype[Any] = np.dtype(np.int32 if n_patch_rows < SHORT_ROWS else np.int64)
         self._value_type = np.result_type(*(file.value_type for file in latents.files))
         self._plan = MemoryPlan.of(memory, self._row_type.itemsize + self._value_type.itemsize)
         self._pieces: list[_Piece] = []

@@ -123,6 +123,9 @@ def test_pictures_and_index(case: tuple[Path, Path], tmp_path: Path, tool: Tool)
     with (out / "index.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["latent"] for row in rows] == ["3", "0", "11"]
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
+    described = page.split("<!-- table: picture columns -->\n")[1].split("\n\n")[0].splitlines()[2:]
+    assert list(rows[0]) == [line.split("`")[1] for line in described]
     assert sorted(path.name for path in out.iterdir()) == sorted(
         ["index.csv", "index.csv.json", *(row["picture"] for row in rows)]
     )

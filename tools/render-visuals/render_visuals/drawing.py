@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -55,13 +56,14 @@ def draw_all(
                 draw(task)
                 progress.advance(1)
         else:
+            few = min(max(len(todo) // (16 * workers), 1), 16)  # at a time: what is still done after Ctrl-C
             # spawn: a forked child of a process with threads can hang
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+            with ProcessPoolExecutor(min(workers, len(todo)), context, _leave_signals_to_the_parent) as pool:
                 try:
                     pending = [
-                        pool.submit(_draw_few, draw, todo[start : start + 8])
-                        for start in range(0, len(todo), 8)
+                        pool.submit(_draw_few, draw, todo[start : start + few])
+                        for start in range(0, len(todo), few)
                     ]
                     for done in as_completed(pending):
                         progress.advance(done.result())
@@ -71,6 +73,11 @@ def draw_all(
     if len(todo) < len(tasks):
         logger.info("%s: %d of %d were there already", what, len(tasks) - len(todo), len(tasks))
     return len(todo)
+
+
+def _leave_signals_to_the_parent() -> None:
+    """Ctrl-C reaches all processes of a terminal; the parent answers it once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _draw_few(draw: Callable[[Task], None], tasks: Sequence[Task]) -> int:

@@ -30,8 +30,12 @@ def front(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
     axes.plot(
         l0[best], nmse[best], color=colour_of(0), marker="o", markersize=5, label="Pareto front", zorder=3
     )
+    middle = np.sqrt(l0.min() * l0.max()) if l0.min() > 0 else l0.mean()
     for i in best if len(best) <= LABELLED else ():
-        axes.annotate(names[i], (l0[i], nmse[i]), (5, 5), textcoords="offset points", fontsize=7, color=INK)
+        side, shift = ("left", 6) if l0[i] <= middle else ("right", -6)
+        axes.annotate(
+            names[i], (l0[i], nmse[i]), (shift, 5), ha=side, textcoords="offset points", fontsize=7, color=INK
+        )
     if l0.min() > 0 and l0.max() / l0.min() > 3:
         axes.set_xscale("log")
     if nmse.min() > 0 and nmse.max() / nmse.min() > 10:

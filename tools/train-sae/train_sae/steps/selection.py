@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saetools.selection import block_width
 from saetools.workers import Workers, even_pieces
 from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
@@ -203,11 +204,3 @@ class BatchTopKSelector:
         self.running[:] = state["running_threshold"]
         self.least = float(state["least"][0])
         self.above.pause = int(state["pause"][0])
-
-
-def block_width(n_latents: int, k: int) -> int:
-    """The block width for `top_k_rows`, so that a row has several times k blocks where that is possible."""
-    for width in (64, 16):
-        if n_latents >= 6 * k * width:
-            return width
-    return 16 if n_latents >= 2 * k * 16 else 1

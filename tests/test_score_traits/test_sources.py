@@ -235,3 +235,18 @@ def test_one_source_of_traits(birds, score_traits, extra) -> None:
     done = score_traits("--train", birds.train, "--test", birds.test, "--scorer", "const", *extra)
     assert done.returncode == 2
     assert "one of --traits, --pairs and --patch-traits" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--traits", "target", "--certainty", "4"], "for CUB-200-2011's folder"),
+        (["--patch-traits", "--drop-not-visible"], "for CUB-200-2011's folder"),
+        (["--traits", ".", "--certainty", "5"], "are 1 to 4"),
+        (["--patch-traits", "--pool", "mean"], "not pooled"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(birds, score_traits, extra, words) -> None:
+    done = score_traits("--train", birds.train, "--test", birds.test, "--scorer", "const", *extra)
+    assert done.returncode == 2
+    assert words in done.stderr

@@ -164,3 +164,70 @@ def test_the_seed_decides_and_nothing_else(birds, score_traits) -> None:
     first, again, other = (score_traits(*command, "--seed", seed).stdout for seed in (0, 0, 1))
     assert first == again
     assert list(read(first).ap_train) != list(read(other).ap_train)
+
+
+def test_an_sae_stands_in_the_table_with_what_is_known_of_it(birds, score_traits, tmp_path) -> None:
+    """Its latents are the scores: relu of the dimensions here, so every AP is known."""
+    import torch
+
+    from saetools.provenance import Provenance
+    from saetools.sae import SAE, SAEConfig
+    from saetools.scorer_file import SCORERS, ScorerFile, save_scorer
+    from saetools.shard_reader import open_shards
+
+    eye = torch.eye(6)
+    sae = SAE(SAEConfig(6, 6, "relu"), eye, torch.zeros(6), eye, torch.zeros(6))
+    settings = {"objective": "mse", "sparsity": 0.5, "lr": 0.01}
+    trained_on = {**open_shards([birds.train]).header.source(), "layer": 3}
+    evaluation = {"l0": 2.5, "mse": 0.25, "nmse": 0.125}
+    path = tmp_path / "sae.h5"
+    save_scorer(
+        path,
+        ScorerFile("sae", sae, Provenance.of(SCORERS, "a test", settings), trained_on, evaluation),
+    )
+    found = read(score_traits(*birds.options, "--layer", 3, "--scorer", path).stdout)
+    assert set(found.scorer) == {"sae"}
+    assert set(found.checkpoint) == {str(path)}
+    known = {"d_sae": 6, "activation": "relu", **settings, **evaluation}
+    assert all(set(found[name]) == {value} for name, value in known.items())
+    images_nk = np.maximum(birds.acts[3], 0).max(1)
+    for trait, row in found.iterrows():
+        labels = birds.labels_nt[60:, trait]
+        expected = average_precision_score(labels, images_nk[60:, int(row.prototype)])
+        assert row.ap == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["pt", "saelens"])
+def test_checkpoints_of_other_libraries_are_scorers(kind, score_traits, new_shards, tmp_path) -> None:
+    """An SAE of our own, converted, gives the same rows (its own settings and checkpoint aside)."""
+    import torch
+
+    from saetools.provenance import Provenance
+    from saetools.sae import SAE, SAEConfig
+    from saetools.saelens_checkpoint import write_saelens
+    from saetools.saev_checkpoint import write_saev
+    from saetools.scorer_file import SCORERS, ScorerFile, save_scorer
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    folders = [
+        new_shards(tmp_path / split, {3: rng.standard_normal((30, 4, 8))}, [f"{split}{i}" for i in range(30)])
+        for split in ("train", "test")
+    ]
+    table = tmp_path / "t.csv"
+    rows = [f"{s}{i},{int(rng.random() < 0.3 or i == 0)}" for s in ("train", "test") for i in range(30)]
+    table.write_text("\n".join(["path,a", *rows]) + "\n")
+    w_dec = torch.nn.functional.normalize(torch.randn(12, 8), dim=1)
+    sae = SAE(SAEConfig(8, 12, "topk", 3), w_dec.T.contiguous(), torch.zeros(12), w_dec, torch.zeros(8))
+    ours = ScorerFile("sae", sae, Provenance.of(SCORERS, "a test", {}), {})
+    own, other = tmp_path / "sae.h5", tmp_path / ("sae.pt" if kind == "pt" else "saelens")
+    save_scorer(own, ours)
+    if kind == "pt":
+        write_saev(other, sae)
+    else:
+        write_saelens(other, sae, {})
+    command = ["--train", folders[0], "--test", folders[1], "--traits", table]
+    first, second = (read(score_traits(*command, "--scorer", path).stdout) for path in (own, other))
+    pd.testing.assert_frame_equal(
+        first[["prototype", "ap_train", "ap"]], second[["prototype", "ap_train", "ap"]]
+    )

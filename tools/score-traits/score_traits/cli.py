@@ -116,6 +116,12 @@ def score_traits(
         raise UsageError("expected one of --traits, --pairs and --patch-traits")
     sizes = _parse_sizes(n_train)
     certainties = parse_numbers("--certainty", certainty, int)
+    if not set(certainties) <= {1, 2, 3, 4}:
+        raise UsageError(f"--certainty {certainty}: CUB-200-2011's certainties are 1 to 4")
+    if (drop_not_visible or certainty != "3,4") and not (traits is not None and Path(traits).is_dir()):
+        raise UsageError("--certainty and --drop-not-visible are for CUB-200-2011's folder as --traits")
+    if patch_traits and pool != "max":
+        raise UsageError(f"--pool {pool}: --patch-traits scores patches, which are not pooled")
     layers: list[int | None] = [None]
     if layer is not None:
         layers = [*parse_numbers("--layer", layer, int)]

@@ -15,8 +15,9 @@ PARTIAL = ".partial"
 def atomic_path(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to; it becomes `target` when the block ends without an exception.
 
-    Its folder is made where it is missing. After an exception the partial file is removed. After SIGKILL it stays under its hidden name
-    `.NAME.HOST-PID.partial`; the next writer of the same target on that host removes it.
+    Its folder is made where it is missing. After an exception the partial file is removed. After SIGKILL it
+    stays under its hidden name `.NAME.HOST-PID.partial`; the next writer of the same target on that host
+    removes it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(target)

@@ -33,11 +33,14 @@ saetools.imageView = (function () {
       for (const item of list.children) item.classList.toggle("shown", Number(item.dataset.latent) === latent);
     }
 
+    const cut = data.ptr.some((at, p) => p > 0 && at - data.ptr[p - 1] >= page.about.per_patch);
+
     function update() {
       const summed = sums(data, chosen);
       const where = chosen.size ? `${chosen.size} chosen ${chosen.size === 1 ? "patch" : "patches"}` : "all patches";
       says.replaceChildren(`${number(summed.length)} latents fire at ${where}, by the sum of their values.`,
-        chosen.size ? "" : " Click patches, or drag over them, to ask about a part.");
+        chosen.size ? "" : " Click patches, or drag over them, to ask about a part.",
+        cut ? ` Of each patch only the ${page.about.per_patch} largest are known here (--per-patch).` : "");
       clear.hidden = !chosen.size;
       history.replaceState(null, "", `#image=${image}${chosen.size ? `&patches=${[...chosen].sort((a, b) => a - b).join(",")}` : ""}${fixed === null ? "" : `&latent=${fixed}`}`);
       const most = summed.length ? summed[0].sum : 1;

@@ -117,10 +117,10 @@ saetools.scatter = (function () {
     pen.stroke();
   }
 
-  // Powers of ten, with 2 and 5 between them where the range is short.
+  // Powers of ten, with more between them where the range is short.
   function ticks([least, most]) {
     const found = [];
-    const steps = most - least < 3 ? [1, 2, 5] : [1];
+    const steps = most - least < 1.2 ? [1, 1.5, 2, 3, 5, 7] : most - least < 3 ? [1, 2, 5] : [1];
     for (let power = Math.floor(least); power <= Math.ceil(most); power++) {
       for (const step of steps) {
         const v = step * 10 ** power;

@@ -42,7 +42,7 @@ saetools.table = (function () {
 
   function width(column) {
     if (column.name === "latent") return "76px";
-    return column.text ? "minmax(210px, 1fr)" : "82px";
+    return column.text ? "minmax(210px, 1fr)" : column.name === "frequency" ? "98px" : "82px";
   }
 
   function sort(column) {

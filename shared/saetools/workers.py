@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 
 
 class Workers:
@@ -23,6 +22,8 @@ class Workers:
     """
 
     def __init__(self) -> None:
+        import torch  # slow to import, and not needed to count cores
+
         self.n_threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(max(1, self.n_threads - 1), thread_name_prefix="saetools")
 

@@ -76,17 +76,20 @@ def fit_probes(
         raise UsageError(f"--ridge {ridge}: expected a finite number")
 
     from fit_probes.job import Job, ProbeSettings
-    from saetools.devices import choose_device
     from saetools.latents_file import open_latents
     from saetools.workers import available_threads
 
+    if device != "cpu":  # torch takes seconds and half a gigabyte to import
+        from saetools.devices import choose_device
+
+        device = str(choose_device(device))
     job = Job(
         open_latents(train),
         open_latents(test),
         ProbeSettings(labels, ignored, ridge, tau),
         out,
         n_bytes,
-        str(choose_device(device)),
+        device,
         threads or available_threads(),
     )
     paths = job.run_all() if part is None else job.run_part(part)

@@ -1,6 +1,6 @@
 """How fast tokens come out of shards, shuffled, and how well they are mixed; prints Markdown.
 
-    python benchmarks/stream.py              # writes 2 GB of shards into a temporary folder, about two minutes
+    python benchmarks/stream.py              # writes 4 GB of shards into a temporary folder, some minutes
     python benchmarks/stream.py --quick      # 200 MB, for a look whether it runs
 
 Cold: the pages of the shards are given back to the system before (posix_fadvise), and plain reading of the same files,
@@ -104,12 +104,12 @@ def entropy(paths: list[Path], pool_bytes: int, n_images: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="200 MB instead of 2 GB")
+    parser.add_argument("--quick", action="store_true", help="200 MB instead of 4 GB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to write the shards, on the disk to be measured")
     args = parser.parse_args()
-    n_bytes = 200_000_000 if args.quick else 2_000_000_000
-    pool_bytes = n_bytes // 2 if args.quick else 1_000_000_000  # the default of train-sae
+    n_bytes = 200_000_000 if args.quick else 4_000_000_000
+    pool_bytes = n_bytes // 2 if args.quick else 2_000_000_000  # the default of train-sae
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         paths = write(Path(folder), n_bytes, 8)
         stored = sum(path.stat().st_size for path in paths)

@@ -75,7 +75,7 @@ def train_sae(
         list[Path] | None, typer.Option(help="Evaluate on these shards in place of held-out images.")
     ] = None,
     holdout: given.HoldoutOption = 0.05,
-    pool_memory: given.PoolMemoryOption = "1GB",
+    pool_memory: given.PoolMemoryOption = "2GB",
     grid: Annotated[
         str | None, typer.Option(help="Train every combination on one stream: 'lr=1e-4,3e-4 k=16,32'.")
     ] = None,

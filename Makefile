@@ -172,7 +172,7 @@ test-slow: .venv/.installed-dev
 check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(sort $(dir $(wildcard shared/*/ tools/*/*/cli.py)))
+	$(BIN)/mypy shared/saetools $(patsubst %/cli.py,%,$(wildcard tools/*/*/cli.py))
 
 clean:
 	rm -rf out data

@@ -102,7 +102,7 @@ $(OUT)/ap-$(table_id)-layer%.csv: $(OUT)/sae-$(sae_id)-layer%.h5 $(acts)/train/.
 # --- pages: what the latents mean ---------------------------------------------------------------------
 
 BY ?= species
-PICTURES ?= --random 24 --log-freq -3.5,-1 --spread
+PICTURES ?= --random 24 --spread
 visuals_id := $(call digest,$(table_id) $(BY))
 
 birds-page: $(layers:%=$(OUT)/page-$(visuals_id)-layer%/index.html) $(layers:%=$(OUT)/pictures-$(visuals_id)-layer%/index.csv)

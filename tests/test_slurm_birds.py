@@ -23,7 +23,10 @@ HOLD = ROOT / "tests/slurm/hold_once.py"
 SMALL = ["count=4", "tokens=50k", "d_sae=128", "n_train=[16, all]"]
 # The training of layer 5 stands still until its time limit of a minute is near, and then has to continue.
 HELD = "--layer={layer} --d-sae {d_sae} --tokens {tokens} --sweep {runs} --out {folder}"
-HELD = f"python {HOLD} {{out}}/held-{{layer}} {BIN}/train-sae {{acts}} --val {{val}} --log-every 1 {HELD}"
+HELD = (
+    f"python {HOLD} {{out}}/held-{{layer}} {{folder}} {BIN}/train-sae {{acts}} --val {{val}} --log-every 1"
+    f" --checkpoint-every 2 {HELD}"
+)
 
 pytestmark = [
     pytest.mark.slow,

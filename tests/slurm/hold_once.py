@@ -1,17 +1,19 @@
-"""Runs a command, but under Slurm holds it still the first time, until the time limit is near.
+"""Runs a training, but under Slurm holds it still the first time, once it has saved a state, until the time limit.
 
-    python hold_once.py MARK COMMAND...     MARK: a file that remembers the first time
+    python hold_once.py MARK FOLDER COMMAND...
 
-So a test sees a job run out of time, on a fast machine and on a slow one.
+MARK: a file that remembers the first time. FOLDER: where the training's saved states (`.NAME.h5.training`) appear.
+So a test sees a job run out of time in the midst of its work, on a fast machine and on a slow one.
 """
 
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-mark, command = Path(sys.argv[1]), sys.argv[2:]
+mark, folder, command = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
 if "SLURM_JOB_ID" not in os.environ or mark.exists():
     os.execvp(command[0], command)
 mark.touch()
@@ -24,9 +26,8 @@ def stop(number: int, _frame: object) -> None:
 
 
 signal.signal(signal.SIGTERM, stop)
-try:
-    child.wait(timeout=float(os.environ.get("HOLD_AFTER", "6")))
-except subprocess.TimeoutExpired:
-    child.send_signal(signal.SIGSTOP)
+while child.poll() is None and not any(folder.glob(".*.training")):
+    time.sleep(0.002)
+child.send_signal(signal.SIGSTOP)
 code = child.wait()
 sys.exit(code if code >= 0 else 128 - code)

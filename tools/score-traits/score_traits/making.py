@@ -11,8 +11,9 @@ import torch
 from saetools.cli import logger
 from saetools.csv_files import read_sidecar
 from saetools.errors import UserError
+from saetools.made_alike import check_made_alike
 from saetools.progress import Progress
-from saetools.provenance import Format, Provenance, first_difference
+from saetools.provenance import Format, Provenance
 from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
 from saetools.scorers import Linear
 from saetools.shard_layout import check_same_source
@@ -125,12 +126,7 @@ def read_table(out: Path, wanted: Provenance) -> pd.DataFrame | None:
     """The table that is at `out` already, None where there is none; raises UserError where it is another."""
     if not out.exists():
         return None
-    found = read_sidecar(out, AP_TABLE)
-    mine = {**found.settings, "parents": list(found.parents)}
-    if difference := first_difference(mine, {**wanted.settings, "parents": list(wanted.parents)}):
-        raise UserError(
-            f"{out}: it was made with other settings: {difference}; choose another --out, or remove it"
-        )
+    check_made_alike(out, read_sidecar(out, AP_TABLE), wanted)
     return pd.read_csv(out)
 
 

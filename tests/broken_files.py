@@ -152,6 +152,11 @@ SHARDS = {
         f"acts/{SECOND}",
         "but there are 9 patches",
     ),
+    "a size of nothing": Kind(
+        replace(f"acts/{SECOND}", "examples/size", lambda size: size * np.int32([1, 0])),
+        f"acts/{SECOND}",
+        "/examples/size",
+    ),
     "images out of order": Kind(
         replace(f"acts/{SECOND}", "examples/index", lambda index: index[::-1].copy()),
         f"acts/{SECOND}",

@@ -47,8 +47,9 @@ def write_pictured(
     labels_np: np.ndarray | None = None,
     scorer: str = "5" * 32,
     n_shards: int = 2,
+    sizes: Sequence[tuple[int, int]] | None = None,
 ) -> Path:
-    """Latents {N, P, K} of these images, every value above 0 of them."""
+    """Latents {N, P, K} of these images, every value above 0 of them; sizes: (width, height), where known."""
     n_images, n_patches, n_latents = f_npk.shape
     folder.mkdir(parents=True, exist_ok=True)
     source: dict[str, Any] = {"model": "timm/test", "preprocess": preprocess.to_settings()}
@@ -61,6 +62,7 @@ def write_pictured(
             rows,
             np.array([row % 2 for row in rows]),
             np.array([grids[row] for row in rows], np.int16).reshape(-1, 2),
+            None if sizes is None else np.array([sizes[row][::-1] for row in rows]),
         )
         f_bk = f_npk[rows].reshape(-1, n_latents)
         at = np.nonzero(f_bk > 0)

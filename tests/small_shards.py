@@ -40,6 +40,7 @@ def write_shards(
             rows,
             np.full(len(rows), -1),
             np.tile([1, n_patches], (len(rows), 1)),
+            np.stack([40 + rows, 60 + rows], axis=1),
         )
         provenance = Provenance.of(SHARDS, "dump-acts", {"test": model})
         targets.append(folder / shard_name(index))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from in_process import runner
+from PIL import Image
 from processes import BIN, Tool, error_lines
 from tiny_models import VIT, make_folder, save_timm_weights
 
@@ -142,6 +143,9 @@ def test_bad_images_are_left_out_and_listed(weights: Path, tmp_path: Path, dtype
     index = np.concatenate([shard.examples.index for shard in shards.shards])
     assert index.tolist() == [1, 2, 3, 4, 7]
     assert shards.paths == [f"ant/{i:03d}.jpg" for i in index]
+    for shard in shards.shards:
+        for path, (height, width) in zip(shard.examples.path, shard.examples.size, strict=True):
+            assert Image.open(images / path).size == (width, height)
     kept = open_shards([good])
     for layer in (2, 5):
         found = torch.cat([shard.patches(layer) for shard in shards.shards])

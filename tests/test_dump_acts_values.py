@@ -64,6 +64,7 @@ def test_native_grids_by_hand(tmp_path: Path) -> None:
     dump(images, "--model", VIT, "--layers", "1,5", "--weights", weights, "--out", out, "--grid", "native:24",
          "--dtype", "float32", "--workers", 0, "--batch-size", 4, "--cls", "--device", "cpu")  # fmt: skip
     (shard,) = open_shards([out]).shards
+    assert shard.examples.size.tolist() == [list(size) for size in sizes]
     assert shard.examples.grid.tolist() == [[2, 12], [6, 4], [4, 6], [12, 2], [4, 6], [6, 4], [1, 24]]
     model = timm.create_model("test_vit", pretrained=False, dynamic_img_size=True).eval()
     model.load_state_dict(torch.load(weights, weights_only=True))

@@ -111,6 +111,8 @@ def test_the_reader_gives_what_was_written(shards: Path, tmp_path: Path) -> None
     whole = dense(tmp_path / "out")
     assert [file.header.shard_index for file in found.files] == [0, 1, 2]
     assert found.paths == [f"images/{i:04d}.jpg" for i in range(23)]
+    size_n2 = np.concatenate([file.examples.size for file in found.files])
+    assert size_n2.tolist() == [[40 + i, 60 + i] for i in range(23)]
     np.testing.assert_array_equal(found.count, (whole != 0).sum(axis=0))
     position = 0
     for file in found.files:

@@ -46,7 +46,8 @@ class LatentsFile:
         self.header = LatentsHeader.from_settings(values.pop("header", {}), path)
         self.provenance = Provenance(**values)
         self.count = self._load("count")
-        self.examples = Examples(*(self._load(name) for name in ("path", "index", "target", "grid")))
+        columns = ["path", "index", "target", "grid", *(["size"] if "size" in self._places else [])]
+        self.examples = Examples(*map(self._load, columns))
         self.n_images, self.n_patches, self.n_latents = (
             len(self.examples),
             self.header.n_patches,

@@ -34,10 +34,11 @@ MEMBERS: dict[str, tuple[str, str]] = {
     "index": ("<i8", "N"),
     "target": ("<i8", "N"),
     "grid": ("<i2", "N,2"),
+    "size": ("<i4", "N,2"),
     "labels": ("<u2", "N,P"),
     HEADER: ("text", ""),
 }
-OPTIONAL = ("labels",)
+OPTIONAL = ("size", "labels")
 
 
 def latents_name(index: int) -> str:

@@ -112,6 +112,8 @@ def new_latents(
             "target": examples.target,
             "grid": examples.grid,
         }
+        if examples.size is not None:
+            plain["size"] = examples.size
         if labels_np is not None:
             plain["labels"] = labels_np
         with atomic_path(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as zip:

@@ -124,13 +124,25 @@ def read_examples(file: h5py.File, path: Path) -> Examples:
     group = file.get("examples", {})
     if missing := [name for name in ("path", "index", "target", "grid") if name not in group]:
         raise UserError(f"{path}: /examples/{missing[0]} is missing; {AGAIN}")
+    size = None  # shards that were recorded before it was part of the format do not have it
+    if "size" in group:
+        size = _read(file, "examples/size", path, np.int32, (len(group["path"]), 2))
     examples = Examples(
-        _strings(group["path"]), group["index"][:], group["target"][:], group["grid"][:].astype(np.int16)
+        _strings(group["path"]),
+        group["index"][:],
+        group["target"][:],
+        group["grid"][:].astype(np.int16),
+        size,
     )
     lengths = {len(examples.path), len(examples.index), len(examples.target), len(examples.grid)}
     if len(lengths) != 1:
         raise UserError(
             f"{path}: the data sets in /examples have lengths {sorted(lengths)}, expected one length; {AGAIN}"
+        )
+    if size is not None and size.size and size.min() < 1:
+        raise UserError(
+            f"{path}: /examples/size is {size[size.min(axis=1) < 1][0].tolist()} for an image, expected a height"
+            f" and a width; {AGAIN}"
         )
     return examples
 

@@ -83,13 +83,15 @@ class Examples:
     """The images of a shard: one entry each, in order.
 
     path {N} relative to the data set's root; index {N} int64 position in the whole data set;
-    target {N} int64 class, -1 unknown; grid {N, 2} int16 rows and columns of patches.
+    target {N} int64 class, -1 unknown; grid {N, 2} int16 rows and columns of patches; size {N, 2} int32
+    height and width in pixels of the image as it was decoded, None where that was not recorded.
     """
 
     path: np.ndarray
     index: np.ndarray
     target: np.ndarray
     grid: np.ndarray
+    size: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.path)

@@ -85,6 +85,7 @@ class ShardWriter:
         self._n_offered = 0  # examples appended or skipped
         self._kept: list[int] = []
         self._grid = np.array(examples.grid, np.int16)
+        self._size = None if examples.size is None else np.array(examples.size, np.int32)
         self.skipped: dict[int, str] = {}
         self.per_image: set[str] = set()  # data sets that are filled image by image
         self._digests: dict[str, Any] = {}
@@ -125,11 +126,13 @@ class ShardWriter:
         cls: Mapping[int, Acts] | None = None,
         *,
         grids: Mapping[int, np.ndarray] | None = None,
+        sizes: np.ndarray | None = None,
         labels: Mapping[int, np.ndarray] | None = None,
     ) -> None:
         """Record the next n images: activations {n, P, D}, and more where the shard has it, of every layer.
 
-        grids {n, 2} and labels {n, P} per layer; without grids, those of `examples` hold.
+        grids {n, 2} and labels {n, P} per layer; sizes {n, 2} of the images in pixels. Without grids or sizes,
+        those of `examples` hold.
         Raises UserError where a value is not finite or does not fit into the stored type.
         """
         n = len(next(iter(patches.values())))
@@ -150,6 +153,9 @@ class ShardWriter:
                     self._grid[self._n_offered : self._n_offered + n] = grids[layer]
             if labels is not None and (own or layer == self._first):
                 self._append(f"{group}/labels" if own else "labels", labels[layer], "<u2")
+        if sizes is not None:
+            assert self._size is not None, "sizes of a shard whose examples have none"
+            self._size[self._n_offered : self._n_offered + n] = sizes
         self._kept.extend(range(self._n_offered, self._n_offered + n))
         self._n_offered += n
 
@@ -177,6 +183,8 @@ class ShardWriter:
         for name, dtype in (("index", "<i8"), ("target", "<i8")):
             self._write(f"examples/{name}", np.asarray(getattr(self._examples, name), dtype)[self._kept])
         self._write("examples/grid", self._grid[self._kept].reshape(-1, 2))
+        if self._size is not None:
+            self._write("examples/size", self._size[self._kept].reshape(-1, 2))
         if self.skipped:
             rows = list(self.skipped)
             self._write_strings("skipped/path", [self._examples.path[i] for i in rows])

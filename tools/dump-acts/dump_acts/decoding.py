@@ -26,20 +26,24 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels uint8 {height, width, 3}; labels uint16 {P} by stride, where there is a mask."""
+    """pixels uint8 {height, width, 3} as the model sees them; size (height, width) of the image as it was decoded;
+    labels uint16 {P} by stride, where there is a mask.
+    """
 
     pixels: np.ndarray
+    size: tuple[int, int]
     labels: dict[int, np.ndarray]
 
 
 @dataclass
 class Group:
-    """Images of one size in a batch: their places in it {b}, pixels uint8 {b, height, width, 3}, and
-    labels uint16 {b, P} by stride.
+    """Images of one size to the model in a batch: their places in it {b}, pixels uint8 {b, height, width, 3},
+    sizes {b, 2} as they were decoded, and labels uint16 {b, P} by stride.
     """
 
     places: list[int]
     pixels: torch.Tensor
+    sizes: np.ndarray
     labels: dict[int, np.ndarray]
 
     def pin_memory(self) -> Group:
@@ -76,16 +80,16 @@ class Pictures(torch.utils.data.Dataset):
         try:
             with Image.open(path) as image:
                 pixels = self.decoding.preprocess.pixels(image)
-                size = image.size
+                width, height = image.size
             if self.images.mask is None or self.decoding.labels is None:
-                return Picture(pixels, {})
+                return Picture(pixels, (height, width), {})
             path = self.images.root / self.images.mask[i]
-            mask_hw = read_mask(path, self.decoding.preprocess, size)
+            mask_hw = read_mask(path, self.decoding.preprocess, (width, height))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return f"{path}: it is not an image that can be decoded ({error}); mend it, or take it out"
         except UserError as error:
             return str(error)
-        return Picture(pixels, self._labels(mask_hw, self.decoding.labels))
+        return Picture(pixels, (height, width), self._labels(mask_hw, self.decoding.labels))
 
     def _labels(self, mask_hw: np.ndarray, settings: LabelSettings) -> dict[int, np.ndarray]:
         found = {}
@@ -128,5 +132,6 @@ def collate(items: Sequence[Picture | str]) -> Batch:
             stride: np.stack([picture.labels[stride] for picture in chosen]) for stride in chosen[0].labels
         }
         pixels = torch.from_numpy(np.stack([picture.pixels for picture in chosen]))
-        groups.append(Group(places, pixels, labels))
+        sizes = np.array([picture.size for picture in chosen], np.int32)
+        groups.append(Group(places, pixels, sizes, labels))
     return Batch(groups, faults)

@@ -24,6 +24,9 @@ SHARDS_PER_SET = 8  # ... of a small data set too
 SMALLEST_SHARD = 32  # images
 # What a shard holds beside its arrays, at most: attributes, and HDF5's own structures
 OVERHEAD_BYTES = 128 * 2**10
+# ... and of each image: its path's place, and its size. Not in `image_bytes`, by which images are dealt out to
+# shards: a recording that an earlier version began could not be gone on with
+ENTRY_BYTES = 48 + 8
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class Plan:
     def shard_bytes(self, shard: int) -> int:
         """What a shard takes on disk, rounded up."""
         rows = self.rows(shard)
-        names = sum(len(self.images.path[row].encode()) + 48 for row in rows)
-        return len(rows) * self.contents.image_bytes + names + OVERHEAD_BYTES
+        entries = sum(len(self.images.path[row].encode()) + ENTRY_BYTES for row in rows)
+        return len(rows) * self.contents.image_bytes + entries + OVERHEAD_BYTES
 
     def free_bytes(self) -> int:
         """What is free on the disk of the folder, which may not exist yet."""

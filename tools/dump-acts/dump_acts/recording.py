@@ -111,6 +111,7 @@ def _open_shard(
         index=np.arange(rows.start, rows.stop),
         target=plan.images.target[rows.start : rows.stop],
         grid=np.zeros((len(rows), 2), np.int16),
+        size=np.zeros((len(rows), 2), np.int32),
     )
     return new_shard(
         plan.target(index),

@@ -13,7 +13,7 @@ import numpy as np
 
 from render_visuals.drawing import KEY
 from render_visuals.heat_colours import heat_grid, label_colours, patch_of_pixel, with_heat
-from render_visuals.seen import seen_pixels
+from render_visuals.seen import Recorded, seen_pixels
 from saetools.atomic import atomic_path
 from saetools.latents_layout import IGNORED_LABEL
 
@@ -30,10 +30,10 @@ INK, FAINT, PAPER, NO_LABEL = (28, 30, 33), (110, 114, 120), (255, 255, 255), (2
 
 @dataclass(frozen=True)
 class Tile:
-    """path relative to the root; grid (rows, columns); patches at which the latent fires, and values there."""
+    """path relative to the root; patches at which the latent fires, and values there."""
 
     path: str
-    grid: tuple[int, int]
+    recorded: Recorded
     patch_e: np.ndarray
     value_e: np.ndarray
     labels_p: np.ndarray | None
@@ -101,8 +101,8 @@ def draw_latent(task: LatentPicture) -> None:
 def _tile_image(tile: Tile, task: LatentPicture) -> Image:
     from PIL import Image
 
-    pixels = seen_pixels(task.root, tile.path, task.preprocess, tile.grid)
-    heated = with_heat(pixels, heat_grid(tile.grid, tile.patch_e, tile.value_e), task.largest)
+    pixels = seen_pixels(task.root, tile.path, task.preprocess, tile.recorded)
+    heated = with_heat(pixels, heat_grid(tile.recorded.grid, tile.patch_e, tile.value_e), task.largest)
     if tile.labels_p is not None:
         heated = np.concatenate(
             [heated, np.full((len(pixels), 4, 3), 255, np.uint8), _label_map(tile, pixels.shape)], axis=1
@@ -116,7 +116,7 @@ def _tile_image(tile: Tile, task: LatentPicture) -> Image:
 
 def _label_map(tile: Tile, shape: tuple[int, ...]) -> np.ndarray:
     assert tile.labels_p is not None
-    rows, columns = tile.grid
+    rows, columns = tile.recorded.grid
     labels_p = tile.labels_p[: rows * columns]
     ignored = labels_p == IGNORED_LABEL
     known = np.where(ignored, 0, labels_p)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from render_visuals.kernels import events
+from render_visuals.seen import Recorded
 from saetools.latents_file import LatentsFile, LatentsSet
 
 
@@ -29,18 +30,30 @@ class Heat:
 
 
 class ImagePlaces:
-    """Finds image n of a set in its files, and what they say of it."""
+    """Finds image n of a set in its files, and what they say of it; size_n2 is 0 where it was not recorded."""
 
     def __init__(self, latents: LatentsSet) -> None:
         self._files = latents.files
         self._starts = np.cumsum([0, *(file.n_images for file in latents.files)])
         self.grid_n2 = np.concatenate([file.examples.grid for file in latents.files]).astype(np.int64)
+        self.size_n2 = np.concatenate(
+            [
+                np.zeros((file.n_images, 2), np.int32) if file.examples.size is None else file.examples.size
+                for file in latents.files
+            ]
+        )
         self.target_n = np.concatenate([file.examples.target for file in latents.files])
 
     def file(self, image: int) -> tuple[LatentsFile, int]:
         """The file of an image, and its number there."""
         which = int(np.searchsorted(self._starts, image, side="right")) - 1
         return self._files[which], image - int(self._starts[which])
+
+    def recorded(self, image: int) -> Recorded:
+        """What an image was when its activations were recorded."""
+        rows, columns = (int(edge) for edge in self.grid_n2[image])
+        height, width = (int(edge) for edge in self.size_n2[image])
+        return Recorded((rows, columns), (height, width) if height else None)
 
     def labels(self, image: int) -> np.ndarray | None:
         """Patch labels {P}, or None where the data set has no masks."""

@@ -119,10 +119,10 @@ def _tasks(
     for pair, one in enumerate(shown):
         patch_e, value_e = heat.of(pair)
         path = latents.paths[one.image]
-        rows, columns = (int(edge) for edge in places.grid_n2[one.image])
-        tile = Tile(path, (rows, columns), patch_e, value_e, places.labels(one.image), one.note)
+        recorded = places.recorded(one.image)
+        tile = Tile(path, recorded, patch_e, value_e, places.labels(one.image), one.note)
         tiles[one.latent][one.section].append(tile)
-        what = f"{one.section} {path} {one.note} {tile.grid} {stat_of(settings.root / path)}"
+        what = f"{one.section} {path} {one.note} {recorded} {stat_of(settings.root / path)}"
         digests[one.latent].update(what.encode() + patch_e.tobytes() + value_e.tobytes())
         if tile.labels_p is not None:
             digests[one.latent].update(tile.labels_p.tobytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,6 +11,17 @@ import numpy as np
 
 from saetools.errors import UserError
 from saetools.preprocess import Preprocess, native_grid
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What an image was when its activations were recorded.
+
+    grid: rows and columns of patches. size: height and width in pixels of the file, None where that is unknown.
+    """
+
+    grid: tuple[int, int]
+    size: tuple[int, int] | None
 
 
 def check_images(root: Path, paths: Sequence[str], source: Path) -> None:
@@ -38,26 +50,38 @@ def _root_nearby(root: Path, path: str) -> Path | None:
     return next((place for place in [*above, *below] if (place / PurePosixPath(path)).is_file()), None)
 
 
-def seen_pixels(root: Path, path: str, preprocess: Mapping[str, Any], grid: tuple[int, int]) -> np.ndarray:
+def seen_pixels(root: Path, path: str, preprocess: Mapping[str, Any], recorded: Recorded) -> np.ndarray:
     """The pixels uint8 {H, W, 3} that the model saw.
 
-    Raises UserError where the image cannot be decoded, or has another shape than when it was recorded.
+    Raises UserError where the image cannot be decoded, or has another size than when it was recorded.
     """
     from PIL import Image
 
     settings = Preprocess.from_settings(preprocess)
     try:
         with Image.open(root / path) as image:
-            if settings.native is not None:
-                now = native_grid(settings.native[0], image.height, image.width)
-                if now != grid:
-                    raise UserError(
-                        f"{root / path}: it is {image.width} x {image.height} pixels, which makes a grid of"
-                        f" {now[0]} x {now[1]} patches, but {grid[0]} x {grid[1]} were recorded: the image has changed;"
-                        " restore it, or record it again with dump-acts"
-                    )
+            _check_unchanged(root / path, (image.height, image.width), recorded, settings)
             return settings.pixels(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{root / path}: it is not an image that can be decoded ({error}); restore it and run this again"
         ) from error
+
+
+def _check_unchanged(image: Path, now: tuple[int, int], recorded: Recorded, settings: Preprocess) -> None:
+    """Raise UserError unless an image of this height and width is the one whose activations were recorded."""
+    here = f"{image}: it is {now[1]} x {now[0]} pixels"
+    advice = "the image has changed; restore it, or run dump-acts and encode-acts again, into new folders"
+    if recorded.size is not None:
+        if now != recorded.size:
+            height, width = recorded.size
+            raise UserError(
+                f"{here}, but was {width} x {height} when its activations were recorded: {advice}"
+            )
+    elif settings.native is not None:  # of an unknown size, but the grid tells something of it
+        rows, columns = native_grid(settings.native[0], *now)
+        if (rows, columns) != recorded.grid:
+            raise UserError(
+                f"{here}, which makes a grid of {rows} x {columns} patches, but {recorded.grid[0]} x"
+                f" {recorded.grid[1]} were recorded: {advice}"
+            )

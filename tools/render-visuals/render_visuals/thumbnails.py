@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from render_visuals.drawing import draw_all, key_of, stat_of
-from render_visuals.seen import seen_pixels
+from render_visuals.seen import Recorded, seen_pixels
 from saetools.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Thumbnail:
     root: Path
     path: str
     preprocess: Mapping[str, Any]
-    grid: tuple[int, int]
+    recorded: Recorded
 
 
 def thumbnail_name(image: int) -> str:
@@ -43,9 +43,9 @@ def draw_thumbnails(latents: LatentsSet, places: ImagePlaces, root: Path, site: 
     for image, path in enumerate(latents.paths):
         target = site / thumbnail_name(image)
         target.parent.mkdir(parents=True, exist_ok=True)
-        rows, columns = (int(edge) for edge in places.grid_n2[image])
-        key = key_of(path, stat_of(root / path), dict(preprocess), [rows, columns], LARGEST_EDGE)
-        tasks.append((target, key, Thumbnail(target, key, root, path, preprocess, (rows, columns))))
+        recorded = places.recorded(image)
+        key = key_of(path, stat_of(root / path), dict(preprocess), str(recorded), LARGEST_EDGE)
+        tasks.append((target, key, Thumbnail(target, key, root, path, preprocess, recorded)))
     wanted = {target for target, _, _ in tasks}
     for old in site.glob("images/[0-9][0-9][0-9]/[0-9]*.jpg"):
         if old not in wanted:
@@ -56,7 +56,7 @@ def draw_thumbnails(latents: LatentsSet, places: ImagePlaces, root: Path, site: 
 def draw_thumbnail(task: Thumbnail) -> None:
     from PIL import Image
 
-    image = Image.fromarray(seen_pixels(task.root, task.path, task.preprocess, task.grid))
+    image = Image.fromarray(seen_pixels(task.root, task.path, task.preprocess, task.recorded))
     image.thumbnail((LARGEST_EDGE, LARGEST_EDGE), Image.Resampling.LANCZOS)
     with atomic_path(task.target) as partial:
         image.save(partial, "JPEG", quality=84, comment=task.key.encode())

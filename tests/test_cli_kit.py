@@ -142,6 +142,8 @@ def test_signals_clean_up(demo: list[str], tmp_path: Path, kind: signal.Signals,
     _, err = process.communicate(timeout=10)
     assert process.returncode == code
     assert b"Traceback" not in err
+    said = b"demo: error: interrupted; files that are complete are kept\n"
+    assert err == (said if kind == signal.SIGINT else b"")
     assert [path.name for path in tmp_path.iterdir()] == ["demo.py"]
 
 

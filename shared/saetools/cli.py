@@ -28,6 +28,7 @@ from saetools.errors import UsageError, UserError
 
 logger = logging.getLogger("saetools")
 N = TypeVar("N", int, float)
+INTERRUPTED = 130
 
 
 def _print_version(context: typer.Context, asked: bool) -> None:
@@ -110,6 +111,8 @@ _USAGE_ERROR: Any = typer.BadParameter.__base__
 def _exit_code(name: str, app: typer.Typer) -> int:
     try:
         returned = app(prog_name=name, standalone_mode=False)
+        if returned == INTERRUPTED:  # how newer Typer says Ctrl-C; older ones raise Abort
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except _USAGE_ERROR as error:
         hint = f"{name} --help lists the options and arguments"
@@ -117,7 +120,7 @@ def _exit_code(name: str, app: typer.Typer) -> int:
     except UserError as error:
         return _fail(name, str(error), 2 if isinstance(error, UsageError) else 1)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(name, "interrupted; files that are complete are kept", 130)
+        return _fail(name, "interrupted; files that are complete are kept", INTERRUPTED)
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise

@@ -41,7 +41,6 @@ def ours(kind: str, batch: int, d: int, s: int) -> Step:
         k=K,
         l1=L1 if activation == "relu" else 0.0,
         l0=L1 if activation == "jumprelu" else 0.0,
-        log_grad_norm=True,
     )
     generator = torch.Generator().manual_seed(0)
     sample_nd = torch.randn(4096, d, generator=generator)

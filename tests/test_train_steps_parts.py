@@ -106,6 +106,33 @@ def test_screening_finds_the_same_latents(case):
         np.testing.assert_allclose(dense(screened.select(x_bd), n_latents), found, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("n_latents", [2048, 128])
+def test_screening_holds_where_every_rounding_errs_the_same_way(n_latents, monkeypatch):
+    """Half of x is rounded down and half up by the most there is; the largest lose by all of it, others gain."""
+    monkeypatch.setattr("train_sae.steps.prescreen.TOO_MANY", 2.0)
+    k = 4
+    down, up = 1 + 2.0**-8 - 2.0**-14, 1 + 2.0**-8 + 2.0**-14  # bfloat16 makes them 1 and 1 + 2^-7
+    row_d = torch.tensor([down, up]).repeat_interleave(D // 2)
+    sign_d = torch.tensor([1.0, -1.0]).repeat_interleave(D // 2)
+    parameters = parameters_of(n_latents)
+    parameters.enc_sd.zero_()
+    parameters.b_enc_s.zero_()
+    parameters.enc_sd[:k], parameters.enc_sd[k : 2 * k] = -sign_d * row_d, sign_d * row_d
+    parameters.b_enc_s[:k], parameters.b_enc_s[k : 2 * k] = 10.0, 10.01
+    x_bd = row_d.repeat(B, 1)
+    rounded_bs = (x_bd.bfloat16() @ parameters.enc_sd.bfloat16().T).float() + parameters.b_enc_s
+    assert rounded_bs[0, 0] > rounded_bs[0, k] + 0.2
+    found = dense(ScreenedTopKSelector(parameters, k, B, Workers()).select(x_bd), n_latents)
+    np.testing.assert_array_equal(np.flatnonzero(found[0]), range(k, 2 * k))
+    np.testing.assert_allclose(found[:, k : 2 * k], exact(parameters, x_bd)[:, k : 2 * k], rtol=1e-6)
+
+    selector = ScreenedAboveThreshold(parameters, B, Workers())
+    cut_s = np.full(n_latents, 10.0, np.float32)
+    assert selector._screen(x_bd, cut_s, cut_s)
+    found = dense(selector.buffer.events(B), n_latents)
+    np.testing.assert_array_equal(np.flatnonzero(found[0]), np.flatnonzero(exact(parameters, x_bd)[0] > 10))
+
+
 @pytest.mark.parametrize("above", [AboveThreshold, ScreenedAboveThreshold])
 @pytest.mark.parametrize("n_latents", [130, 3000])
 def test_batch_topk_is_the_largest_of_the_batch(n_latents, above, monkeypatch):

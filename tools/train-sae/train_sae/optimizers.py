@@ -75,8 +75,10 @@ class ParallelStep(TorchStep):
         assert value.grad is not None
         self._ranks.mean_(value.grad)
 
-    def step(self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0) -> dict[str, float]:
-        report = super().step(x_bd, lr, sparsity_scale)
+    def step(
+        self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0, log_norm: bool = False
+    ) -> dict[str, float]:
+        report = super().step(x_bd, lr, sparsity_scale, log_norm)
         with torch.no_grad():
             self._ranks.minimum_(self._fired_s)  # fired anywhere
             self._fired_s[self._fired_s > 0] += (self._ranks.world - 1) * len(x_bd)

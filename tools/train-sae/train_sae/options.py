@@ -229,7 +229,6 @@ class Flags:
             aux_k=self.aux_k,
             dead_after_tokens=parse_count("--dead-after", self.dead_after),
             grad_clip=self.grad_clip,
-            log_grad_norm=True,
             **given,
         )
         if self._nested() and step.n_prefixes - 1 > n_latents - step.prefix_min:

@@ -104,7 +104,7 @@ class Trainer:
         noted = diagnose(self._in_normalised_space(), x_bd, generator) if due else {}
         lr = self._schedule.at(number)
         scale = self._schedule.sparsity_at(number)
-        report = {"aux": 0.0, **self._step.step(x_bd, lr, scale)}
+        report = {"aux": 0.0, **self._step.step(x_bd, lr, scale, log_norm=due)}
         self.n_done += 1
         if not due:
             return None

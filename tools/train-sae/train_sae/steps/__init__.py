@@ -67,12 +67,14 @@ class Step(Protocol):
         """What the activation needs on single tokens, float32 {S}: JumpReLU's threshold, or BatchTopK's running one."""
         ...
 
-    def step(self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0) -> dict[str, float]:
+    def step(
+        self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0, log_norm: bool = False
+    ) -> dict[str, float]:
         """One step on x {B, D}, float32, B at most the batch size; the parameters change in place.
 
         Returns, of the parameters before the step: `loss`; its parts `mse` (of the whole dictionary), `l1` and, with
         AuxK, `aux`, both with their weights; `l0`, active latents per token; `grad_norm` (before clipping) if the
-        settings clip it or ask for it.
+        settings clip it or `log_norm` asks for it: sparse steps take a pass more for it.
         """
         ...
 

@@ -48,7 +48,9 @@ class CpuStep:
         self._selector: Selector | None = None
         self._dense: DenseBackward | None = None
 
-    def step(self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0) -> dict[str, float]:
+    def step(
+        self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0, log_norm: bool = False
+    ) -> dict[str, float]:
         n, d = x_bd.shape
         assert x_bd.dtype == torch.float32 and x_bd.is_contiguous() and x_bd.device.type == "cpu"
         assert d == self.parameters.d_model and 1 <= n <= self.batch_size, (
@@ -58,7 +60,8 @@ class CpuStep:
         with float32_matmul():
             centred_bd = torch.sub(x_bd, self.parameters.b_dec_d, out=self.centred_bd[:n])
             take_step = self._sparse_step if self.share < SPARSE_BELOW else self._dense_step
-            report = take_step(x_bd, centred_bd, lr, sparsity_scale)
+            log_norm = log_norm or self.settings.grad_clip is not None
+            report = take_step(x_bd, centred_bd, lr, sparsity_scale, log_norm)
         if self.settings.activation in ("relu", "jumprelu"):
             self.share = report["l0"] / self.parameters.n_latents
         return report
@@ -90,7 +93,9 @@ class CpuStep:
         if "pause" in state:
             self._get_selector().load_state_dict(state)
 
-    def _sparse_step(self, x_bd: Tensor, centred_bd: Tensor, lr: float, scale: float) -> dict[str, float]:
+    def _sparse_step(
+        self, x_bd: Tensor, centred_bd: Tensor, lr: float, scale: float, log_norm: bool
+    ) -> dict[str, float]:
         self._dense = None
         n = len(x_bd)
         l1, l0 = self.settings.l1 * scale, self.settings.l0 * scale
@@ -99,13 +104,16 @@ class CpuStep:
         mse_p = self.sparse.decode(x_bd, self.parameters.b_dec_d, events, ends_p, slab=0, weight=1.0)
         aux, aux_loss = self._aux(centred_bd, ends_p)
         self.sparse.group(events, l1 / n, aux, self.signed)
-        norm = self.sparse.update(centred_bd, self.adam, lr, self._threshold_gradient(events, l1 / n, l0 / n))
+        g_threshold_s = self._threshold_gradient(events, l1 / n, l0 / n)
+        norm = self.sparse.update(centred_bd, self.adam, lr, g_threshold_s, log_norm)
         on_e = events.f_e > 0
         self._note_fired(n, events.latent_e[on_e])
         values = float(events.f_e.sum(dtype=np.float64))
         return self._report(mse_p, l1 * values / n, l0, float(on_e.sum()) / n, aux_loss, norm)
 
-    def _dense_step(self, x_bd: Tensor, centred_bd: Tensor, lr: float, scale: float) -> dict[str, float]:
+    def _dense_step(
+        self, x_bd: Tensor, centred_bd: Tensor, lr: float, scale: float, log_norm: bool
+    ) -> dict[str, float]:
         self._selector = None
         if self._dense is None:
             self._dense = DenseBackward(
@@ -121,7 +129,7 @@ class CpuStep:
         norm = dense.backward(centred_bd, ends_p, l1 / n, l0 / n, aux is not None, self.adam, lr)
         self._note_fired(n, np.flatnonzero(dense.n_s))
         values, active = (float(sums.sum(dtype=np.float64)) for sums in (dense.sum_s, dense.n_s))
-        return self._report(mse_p, l1 * values / n, l0, active / n, aux_loss, norm)
+        return self._report(mse_p, l1 * values / n, l0, active / n, aux_loss, norm if log_norm else None)
 
     def _aux(self, centred_bd: Tensor, ends_p: np.ndarray) -> tuple[Events | None, float]:
         """AuxK's events, decoded, and its weighted loss."""

@@ -36,7 +36,7 @@ class DenseBackward:
         self.parameters, self.settings, self.workers, self.sparse = parameters, settings, workers, sparse
         s, d = parameters.n_latents, parameters.d_model
         block = min(BLOCK, s)
-        self.clips = settings.grad_clip is not None or settings.log_grad_norm
+        self.clips = settings.grad_clip is not None
         self.f_sb = torch.empty(s * batch_size)
         self.df_sb = torch.empty(block * batch_size)
         self.x_hat_bd = torch.empty(batch_size, d)
@@ -98,10 +98,10 @@ class DenseBackward:
         has_aux: bool,
         adam: Adam,
         lr: float,
-    ) -> float | None:
+    ) -> float:
         """Gradients and Adam; `l1`, `l0`: derivatives of the sparsity terms by an active f and by the count.
 
-        With AuxK, its events have been grouped by `sparse`. Returns the gradient's global norm if it is asked for.
+        With AuxK, its events have been grouped by `sparse`. Returns the gradient's global norm, before clipping.
         """
         from train_sae.steps.kernels.dense import backward_rows, threshold_gradient_rows
         from train_sae.steps.kernels.update import add_event_gradients, finish_gradients
@@ -141,13 +141,10 @@ class DenseBackward:
             if not self.clips:
                 self._update(start, stop, 1.0, scalars)
         g_b_dec_d = self._G(0, n).sum(0, dtype=torch.float64) + sparse.g_b_dec_pd.sum(0, dtype=torch.float64)
-        norm, clip = None, 1.0
+        square_sum = float(self.square_s.sum(dtype=np.float64))
+        norm = (square_sum + squared_norm(g_b_dec_d) + squared_norm(g_theta_s)) ** 0.5
+        clip = clip_factor(norm, self.settings.grad_clip)
         if self.clips:
-            square = (
-                float(self.square_s.sum(dtype=np.float64)) + squared_norm(g_b_dec_d) + squared_norm(g_theta_s)
-            )
-            norm = square**0.5
-            clip = clip_factor(norm, self.settings.grad_clip)
             self._update(0, parameters.n_latents, clip, scalars)
         adam.update(parameters, "b_enc_s", self.g_b_enc_s * clip, scalars)
         adam.update(parameters, "b_dec_d", (g_b_dec_d * clip).float(), scalars)

@@ -82,7 +82,9 @@ class TorchStep:
         threshold_s = self.parameters.threshold_s
         return None if threshold_s is None else threshold_s.detach().cpu().numpy()
 
-    def step(self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0) -> dict[str, float]:
+    def step(
+        self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0, log_norm: bool = False
+    ) -> dict[str, float]:
         x_bd = x_bd.to(self.device, torch.float32)
         self.optimiser.zero_grad(set_to_none=True)
         report, f_bs = self._losses(x_bd, sparsity_scale)
@@ -91,7 +93,7 @@ class TorchStep:
             dec_sd = self.parameters.dec_sd
             assert dec_sd.grad is not None
             dec_sd.grad -= (dec_sd.grad * dec_sd).sum(1, keepdim=True) * dec_sd
-            if self.settings.grad_clip is not None or self.settings.log_grad_norm:
+            if self.settings.grad_clip is not None or log_norm:
                 gradients = [value.grad for value in self._trained.values() if value.grad is not None]
                 norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
                 report["grad_norm"] = norm

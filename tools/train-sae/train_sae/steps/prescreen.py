@@ -13,9 +13,9 @@ from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.selection import CHUNK_BYTES, MAX_PIECES, AboveThreshold, TopKSelector, block_width
 
-# |fl(x) fl(w) - x w| <= (2 u + u^2) |x w| with bfloat16's u = 2^-9, summed with sum |x w| <= |x| |w|; float32 sums
-# add less than D 2^-23 of it, and rounding the result u |z|.
-UNIT = 2.0**-9
+UNIT = 2.0**-8  # bfloat16's unit roundoff: it has 8 significant bits
+# |r - z| <= UNIT |z| where r is z rounded, so |r - z| <= UNIT / (1 - UNIT) |r|.
+OUTPUT = np.float32(1.01 * UNIT)
 # More candidates than this share of the latents, and the products in float32 are the faster way; every
 # 64th step looks again.
 TOO_MANY = 0.02
@@ -31,39 +31,58 @@ def has_fast_bfloat16() -> bool:
 
 
 class Screen:
-    """Pre-activations in bfloat16, a few hundred tokens at a time, with what bounds their error:
+    """Pre-activations in bfloat16, a few hundred tokens at a time, with what bounds their error.
 
-        |z~ - z| <= product |x_b| |enc_s| + UNIT |z~|
+    With x~ and w~ for a token and an encoder row rounded to bfloat16, z~ = <x~, w~> summed in float32 and rounded:
 
-    `norm_b` and `norm_block` are upper bounds of |x_b|, and of |enc_s| over each block of `width` latents.
+        |z~ - z| <= |x~ - x| |w~| + |x| |w~ - w| + D 2^-23 |x~| |w~| + OUTPUT |z~|
+
+    by Cauchy and Schwarz. The roundings are measured: bounds by 2^-8 |x| would leave twice as many candidates.
+    Its `norms` are upper bounds of |x| {B}, |x~ - x| {B}, and the largest |w~| and |w~ - w| + D 2^-23 |w~| of each
+    block of `width` latents.
     """
 
-    def __init__(self, parameters: SAEParameters, width: int, batch_size: int) -> None:
+    def __init__(self, parameters: SAEParameters, width: int, batch_size: int, workers: Workers) -> None:
         s, d = parameters.n_latents, parameters.d_model
-        self.parameters, self.width = parameters, width
-        self.product = np.float32(2 * UNIT + UNIT**2 + d * 2.0**-23)
+        self.parameters, self.width, self.workers = parameters, width, workers
         self.enc_sd = torch.empty(s, d, dtype=torch.bfloat16)
         self.centred_bd = torch.empty(batch_size, d, dtype=torch.bfloat16)
         n_chunks = -(-batch_size * s * 2 // CHUNK_BYTES)
         self.tokens = max(min(128, batch_size), -(-batch_size // n_chunks))
         self.z_bs = torch.empty(self.tokens, s, dtype=torch.bfloat16)
-        self.norm_block = np.empty(0, np.float32)
-        self.norm_b = np.empty(0, np.float32)
 
-    def __call__(self, centred_bd: Tensor) -> Iterator[tuple[int, int, np.ndarray]]:
-        """(first token, one past the last, the bits of their z~, valid until the next chunk)."""
-        up = 1 + self.parameters.d_model * 2.0**-23  # a norm computed in float32 may be low by that
-        norm_s = self.parameters.enc_sd.norm(dim=1).mul_(up)
-        padded = torch.nn.functional.pad(norm_s, (0, -len(norm_s) % self.width))
-        self.norm_block = padded.view(-1, self.width).amax(1).numpy()
-        self.norm_b = centred_bd.norm(dim=1).mul_(up).numpy()
-        self.enc_sd.copy_(self.parameters.enc_sd)
-        x_bd = self.centred_bd[: len(centred_bd)].copy_(centred_bd)
+    def __call__(self, centred_bd: Tensor) -> Iterator[tuple[int, int, np.ndarray, tuple[np.ndarray, ...]]]:
+        """(first token, one past the last, the bits of their z~, their `norms`), valid until the next chunk."""
+        x_bd = self.centred_bd[: len(centred_bd)]
+        rounded_b, rounding_b = self._round(centred_bd, x_bd)
+        norm_b = (rounded_b + rounding_b).numpy()
+        norm_s, rounding_s = self._round(self.parameters.enc_sd, self.enc_sd)
+        rounding_s += self.parameters.d_model * 2.0**-23 * norm_s
+        norm_block, rounding_block = self._largest(norm_s), self._largest(rounding_s)
         for start in range(0, len(x_bd), self.tokens):
             stop = min(start + self.tokens, len(x_bd))
             z_bs = self.z_bs[: stop - start]
             torch.mm(x_bd[start:stop], self.enc_sd.T, out=z_bs)
-            yield start, stop, z_bs.view(torch.uint16).numpy()
+            norms = norm_b[start:stop], rounding_b[start:stop].numpy(), norm_block, rounding_block
+            yield start, stop, z_bs.view(torch.uint16).numpy(), norms
+
+    def _round(self, exact_nd: Tensor, rounded_nd: Tensor) -> tuple[Tensor, Tensor]:
+        """Fills in the second with the first, rounded; upper bounds of |rounded| and |rounded - exact| of each row."""
+        from train_sae.steps.kernels.prescreen import round_rows
+
+        n, d = exact_nd.shape
+        norm_n, rounding_n = torch.empty(n), torch.empty(n)
+        self.workers.run(
+            round_rows, even_pieces(n, MAX_PIECES), exact_nd.numpy(), rounded_nd.view(torch.uint16).numpy(),
+            norm_n.numpy(), rounding_n.numpy(),
+        )  # fmt: skip
+        up = 1 + d * 2.0**-23  # a norm computed in float32 may be low by that
+        return norm_n.mul_(up), rounding_n.mul_(up)
+
+    def _largest(self, value_s: Tensor) -> np.ndarray:
+        """Of each block of latents."""
+        padded = torch.nn.functional.pad(value_s, (0, -len(value_s) % self.width))
+        return padded.view(-1, self.width).amax(1).numpy()
 
 
 class ScreenedTopKSelector:
@@ -73,7 +92,7 @@ class ScreenedTopKSelector:
         self.parameters, self.k, self.workers = parameters, k, workers
         width = block_width(parameters.n_latents, k)
         assert width > 1, "as many blocks as latents: nothing to screen"
-        self.screen = Screen(parameters, width, batch_size)
+        self.screen = Screen(parameters, width, batch_size, workers)
         self.buffer = EventBuffer(batch_size, batch_size * k)
         self.buffer.ptr_b[:] = range(0, batch_size * k + 1, k)
         self.exact: TopKSelector | None = None
@@ -100,16 +119,15 @@ class ScreenedTopKSelector:
         """Fills the buffer; returns how many candidates were scored."""
         from train_sae.steps.kernels.prescreen import screened_top_k_rows
 
-        screen = self.screen
         bias_s, enc_sd = self.parameters.b_enc_s.numpy(), self.parameters.enc_sd.numpy()
         latent_bk, value_bk = self.buffer.latent_e.reshape(-1, self.k), self.buffer.f_e.reshape(-1, self.k)
         n_scored = 0
-        for start, stop, z_bs in screen(centred_bd):
+        for start, stop, z_bs, norms in self.screen(centred_bd):
             n_piece = np.zeros(MAX_PIECES, np.int64)
             self.workers.run(
                 screened_top_k_rows, even_pieces(stop - start, MAX_PIECES), z_bs, bias_s,
-                centred_bd[start:stop].numpy(), enc_sd, screen.norm_b[start:stop], screen.norm_block, screen.product,
-                np.float32(UNIT), self.k, screen.width, latent_bk[start:stop], value_bk[start:stop], n_piece,
+                centred_bd[start:stop].numpy(), enc_sd, *norms, OUTPUT, self.k, self.screen.width,
+                latent_bk[start:stop], value_bk[start:stop], n_piece,
             )  # fmt: skip
             n_scored += int(n_piece.sum())
         return n_scored
@@ -120,7 +138,7 @@ class ScreenedAboveThreshold(AboveThreshold):
 
     def __init__(self, parameters: SAEParameters, batch_size: int, workers: Workers) -> None:
         super().__init__(parameters, batch_size, workers)
-        self.screen = Screen(parameters, 16, batch_size)
+        self.screen = Screen(parameters, 16, batch_size, workers)
         self.pause = 0
 
     def collect(
@@ -139,21 +157,20 @@ class ScreenedAboveThreshold(AboveThreshold):
         from train_sae.steps.kernels.prescreen import count_candidate_rows, score_candidate_rows
         from train_sae.steps.kernels.threshold import drop_marked
 
-        screen, ptr_b = self.screen, self.buffer.ptr_b
+        ptr_b = self.buffer.ptr_b
         bias_s, enc_sd = self.parameters.b_enc_s.numpy(), self.parameters.enc_sd.numpy()
         ptr_b[0] = 0
-        for start, stop, z_bs in screen(centred_bd):
+        for start, stop, z_bs, norms in self.screen(centred_bd):
             pieces, n_b = even_pieces(stop - start, MAX_PIECES), np.empty(stop - start, np.int32)
-            bounds = screen.norm_b[start:stop], screen.norm_block, screen.product, np.float32(UNIT)
-            self.workers.run(count_candidate_rows, pieces, z_bs, bias_s, cut_s, *bounds, n_b)
+            self.workers.run(count_candidate_rows, pieces, z_bs, bias_s, cut_s, *norms, OUTPUT, n_b)
             if n_b.mean() > TOO_MANY * self.parameters.n_latents:
                 return False
             np.cumsum(n_b, out=ptr_b[start + 1 : stop + 1])
             ptr_b[start + 1 : stop + 1] += ptr_b[start]
             self.buffer.grow(int(ptr_b[stop]))
             self.workers.run(
-                score_candidate_rows, pieces, z_bs, bias_s, cut_s, *bounds, theta_s, centred_bd[start:stop].numpy(),
-                enc_sd, ptr_b[start : stop + 1], self.buffer.latent_e, self.buffer.f_e,
+                score_candidate_rows, pieces, z_bs, bias_s, cut_s, *norms, OUTPUT, theta_s,
+                centred_bd[start:stop].numpy(), enc_sd, ptr_b[start : stop + 1], self.buffer.latent_e, self.buffer.f_e,
             )  # fmt: skip
         drop_marked(ptr_b, len(centred_bd), self.buffer.latent_e, self.buffer.f_e)
         return True

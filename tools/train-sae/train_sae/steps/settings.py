@@ -22,7 +22,7 @@ class StepSettings:
     - `dead_after_tokens`: a latent that was off for that many tokens is dead.
     - `threshold_decay`: of BatchTopK's running threshold.
     - `eps` is smaller than usual, because gradients of a mean over B*D numbers are small.
-    - `grad_clip`: largest global norm of the gradient (None: no clipping); `log_grad_norm`: report that norm.
+    - `grad_clip`: largest global norm of the gradient (None: no clipping).
     - `prescreen`: let sparse codes choose their candidates by bfloat16 products, which provably hold all that is
       active, and score only those in float32; None leaves it to the machine.
     """
@@ -43,7 +43,6 @@ class StepSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-10
     grad_clip: float | None = None
-    log_grad_norm: bool = False
     prescreen: bool | None = None
 
     def __post_init__(self) -> None:

@@ -82,9 +82,9 @@ class SparseBackward:
                 )  # fmt: skip
 
     def update(
-        self, centred_bd: Tensor, adam: Adam, lr: float, g_log_threshold_s: Tensor | None
+        self, centred_bd: Tensor, adam: Adam, lr: float, g_log_threshold_s: Tensor | None, with_norm: bool
     ) -> float | None:
-        """Adam on everything. Returns the gradient's global norm if the settings ask for it."""
+        """Adam on everything. Returns the gradient's global norm if `with_norm`, which clipping needs."""
         from train_sae.steps.kernels.update import square_norms, update_from_events
 
         parameters, settings = self.parameters, self.settings
@@ -94,7 +94,7 @@ class SparseBackward:
         inputs = (self.ptr_s, *self.grouped, centred_bd.numpy(), self.G_rd.numpy())
         g_b_dec_d = self.G_rd[: len(centred_bd)].sum(0, dtype=torch.float64)
         norm, clip = None, 1.0
-        if settings.grad_clip is not None or settings.log_grad_norm:
+        if with_norm:
             square_s = np.empty(parameters.n_latents, np.float32)
             self.g_b_dec_pd.zero_()
             self.workers.run(

@@ -26,6 +26,43 @@ def _widen(_context, bits):
 widen: Any = intrinsic(_widen)
 
 
+def _narrow(_context, value):
+    if value != types.float32:
+        return None
+
+    def codegen(_context, builder, _signature, args):
+        i32 = ir.IntType(32)
+        bits = builder.bitcast(args[0], i32)
+        odd = builder.and_(builder.lshr(bits, ir.Constant(i32, 16)), ir.Constant(i32, 1))
+        up = builder.add(bits, builder.add(odd, ir.Constant(i32, 0x7FFF)))
+        is_nan = builder.fcmp_unordered("uno", args[0], args[0])
+        rounded = builder.select(is_nan, ir.Constant(i32, 0x7FC00000), up)
+        return builder.trunc(builder.lshr(rounded, ir.Constant(i32, 16)), ir.IntType(16))
+
+    return types.uint16(types.float32), codegen
+
+
+# The bits of the nearest bfloat16, ties to the even one.
+narrow: Any = intrinsic(_narrow)
+
+
+@njit(**FAST)
+def round_rows(_piece, lo, hi, exact_nd, bits_nd, norm_n, rounding_n):
+    """bits = those of the nearest bfloat16; norm = |rounded|, rounding = |rounded - exact| of each row."""
+    for row in range(lo, hi):
+        square = np.float32(0)
+        off = np.float32(0)
+        for i in range(exact_nd.shape[1]):
+            exact = exact_nd[row, i]
+            bits = narrow(exact)
+            bits_nd[row, i] = bits
+            rounded = widen(bits)
+            square += rounded * rounded
+            off += (rounded - exact) * (rounded - exact)
+        norm_n[row] = np.sqrt(square)
+        rounding_n[row] = np.sqrt(off)
+
+
 @njit(**FAST)
 def _dot(x_bd, b, w_sd, s):
     dot = np.float32(0)
@@ -35,15 +72,44 @@ def _dot(x_bd, b, w_sd, s):
 
 
 @njit(**FAST)
+def _four_dots(x_bd, b, w_sd, latents, first, dots):
+    """dots[first : first + 4] of the latents there: four rows on their way from memory at a time."""
+    s0, s1 = np.uint64(latents[first]), np.uint64(latents[first + 1])
+    s2, s3 = np.uint64(latents[first + 2]), np.uint64(latents[first + 3])
+    dot0, dot1, dot2, dot3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    for i in range(x_bd.shape[1]):
+        x = x_bd[b, i]
+        dot0 += x * w_sd[s0, i]
+        dot1 += x * w_sd[s1, i]
+        dot2 += x * w_sd[s2, i]
+        dot3 += x * w_sd[s3, i]
+    dots[first], dots[first + 1], dots[first + 2], dots[first + 3] = dot0, dot1, dot2, dot3
+
+
+@njit(**FAST)
+def _score(x_bd, b, w_sd, bias_s, latents, n, scores):
+    """scores[:n] = <x_b, w> + bias of latents[:n], in float32."""
+    i = 0
+    while i + 4 <= n:
+        _four_dots(x_bd, b, w_sd, latents, i, scores)
+        i += 4
+    while i < n:
+        scores[i] = _dot(x_bd, b, w_sd, np.uint64(latents[i]))
+        i += 1
+    for i in range(n):
+        scores[i] += bias_s[latents[i]]
+
+
+@njit(**FAST)
 def screened_top_k_rows(
-    piece, lo, hi, z_bs, bias_s, x_bd, enc_sd, norm_b, norm_block, product, output, k, width,
+    piece, lo, hi, z_bs, bias_s, x_bd, enc_sd, norm_b, rounding_b, norm_block, rounding_block, output, k, width,
     latent_bk, value_bk, n_piece,
 ):  # fmt: skip
     """As `top_k_rows` with floor 0, of x enc^T + bias; `z_bs` holds bits of bfloat16 approximations of x enc^T.
 
-    Their error is at most `product` |x_b| |enc_s| + `output` |z|, with norms as upper bounds: `norm_b` of the tokens,
-    `norm_block` of the longest row of each block of `width` (64 or 16) latents. So what exceeds the k-th largest lower
-    bound with its upper bound is scored in float32, and the k largest are among it. `n_piece[piece]`: how many were.
+    Their error is at most rounding_b norm_block + norm_b rounding_block + `output` |z~| for a latent of a block of
+    `width` (64 or 16). So what exceeds the k-th largest lower bound with its upper bound is scored in float32, and the
+    k largest are among it. `n_piece[piece]`: how many were.
     """
     s = z_bs.shape[1]
     n_full = s // width
@@ -71,14 +137,15 @@ def screened_top_k_rows(
             for i in range(n_full * width, s):
                 largest = fmax32(largest, widen(z_bs[b, i]) + bias_s[i])
             maxima[n_full] = largest
-        loose = (product + np.float32(1.01) * output) * norm_b[b]  # since |z| < 1.01 |x| |enc|
+        norm, rounding = norm_b[b], rounding_b[b]
+        loose = rounding + np.float32(1.01) * output * norm  # since |z~| < 1.01 |x| |w~|
         for block in range(n_blocks):
-            ranked[block] = maxima[block] - loose * norm_block[block]
+            ranked[block] = maxima[block] - (loose * norm_block[block] + norm * rounding_block[block])
         bound = kth_largest(ranked, n_blocks, k)
         n = 0
         for block in range(n_blocks):
-            if maxima[block] + loose * norm_block[block] >= bound:
-                error = product * norm_b[b] * norm_block[block]
+            if maxima[block] + (loose * norm_block[block] + norm * rounding_block[block]) >= bound:
+                error = rounding * norm_block[block] + norm * rounding_block[block]
                 for i in range(block * width, min(block * width + width, s)):
                     z = widen(z_bs[b, i])
                     value = z + bias_s[i]
@@ -93,13 +160,12 @@ def screened_top_k_rows(
         kept = 0
         for i in range(n):
             if upper[i] >= bound:
-                latent = candidate[i]
-                score = _dot(x_bd, b, enc_sd, np.uint64(latent)) + bias_s[latent]
-                candidate[kept] = latent
-                upper[kept] = score
-                ranked_score[kept] = score
+                candidate[kept] = candidate[i]
                 kept += 1
         n_piece[piece] += kept
+        _score(x_bd, b, enc_sd, bias_s, candidate, kept, upper)
+        for i in range(kept):
+            ranked_score[i] = upper[i]
         choose_largest(b, kept, k, candidate, upper, ranked_score, np.float32(0), latent_bk, value_bk)
 
 
@@ -107,30 +173,32 @@ BLOCK = 16  # latents; a loop of constant length
 
 
 @njit(**FAST)
-def count_candidate_rows(_piece, lo, hi, z_bs, bias_s, cut_s, norm_b, norm_block, product, output, n_b):
+def count_candidate_rows(
+    _piece, lo, hi, z_bs, bias_s, cut_s, norm_b, rounding_b, norm_block, rounding_block, output, n_b
+):  # fmt: skip
     """n_b = for how many latents of each row z + bias may exceed the cut; bounds as in `screened_top_k_rows`."""
     s = z_bs.shape[1]
     n_full = s // BLOCK
     for b in range(lo, hi):
         n = np.int32(0)
         for block in range(n_full):
-            error = product * norm_b[b] * norm_block[block]
+            error = rounding_b[b] * norm_block[block] + norm_b[b] * rounding_block[block]
             for j in range(BLOCK):
                 i = block * BLOCK + j
                 z = widen(z_bs[b, i])
                 n += np.int32(z + bias_s[i] + (error + output * abs(z)) > cut_s[i])
-        for i in range(n_full * BLOCK, s):
-            z = widen(z_bs[b, i])
-            n += np.int32(
-                z + bias_s[i] + (product * norm_b[b] * norm_block[n_full] + output * abs(z)) > cut_s[i]
-            )
+        if n_full * BLOCK < s:
+            error = rounding_b[b] * norm_block[n_full] + norm_b[b] * rounding_block[n_full]
+            for i in range(n_full * BLOCK, s):
+                z = widen(z_bs[b, i])
+                n += np.int32(z + bias_s[i] + (error + output * abs(z)) > cut_s[i])
         n_b[b] = n
 
 
 @njit(**FAST)
 def score_candidate_rows(
-    _piece, lo, hi, z_bs, bias_s, cut_s, norm_b, norm_block, product, output, theta_s, x_bd, enc_sd,
-    ptr_b, latent_e, f_e,
+    _piece, lo, hi, z_bs, bias_s, cut_s, norm_b, rounding_b, norm_block, rounding_block, output, theta_s, x_bd,
+    enc_sd, ptr_b, latent_e, f_e,
 ):  # fmt: skip
     """Lists them from event `ptr_b[b]` on, f = z + bias in float32 where that exceeds theta, else 0.
 
@@ -139,9 +207,10 @@ def score_candidate_rows(
     s = z_bs.shape[1]
     n_full = s // BLOCK
     for b in range(lo, hi):
-        e, end = ptr_b[b], ptr_b[b + 1]
+        first, end = ptr_b[b], ptr_b[b + 1]
+        e = first
         for block in range((s + BLOCK - 1) // BLOCK):
-            error = product * norm_b[b] * norm_block[block]
+            error = rounding_b[b] * norm_block[block] + norm_b[b] * rounding_block[block]
             start, stop = block * BLOCK, min(block * BLOCK + BLOCK, s)
             if block < n_full:
                 n = np.int32(0)
@@ -153,10 +222,13 @@ def score_candidate_rows(
             for i in range(start, stop):
                 z = widen(z_bs[b, i])
                 if z + bias_s[i] + (error + output * abs(z)) > cut_s[i] and e < end:
-                    value = _dot(x_bd, b, enc_sd, np.uint64(i)) + bias_s[i]
-                    latent_e[e] = i if value > cut_s[i] else -1
-                    f_e[e] = value if value > theta_s[i] else np.float32(0)
+                    latent_e[e] = i
                     e += 1
+        _score(x_bd, b, enc_sd, bias_s, latent_e[first:e], e - first, f_e[first:e])
+        for scored in range(first, e):
+            i, value = latent_e[scored], f_e[scored]
+            latent_e[scored] = i if value > cut_s[i] else -1
+            f_e[scored] = value if value > theta_s[i] else np.float32(0)
         while e < end:  # where the compiler rounded a sum otherwise than when the candidates were counted
             latent_e[e] = -1
             f_e[e] = np.float32(0)

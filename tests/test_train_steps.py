@@ -5,17 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from training_page import printed_code, printed_losses, run_printed
 
 from train_sae.steps import SAEParameters, StepSettings, make_step
 from train_sae.steps.plain import TorchStep
-from train_sae.steps.prefixes import draw_prefixes
 
 B, D, S, SEED = 48, 24, 192, 7
 LR = 1e-3
+PRINTED = run_printed(printed_code())
 
 
 class Oracle:
-    """One SAE in float64, written from the formulas of `train_sae.steps` alone."""
+    """One SAE in float64: the losses as docs/training.md prints them, and torch.optim.Adam."""
 
     def __init__(self, parameters, settings):
         self.settings = settings
@@ -24,66 +25,11 @@ class Oracle:
         self.since_fired = torch.zeros(parameters.n_latents, dtype=torch.int64)
         self.steps = 0
 
-    def activate(self, z):
-        settings = self.settings
-        if settings.activation == "relu":
-            return z.relu()
-        if settings.activation == "jumprelu":
-            theta = self.w["log_threshold_s"].exp().detach()
-            return z * (z > theta)
-        if settings.activation == "topk":
-            keep = torch.zeros_like(z).scatter_(1, z.topk(settings.k, dim=1).indices, 1.0)
-        else:
-            flat = z.relu().flatten()
-            keep = torch.zeros_like(flat).scatter_(0, flat.topk(settings.k * len(z)).indices, 1.0).view_as(z)
-        return z.relu() * keep.detach()
-
-    def loss(self, x, l1, l0):
-        settings, w = self.settings, self.w
-        s = len(w["b_enc_s"])
-        z = (x - w["b_dec_d"]) @ w["enc_sd"].T + w["b_enc_s"]
-        f = self.activate(z)
-        self.f, self.z = f.detach(), z.detach()
-        prefixes = [s]
-        if settings.objective == "matryoshka":
-            key = (SEED, self.steps)
-            prefixes = draw_prefixes(s, settings.n_prefixes, settings.prefix_min, settings.prefix_power, key)
-        mses = [((f[:, :p] @ w["dec_sd"][:p] + w["b_dec_d"] - x) ** 2).mean() for p in prefixes]
-        parts = {"mse": mses[-1], "l1": l1 * f.sum() / len(x), "loss": sum(mses) / len(mses)}
-        parts["loss"] = parts["loss"] + parts["l1"]
-        if settings.aux_k:
-            parts["aux"] = settings.aux_weight * self.aux(x, z, f)
-            parts["loss"] = parts["loss"] + parts["aux"]
-        if settings.activation == "jumprelu":
-            parts["loss"] = parts["loss"] + self.straight_through(
-                f, z, sum(mses) / len(mses) + parts["l1"], l0
-            )
-        return parts
-
-    def aux(self, x, z, f):
-        dead = self.since_fired >= self.settings.dead_after_tokens
-        if not dead.any():
-            return torch.zeros((), dtype=torch.float64)
-        residual = (x - f @ self.w["dec_sd"] - self.w["b_dec_d"]).detach()
-        masked = z.detach().masked_fill(~dead, -torch.inf)
-        k = min(self.settings.aux_k, int(dead.sum()))
-        keep = torch.zeros_like(z).scatter_(1, masked.topk(k, dim=1).indices, 1.0)
-        codes = keep * (z.relu() if self.settings.activation in ("topk", "batchtopk") else z)
-        return ((codes @ self.w["dec_sd"] - residual) ** 2).mean()
-
-    def straight_through(self, f, z, so_far, l0):
-        """A term whose value is the L0 penalty and whose gradient is the estimate of arXiv 2407.14435, eq. 11, 12."""
-        width = self.settings.bandwidth
-        theta = self.w["log_threshold_s"].exp()
-        window = ((z - theta).abs() < width / 2).double().detach()
-        df = torch.autograd.grad(so_far, f, retain_graph=True)[0]
-        slope = (-theta / width * window * df - l0 / len(z) / width * window).sum(0).detach()
-        return l0 * (f > 0).double().sum().detach() / len(z) + (slope * (theta - theta.detach())).sum()
-
     def step(self, x, lr, scale):
         x, settings = x.double(), self.settings
         self.optimiser.zero_grad()
-        parts = self.loss(x, settings.l1 * scale, settings.l0 * scale)
+        dead = self.since_fired >= settings.dead_after_tokens
+        parts, f = printed_losses(PRINTED, settings, self.w, x, dead, (SEED, self.steps), scale)
         parts["loss"].backward()
         with torch.no_grad():
             decoder = self.w["dec_sd"]
@@ -94,10 +40,10 @@ class Oracle:
             self.optimiser.step()
             decoder /= decoder.norm(dim=1, keepdim=True)
         self.steps += 1
-        fired = (self.f > 0).any(0)
+        fired = (f > 0).any(0)
         self.since_fired = torch.where(fired, 0, self.since_fired + len(x))
         report = {name: float(value.detach()) for name, value in parts.items()}
-        return report | {"grad_norm": float(norm), "l0": float((self.f > 0).double().sum() / len(x))}
+        return report | {"grad_norm": float(norm)}
 
 
 def start(settings, seed=0):

@@ -54,24 +54,26 @@ def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
     """Write what has changed and return the path of index.html, which is there only while the page is whole."""
     site, index = settings.out, settings.out / "index.html"
     check_images(settings.root, latents.paths, latents.files[0].path.parent)
+    if settings.scorer is not None and not settings.scorer.exists():
+        raise UserError(f"{settings.scorer}: no such file; expected the scorer of these latents")
     known = read_tables(settings.tables, latents.header, settings.scorer, settings.label_names)
     groups = group_images(settings.by, latents.paths, settings.root, settings.by_table)
     places = ImagePlaces(latents)
     _check_folder(site)
-    site.mkdir(parents=True, exist_ok=True)
     key = _key(latents, settings)
     whole = _key_of_page(index) == key
+    neighbours = None
     if not whole:
+        if settings.scorer is not None:  # first, so that a broken scorer spoils no page and costs no drawing
+            neighbours = nearest_latents(settings.scorer, latents.header, N_NEIGHBOURS)
         index.unlink(missing_ok=True)
+    site.mkdir(parents=True, exist_ok=True)
     draw_thumbnails(latents, places, settings.root, site, settings.workers)
     if whole:
         logger.info("%s: already made of these files with these settings", site)
         return index
     shutil.rmtree(site / "data", ignore_errors=True)
     found = survey(latents, settings.top, settings.seed)
-    neighbours = None
-    if settings.scorer is not None:
-        neighbours = nearest_latents(settings.scorer, latents.header, N_NEIGHBOURS)
     page_data.write_latent_chunks(site, latents, places, found, settings.top, neighbours)
     per_chunk = page_data.images_per_chunk(latents, settings.per_patch)
     page_data.write_image_chunks(site, latents, places, per_chunk, settings.per_patch)

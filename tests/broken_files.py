@@ -181,17 +181,34 @@ LATENTS = {
     "missing": Kind(remove("latents/latents-000001.npz"), "latents", "1 of 2 files are missing"),
 }
 
-TABLES = {
-    "without its sidecar": Kind(remove("ap.csv.json"), "ap.csv", "ap.csv.json is missing"),
-    "cut short": Kind(cut("ap.csv", -7), "ap.csv", "cut short"),
-    "of a later version": Kind(
-        rewrite("ap.csv.json", lambda text: text.replace('"format_version": 1', '"format_version": 7')),
-        "ap.csv",
-        "found version 7",
-    ),
-    "a line too short": Kind(
-        rewrite("ap.csv", lambda text: text.rstrip("\n").rpartition("\n")[0] + "\nconst,1\n"),
-        "ap.csv",
-        "fields",
-    ),
-}
+
+def broken_tables(name: str) -> dict[str, Kind]:
+    """Of the table `name`, which has at least three columns, and of its sidecar."""
+    return {
+        "without its sidecar": Kind(remove(f"{name}.json"), name, f"{name}.json is missing"),
+        "its sidecar cut short": Kind(cut(f"{name}.json", -20), name, f"{name}.json is broken"),
+        "cut short": Kind(cut(name, -7), name, "cut short"),
+        "cut at the end of a line": Kind(
+            rewrite(name, lambda text: text.rstrip("\n").rpartition("\n")[0] + "\n"),
+            name,
+            f"{name}.json says",
+        ),
+        "of a later version": Kind(
+            rewrite(f"{name}.json", lambda text: text.replace('"format_version": 1', '"format_version": 7')),
+            name,
+            "found version 7",
+        ),
+        "a line too short": Kind(
+            rewrite(name, lambda text: text.rstrip("\n").rpartition("\n")[0] + "\nconst,1\n"),
+            name,
+            "fields",
+        ),
+    }
+
+
+TABLES = broken_tables("ap.csv")
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file below a folder: what a command that fails leaves as it was."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

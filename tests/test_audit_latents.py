@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from broken_files import broken_tables, contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import runner
@@ -221,6 +223,20 @@ def test_a_second_run_reads_what_is_there(planted: Planted) -> None:
     assert (planted.folder / "again" / "yield.csv").stat().st_mtime_ns == before
     for flag, value in (("--tau", 0.5), ("--seed", 3), ("--ignore", 0), ("--trait", "noise")):
         assert f"other settings: {flag[2:]}" in error_lines(audit_latents(*arguments, flag, value, code=1))
+
+
+def test_a_broken_table_is_refused_and_kept(planted: Planted) -> None:
+    made, out = planted.folder / "sound", planted.folder / "broken"
+    arguments = (*planted.common, "--null", 1, "--bootstrap", 1)
+    audit_latents(*arguments, "--out", made)
+    for name in ("ranking.csv", "yield.csv"):
+        for kind in broken_tables(name).values():
+            shutil.copytree(made, out)
+            kind.break_it(out)
+            before = contents(out)
+            assert str(out / name) in error_lines(audit_latents(*arguments, "--out", out, code=1))
+            assert contents(out) == before
+            shutil.rmtree(out)
 
 
 def test_options_change_the_outcome(planted: Planted) -> None:

@@ -16,10 +16,9 @@ from processes import error_lines
 from collect_runs.pareto import is_gain, pareto_front
 from saetools.csv_files import write_csv
 from saetools.provenance import Format, Provenance
-
-AP = Format("saetools-ap-table", 1, "score-traits")
-TRAINING = Format("saetools-training-metrics", 1, "train-sae")
-PROBES = Format("saetools-probes", 1, "fit-probes")
+from saetools.table_formats import AP_TABLE as AP
+from saetools.table_formats import PROBE_TABLE as PROBES
+from saetools.table_formats import TRAINING_METRICS as TRAINING
 
 
 def write_table(path: Path, table: pd.DataFrame, format: Format, settings: dict | None = None) -> Path:
@@ -157,10 +156,16 @@ def test_wrong_usage(tool, tmp_path, arguments, code, words) -> None:
 def test_tables_that_are_not_ours(tool, tmp_path) -> None:
     path = tmp_path / "alien.csv"
     path.write_text("a,b\n1,2\n")
-    assert "alien.csv.json: missing or broken" in error_lines(tool("collect-runs", path, code=1))
+    assert "alien.csv.json is missing" in error_lines(tool("collect-runs", path, code=1))
     assert "nothing to collect" in error_lines(tool("collect-runs", tmp_path / "none.csv", code=1))
     broken = write_table(tmp_path / "b.csv", pd.DataFrame({"scorer": ["x"], "ap": [1.0]}), AP)
-    assert "without the column" in error_lines(tool("collect-runs", broken, code=1))
+    assert "no column 'n_prototypes', which the mAP of a run needs" in error_lines(
+        tool("collect-runs", broken, code=1)
+    )
+    later = write_table(tmp_path / "d.csv", pd.DataFrame({"x": [1]}), Format("saetools-later", 1, "a-tool"))
+    assert "found 'saetools-later', expected one of saetools-ap-table, " in error_lines(
+        tool("collect-runs", later, code=1)
+    )
     empty = write_table(tmp_path / "c.csv", pd.DataFrame({"step": []}), TRAINING)
     assert "no rows" in error_lines(tool("collect-runs", empty, code=1))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from broken_files import broken_tables, contents
 from in_process import runner
 from processes import Tool, error_lines
 from scipy import special
@@ -281,6 +283,20 @@ def test_a_second_run_reads_what_is_there(case: Case) -> None:
         assert f"other settings: {change[0][2:]}" in case.stderr
     case("again", "--tau", "0.7", code=1)
     assert "probes.csv: it was made with other settings: tau" in case.stderr
+
+
+def test_a_broken_table_is_refused_and_kept(case: Case, tmp_path: Path) -> None:
+    made = case("sound")
+    for name in ("probes.csv", "latents.csv", "summary.csv"):
+        for kind in broken_tables(name).values():
+            out = case.folder / "broken"
+            shutil.copytree(made, out)
+            kind.break_it(out)
+            before = contents(out)
+            case("broken", code=1)
+            assert str(out / name) in case.stderr
+            assert contents(out) == before
+            shutil.rmtree(out)
 
 
 def test_r_by_hand_and_a_latent_that_never_fires(tool: Tool, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from broken_files import SCORERS, broken_tables
 from in_process import runner
 from pages import N_IMAGES, Chain, S, write_chain
 from pictured_latents import CROPPED, sparse_latents, write_images, write_pictured
@@ -21,6 +23,9 @@ from processes import BIN, error_lines
 from encode_acts.cli import app as encode_app
 from render_visuals.cli import app
 from render_visuals.page_data import _largest
+from saetools.csv_files import write_csv
+from saetools.provenance import Provenance
+from saetools.table_formats import AP_TABLE, LATENT_TABLE
 
 render, encode = runner("render-visuals", app), runner("encode-acts", encode_app)
 
@@ -184,13 +189,15 @@ AP = "scorer,n_prototypes,layer,n_train,trait,prototype,ap,prevalence,checkpoint
 def test_tables_that_do_not_fit(chain: tuple[Chain, Path], tmp_path: Path, text: str, said: str) -> None:
     table = tmp_path / "table.csv"
     table.write_text(text)
+    if text.startswith(AP):
+        write_csv(table, pd.read_csv(table), Provenance.of(AP_TABLE, "score-traits", {}))
     assert said in error_lines(make(chain, tmp_path / "site", "--table", table, code=1))
 
 
 def test_the_table_of_another_scorer(chain: tuple[Chain, Path], tmp_path: Path) -> None:
     table = tmp_path / "latents.csv"
-    table.write_text("latent,x\n3,1\n")
-    (tmp_path / "latents.csv.json").write_text(json.dumps({"settings": {"scorer": "a" * 32}}))
+    rows = pd.DataFrame({"latent": [3], "x": [1]})
+    write_csv(table, rows, Provenance.of(LATENT_TABLE, "fit-probes", {"scorer": "a" * 32}))
     assert "made with the scorer aaaa" in error_lines(
         make(chain, tmp_path / "site", "--table", table, code=1)
     )
@@ -200,6 +207,30 @@ def test_another_scorer(chain: tuple[Chain, Path], tmp_path: Path) -> None:
     other = write_chain(tmp_path / "other").scorer
     said = error_lines(make(chain, tmp_path / "site", "--scorer", other, code=1))
     assert "but the latents were made with the scorer" in said
+
+
+def test_broken_scorers_and_tables_cost_nothing(chain: tuple[Chain, Path], tmp_path: Path) -> None:
+    """They are refused before anything is drawn, and the page that was there stays."""
+    site, sae, table = tmp_path / "site", tmp_path / "sae.h5", tmp_path / "latents.csv"
+    rows = pd.DataFrame({"latent": [3, 5], "mean_value": [1.0, 2.0], "train_r": [0.1, None]})
+
+    def write_sound() -> None:
+        shutil.copy(chain[0].scorer, sae)
+        write_csv(table, rows, Provenance.of(LATENT_TABLE, "fit-probes", {}))
+
+    write_sound()
+    make(chain, site, "--scorer", sae, "--table", table)
+    before = {path: path.stat().st_mtime_ns for path in site.rglob("*")}
+    for path, kinds in ((sae, SCORERS), (table, broken_tables(table.name))):
+        for kind in kinds.values():
+            write_sound()
+            kind.break_it(tmp_path)
+            done = make(chain, site, "--scorer", sae, "--table", table, code=1)
+            assert str(path) in error_lines(done)
+    write_sound()
+    sae.unlink()
+    assert "no such file" in error_lines(make(chain, site, "--scorer", sae, code=1))
+    assert {path: path.stat().st_mtime_ns for path in site.rglob("*")} == before
 
 
 def test_every_option_counts(chain: tuple[Chain, Path], tmp_path: Path) -> None:

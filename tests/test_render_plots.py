@@ -15,8 +15,16 @@ from processes import BIN, error_lines
 
 from render_visuals.cli import app
 from render_visuals.plots.kinds import KINDS, draw_kind
+from saetools.csv_files import write_csv
+from saetools.provenance import Format, Provenance
+from saetools.table_formats import AP_TABLE, LATENT_TABLE, TRAINING_METRICS
 
 render = runner("render-visuals", app)
+
+
+def write_table(path: Path, table: pd.DataFrame, format: Format) -> Path:
+    write_csv(path, table, Provenance.of(format, format.made_by, {}))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +53,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     ]
     ap = pd.DataFrame(rows, columns=names)
     ap.loc[0, "ap"] = np.nan
-    ap.to_csv(folder / "ap.csv", index=False)
+    write_table(folder / "ap.csv", ap, AP_TABLE)
     runs = []
     for number, (l0, nmse) in enumerate([(16, 0.5), (32, 0.3), (32, 0.4), (64, 0.35)]):
         steps = np.arange(1, 6)
@@ -53,14 +61,13 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         metrics["l0"], metrics["dead"], metrics["lr"] = l0, 0.0, 1e-3
         metrics["eval_l0"], metrics["eval_nmse"] = np.nan, np.nan
         metrics.loc[4, ["eval_l0", "eval_nmse"]] = l0, nmse
-        runs.append(folder / f"run{number}.metrics.csv")
-        metrics.to_csv(runs[-1], index=False)
+        runs.append(write_table(folder / f"run{number}.metrics.csv", metrics, TRAINING_METRICS))
     frequency = 10 ** rng.normal(-3, 1, 300)
     latents = pd.DataFrame(
         {"latent": range(300), "frequency": frequency, "mean_value": rng.lognormal(size=300)}
     )
     latents.loc[:9, ["frequency", "mean_value"]] = 0, np.nan
-    latents.to_csv(folder / "latents.csv", index=False)
+    write_table(folder / "latents.csv", latents, LATENT_TABLE)
     ap_kinds = {kind: [folder / "ap.csv"] for kind in ("map", "layers", "traits", "prevalence")}
     return {**ap_kinds, "front": runs, "training": runs[:2], "histogram": [folder / "latents.csv"]}
 
@@ -149,9 +156,9 @@ def test_matplotlib_that_cannot_be_imported(
     ("kind", "table", "code", "said"),
     [
         ("fronts", "front", 2, "did you mean front?"),
-        ("map", "histogram", 1, "no column 'scorer', which the plot of an AP table needs"),
-        ("histogram", "map", 1, "no column 'frequency'"),
-        ("training", "histogram", 1, "no column 'tokens'"),
+        ("map", "histogram", 1, "found 'saetools-latent-table', expected format 'saetools-ap-table'"),
+        ("histogram", "map", 1, "expected one of saetools-latent-table, saetools-latent-pictures"),
+        ("front", "histogram", 1, "expected one of saetools-training-metrics, saetools-ap-table"),
     ],
 )
 def test_wrong_kinds_and_tables(
@@ -160,6 +167,21 @@ def test_wrong_kinds_and_tables(
     done = render("plot", kind, *tables[table], "--out", tmp_path / "a.png", code=code)
     assert said in error_lines(done)
     assert not list(tmp_path.iterdir())
+
+
+def test_peoples_own_tables_have_no_sidecar(tmp_path: Path) -> None:
+    """As collected runs that went to stdout, or results of other programs; those that are plainly ours must have it."""
+    own = tmp_path / "own.csv"
+    arguments = ["plot", "front", own, "--out", tmp_path / "a.png"]
+    own.write_text("run,l0,nmse\na,16,0.5\nb,32,0.3")  # without an end of the last line, too
+    render(*arguments)
+    own.write_text("run,l0,nmse\na,16,0.5\nb,32\n")
+    assert f"{own}: line 3 has 2 fields, the first line 3" in error_lines(render(*arguments, code=1))
+    own.write_text("run,l0,nmses\na,16,0.5\n")
+    said = error_lines(render(*arguments, code=1))
+    assert "no column 'nmse', which the plot of the front needs; did you mean nmses?" in said
+    own.write_text("tokens,loss,eval_l0,eval_nmse\n1000,0.5,16,0.5\n")
+    assert "own.csv.json is missing" in error_lines(render(*arguments, code=1))
 
 
 def test_wrong_files(tmp_path: Path) -> None:

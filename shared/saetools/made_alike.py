@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from saetools.csv_files import read_csv
 from saetools.errors import UserError
-from saetools.provenance import Provenance, first_difference
+from saetools.provenance import Format, Provenance, first_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def check_made_alike(path: Path, found: Provenance, wanted: Provenance) -> None:
@@ -15,3 +20,12 @@ def check_made_alike(path: Path, found: Provenance, wanted: Provenance) -> None:
         raise UserError(
             f"{path}: it was made with other settings: {difference}; choose another --out, or remove it"
         )
+
+
+def read_made_alike(path: Path, format: Format, wanted: Provenance) -> pd.DataFrame | None:
+    """The table that is at `path` already, None where there is none; raises UserError where it is broken or another."""
+    if not path.exists():
+        return None
+    table, found = read_csv(path, format)
+    check_made_alike(path, found, wanted)
+    return table

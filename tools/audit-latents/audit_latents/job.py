@@ -15,21 +15,19 @@ from audit_latents.l1_path import Design
 from audit_latents.proposals import Ranking, columns_of, rank
 from audit_latents.report import YieldInput, ranking_table, render, yield_table
 from saetools.cli import logger
-from saetools.csv_files import read_sidecar, write_csv
+from saetools.csv_files import write_csv
 from saetools.errors import UserError, near_names
 from saetools.latent_block import Latents
 from saetools.latent_columns import Columns
 from saetools.latents_file import LatentsSet, check_splits
-from saetools.made_alike import check_made_alike
+from saetools.made_alike import read_made_alike
 from saetools.progress import Progress
 from saetools.provenance import Format, Provenance
 from saetools.row_labels import PATCH, TARGET, read_labels
+from saetools.table_formats import LATENT_RANKING, YIELD
 from saetools.trait_table import trait_table_digest
 
-TABLES = {
-    "ranking.csv": Format("saetools-latent-ranking", 1, "audit-latents"),
-    "yield.csv": Format("saetools-yield", 1, "audit-latents"),
-}
+TABLES = {"ranking.csv": LATENT_RANKING, "yield.csv": YIELD}
 
 
 @dataclass(frozen=True)
@@ -49,18 +47,18 @@ class AuditSettings:
 def run_audit(
     train: LatentsSet, test: LatentsSet, settings: AuditSettings, out: Path, memory: int, threads: int
 ) -> Iterator[Path]:
-    """Write the tables, or keep those that are there, and yield their paths; raises UserError."""
+    """Write the tables, or keep them where all are there, and yield their paths; raises UserError."""
     check_splits(train, test)
     out.mkdir(parents=True, exist_ok=True)
     paths = {name: out / name for name in TABLES}
     wanted = {name: _provenance(format, train, test, settings) for name, format in TABLES.items()}
-    if all(path.exists() for path in paths.values()):
-        for name, path in paths.items():
-            check_made_alike(path, read_sidecar(path, TABLES[name]), wanted[name])
-    else:
-        for name, table in _tables(train, test, settings, out, memory, threads).items():
+    there = {name: read_made_alike(path, TABLES[name], wanted[name]) for name, path in paths.items()}
+    tables = {name: table for name, table in there.items() if table is not None}
+    if len(tables) < len(paths):
+        tables = _tables(train, test, settings, out, memory, threads)
+        for name, table in tables.items():
             write_csv(paths[name], table, wanted[name])
-    logger.info("%s", render(pd.read_csv(paths["yield.csv"]), settings.tau))
+    logger.info("%s", render(tables["yield.csv"], settings.tau))
     yield from paths.values()
 
 

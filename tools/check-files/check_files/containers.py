@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from check_files.facts import Facts
-from saetools.csv_files import read_sidecar, sidecar_path
+from saetools.csv_files import read_whole, sidecar_values
 from saetools.errors import UserError
 from saetools.hdf5 import open_hdf5
 from saetools.npz_file import HEADER
@@ -21,12 +21,13 @@ from saetools.provenance import Format, Provenance, check_format
 
 ANY = Format("any format of saetools", 1, "the tool that made it")
 SUFFIXES = (".h5", ".npz", ".csv")
+NAN_CELL = re.compile(rb'(?im)(?:^|,)"?nan"?(?=,|\r?$)')
 
 
 def format_name(path: Path) -> str:
     """The format that a file says it has; raises UserError where it is no whole file of a known container."""
     if path.suffix == ".csv":
-        found: Any = _sidecar(path).get("format")
+        found: Any = sidecar_values(path).get("format")
     elif path.suffix == ".npz":
         found = _npz_header(path).get("format")
     elif path.suffix == ".h5":
@@ -65,38 +66,12 @@ def check_members(path: Path) -> None:
 
 
 def check_csv(path: Path, format: Format, deep: bool) -> Facts:
-    """Sidecar, lines of equal length, an end of line at the end, and with `deep` no NaN."""
-    provenance = read_sidecar(path, format)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing, though {sidecar_path(path).name} is there") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: it is not UTF-8 ({error})") from error
-    if not text.endswith("\n"):
-        raise UserError(f"{path}: its last line has no end: it was cut short, write it again")
-    rows = list(csv.reader(text.splitlines()))
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(rows[0]):
-            raise UserError(f"{path}: line {number} has {len(row)} fields, the first line {len(rows[0])}")
-        if deep and any(cell.lower() in ("nan", "inf", "-inf") for cell in row):
-            raise UserError(f"{path}: line {number} holds NaN or infinity; empty is what does not apply")
-    return Facts(f"{format.name}, {len(rows) - 1} rows", provenance.uid, provenance.parents)
-
-
-def _sidecar(path: Path) -> Mapping[str, Any]:
-    sidecar = sidecar_path(path)
-    try:
-        found = json.loads(sidecar.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: {sidecar.name} is missing, without which nobody knows where it is from"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: {sidecar.name} is broken ({error}); write both again") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: {sidecar.name} holds no mapping; write both again")
-    return found
+    """What every reader of tables checks, and with `deep` that no cell is NaN: empty is what does not apply."""
+    whole = read_whole(path, format)
+    if deep and (found := NAN_CELL.search(whole.text)):
+        line = whole.text.count(b"\n", 0, found.start()) + 1
+        raise UserError(f"{path}: line {line} holds NaN; empty is what does not apply")
+    return Facts(f"{format.name}, {whole.n_rows} rows", whole.provenance.uid, whole.provenance.parents)
 
 
 def _npz_header(path: Path) -> dict[str, Any]:

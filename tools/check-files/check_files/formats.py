@@ -2,7 +2,7 @@
 
 A checker takes a file and whether to read all of it (`--deep`), returns its `Facts`, and raises UserError with what
 is wrong. One that is a folder of files has a checker of the folder too (see `folders`). Formats with no more to check
-than what their container holds are checked by `check_container`.
+than what their container holds are checked by `_container`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from saetools.latents_layout import LATENTS
 from saetools.provenance import Format
 from saetools.scorer_file import SCORERS
 from saetools.shard_layout import SHARDS
+from saetools.table_formats import TABLES
 
 Check = Callable[[Path, bool], Facts]
 
@@ -31,9 +32,7 @@ class Checker:
     check: Check
 
 
-def _container(name: str, version: int, made_by: str) -> Checker:
-    format = Format(name, version, made_by)
-
+def _container(format: Format) -> Checker:
     def check(path: Path, deep: bool) -> Facts:
         by_suffix = {".csv": check_csv, ".npz": check_npz}
         return by_suffix.get(path.suffix, check_hdf5)(path, format, deep)
@@ -47,17 +46,10 @@ CHECKERS = {
         Checker(SHARDS, check_shard),
         Checker(SCORERS, check_scorer),
         Checker(LATENTS, check_latents),
-        _container("saetools-training-metrics", 1, "train-sae"),
-        _container("saetools-training-state", 1, "train-sae"),
-        _container("saetools-ap-table", 1, "score-traits"),
-        _container("saetools-image-scores", 1, "score-traits"),
-        _container("saetools-probes", 1, "fit-probes"),
-        _container("saetools-probe-table", 1, "fit-probes"),
-        _container("saetools-latent-table", 1, "fit-probes"),
-        _container("saetools-probe-summary", 1, "fit-probes"),
-        _container("saetools-latent-ranking", 1, "audit-latents"),
-        _container("saetools-yield", 1, "audit-latents"),
-        _container("saetools-latent-pictures", 1, "render-visuals"),
+        _container(Format("saetools-training-state", 1, "train-sae")),
+        _container(Format("saetools-image-scores", 1, "score-traits")),
+        _container(Format("saetools-probes", 1, "fit-probes")),
+        *map(_container, TABLES),
     )
 }
 

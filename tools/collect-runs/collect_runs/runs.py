@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from saetools.csv_files import sidecar_path
+from saetools.csv_files import check_columns, read_csv
 from saetools.errors import UserError
+from saetools.provenance import Provenance
+from saetools.table_formats import AP_TABLE, TABLES, TRAINING_METRICS
 
-AP_TABLE = "saetools-ap-table"
-TRAINING = "saetools-training-metrics"
 # What tells the runs of an AP table apart; empty cells count as a value.
 AP_RUN = ["scorer", "n_prototypes", "checkpoint", "model", "layer", "n_train", "seed"]
 GROUP, GROUP_MARK = "group", "::"
@@ -28,14 +26,10 @@ def read_runs(path: Path, by: Sequence[str] | None) -> pd.DataFrame:
     Training metrics: the last row, the evaluation under plain names.
     Any other: the means of its numbers. Raises UserError where it is not one of our tables, or broken.
     """
-    provenance = _read_provenance(path)
-    try:
-        table = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a CSV file: {error}; make it again") from error
-    if provenance["format"] == AP_TABLE:
+    table, provenance = read_csv(path, TABLES)
+    if provenance.format == AP_TABLE.name:
         runs = _ap_runs(table, path, grouped=by is not None and GROUP in by)
-    elif provenance["format"] == TRAINING:
+    elif provenance.format == TRAINING_METRICS.name:
         runs = _last_row(table, path, provenance)
     else:
         means = table.select_dtypes("number").mean().to_frame().T.assign(rows=len(table))
@@ -44,25 +38,8 @@ def read_runs(path: Path, by: Sequence[str] | None) -> pd.DataFrame:
     return runs
 
 
-def _read_provenance(path: Path) -> dict[str, Any]:
-    sidecar = sidecar_path(path)
-    try:
-        provenance = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{sidecar}: missing or broken, but {path.name} needs it to say what it is;"
-            " give tables that this project's tools have written, with the .json beside each"
-        ) from error
-    if not isinstance(provenance, dict) or "format" not in provenance:
-        raise UserError(f"{sidecar}: it names no format; make {path.name} again")
-    return provenance
-
-
 def _ap_runs(table: pd.DataFrame, path: Path, *, grouped: bool) -> pd.DataFrame:
-    if missing := [name for name in [*AP_RUN, "trait", "ap"] if name not in table]:
-        raise UserError(
-            f"{path}: an AP table without the column {missing[0]!r}; make it again with score-traits"
-        )
+    check_columns(path, table, [*AP_RUN, "trait", "ap"], "the mAP of a run")
     by = list(AP_RUN)
     if grouped:
         table = table.assign(group=table["trait"].astype(str).str.partition(GROUP_MARK)[0])
@@ -84,7 +61,7 @@ def _ap_runs(table: pd.DataFrame, path: Path, *, grouped: bool) -> pd.DataFrame:
     return result.reset_index()
 
 
-def _last_row(table: pd.DataFrame, path: Path, provenance: dict[str, Any]) -> pd.DataFrame:
+def _last_row(table: pd.DataFrame, path: Path, provenance: Provenance) -> pd.DataFrame:
     """The settings, the evaluation under plain names, and what else was logged last, in this order of precedence.
 
     So `lr` is the one asked for, not that of the last step, and `mse` the evaluation's, not the last batch's.
@@ -99,12 +76,11 @@ def _last_row(table: pd.DataFrame, path: Path, provenance: dict[str, Any]) -> pd
     return pd.concat([run, row[logged]], axis=1)
 
 
-def _with_settings(row: pd.DataFrame, provenance: dict[str, Any]) -> pd.DataFrame:
+def _with_settings(row: pd.DataFrame, provenance: Provenance) -> pd.DataFrame:
     """Plain settings become columns, where the table has no column of that name."""
-    settings = provenance.get("settings", {})
     plain = {
         name: value
-        for name, value in settings.items()
+        for name, value in provenance.settings.items()
         if isinstance(value, str | int | float | bool) and name not in row
     }
     return pd.concat([pd.DataFrame([plain]), row], axis=1) if plain else row

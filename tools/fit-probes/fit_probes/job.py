@@ -23,21 +23,18 @@ from fit_probes.probe_file import (
 )
 from fit_probes.tables import choose, class_table, latent_table, render_summary, summary_table
 from saetools.cli import logger
-from saetools.csv_files import read_sidecar, write_csv
+from saetools.csv_files import write_csv
 from saetools.errors import UserError
 from saetools.latent_columns import Columns
 from saetools.latents_file import LatentsSet, check_splits
-from saetools.made_alike import check_made_alike
+from saetools.made_alike import read_made_alike
 from saetools.provenance import Format, Provenance
 from saetools.row_labels import PATCH, TARGET, LabelledSplits, read_labels
 from saetools.slices import WHOLE, Slice
+from saetools.table_formats import LATENT_TABLE, PROBE_SUMMARY, PROBE_TABLE
 from saetools.trait_table import trait_table_digest
 
-TABLES = {
-    "probes.csv": Format("saetools-probe-table", 1, "fit-probes"),
-    "latents.csv": Format("saetools-latent-table", 1, "fit-probes"),
-    "summary.csv": Format("saetools-probe-summary", 1, "fit-probes"),
-}
+TABLES = {"probes.csv": PROBE_TABLE, "latents.csv": LATENT_TABLE, "summary.csv": PROBE_SUMMARY}
 
 
 @dataclass(frozen=True)
@@ -94,13 +91,14 @@ class Job:
             save_probes(path, probes, wanted)
         yield path
         targets = {name: self.out / name for name in TABLES}
-        if all(target.exists() for target in targets.values()):
-            for name, target in targets.items():
-                check_made_alike(target, read_sidecar(target, TABLES[name]), self._table_provenance(name))
-        else:
-            for name, table in self._tables(probes).items():
-                write_csv(targets[name], table, self._table_provenance(name))
-        logger.info("%s", render_summary(pd.read_csv(targets["summary.csv"])))
+        expected = {name: self._table_provenance(name) for name in TABLES}
+        there = {name: read_made_alike(targets[name], TABLES[name], expected[name]) for name in TABLES}
+        tables = {name: table for name, table in there.items() if table is not None}
+        if len(tables) < len(TABLES):
+            tables = self._tables(probes)
+            for name, table in tables.items():
+                write_csv(targets[name], table, expected[name])
+        logger.info("%s", render_summary(tables["summary.csv"]))
         yield from targets.values()
 
     def _fit(self, part: Slice) -> Probes:

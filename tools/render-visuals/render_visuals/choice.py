@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from render_visuals.csv_tables import read_table
+from render_visuals.csv_tables import LATENT_TABLES, read_table
 from render_visuals.survey import Survey
 from saetools.errors import UserError
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of: the latents by number, a table that names them, or so many drawn at random of those within ranges.
+    """The latents by number, those of `table` where it is given, or so many drawn at random of those within ranges.
 
     log_frequency, log_value: (least, most) of log10 of the share of patches and of the mean value.
     """
@@ -31,9 +31,7 @@ class Choice:
         """The chosen latents, none twice, in their order; raises UserError where there is no such latent."""
         n_latents = len(survey.count_k)
         if self.latents is not None:
-            return checked_latents(self.latents, n_latents, "--latents")
-        if self.table is not None:
-            return checked_latents(latents_of_table(self.table), n_latents, str(self.table))
+            return checked_latents(self.latents, n_latents, str(self.table or "--latents"))
         return self._random(survey)
 
     def _random(self, survey: Survey) -> list[int]:
@@ -59,7 +57,7 @@ class Choice:
 
 def latents_of_table(path: Path) -> list[int]:
     """The numbers in a table's column `latent` (latents.csv, probes.csv, index.csv) or `prototype` (AP table)."""
-    table = read_table(path)
+    table, _ = read_table(path, LATENT_TABLES)
     column = next((name for name in ("latent", "prototype") if name in table.columns), None)
     if column is None:
         near = difflib.get_close_matches("latent", list(table.columns), n=1)

@@ -80,10 +80,12 @@ def latents_command(
     ranges = [_range("--log-freq", log_freq), _range("--log-value", log_value)]
     chosen = parse_numbers("--latents", numbers, int) if numbers is not None else None
 
-    from render_visuals.choice import Choice
+    from render_visuals.choice import Choice, latents_of_table
     from render_visuals.latent_pictures import PictureSettings, draw_latents
     from saetools.latents_file import open_latents
 
+    if table is not None:
+        chosen = latents_of_table(table)
     choice = Choice(chosen, table, random, ranges[0], ranges[1], seed)
     settings = PictureSettings(images, out, choice, top, spread, _names(label_names), workers)
     write_line(str(draw_latents(open_latents(latents), settings)))

@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from render_visuals.csv_tables import check_columns, read_table
+from render_visuals.csv_tables import read_own
 from saetools.cli import logger
+from saetools.csv_files import check_columns
 from saetools.errors import UserError
 
 NAMES = "class_scientific_names.csv"
@@ -52,7 +53,7 @@ def _class_of(path: str) -> str:
 
 
 def _by_column(table_path: Path, column: str, paths: list[str]) -> list[str]:
-    table = read_table(table_path)
+    table = read_own(table_path)
     check_columns(table_path, table, ["path", column], f"--by {column}")
     value = {str(path): str(name) for path, name in zip(table["path"], table[column].fillna(""), strict=True)}
     missing = [path for path in paths if path not in value]

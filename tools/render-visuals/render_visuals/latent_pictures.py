@@ -18,12 +18,12 @@ from render_visuals.seen import check_images
 from render_visuals.survey import Survey, survey
 from saetools.csv_files import write_csv
 from saetools.latents_file import LatentsSet
-from saetools.provenance import Format, Provenance
+from saetools.provenance import Provenance
+from saetools.table_formats import LATENT_PICTURES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-INDEX = Format("saetools-latent-pictures", 1, "render-visuals latents")
 N_NEAR_MISSES = 5
 N_TEMPLATE_IMAGES = 8
 
@@ -70,7 +70,7 @@ def draw_latents(latents: LatentsSet, settings: PictureSettings) -> Path:
     write_csv(
         index,
         _index(latents, found, tasks, chosen),
-        Provenance.of(INDEX, "render-visuals latents", choice, latents.uids),
+        Provenance.of(LATENT_PICTURES, "render-visuals latents", choice, latents.uids),
     )
     return index
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from render_visuals.csv_tables import read_table
-from saetools.csv_files import sidecar_path
+from render_visuals.csv_tables import LATENT_TABLES, read_table
 from saetools.errors import UserError
 from saetools.latents_layout import LatentsHeader
+from saetools.provenance import Provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,8 +70,8 @@ def read_tables(
     """
     known = Known()
     for path in paths:
-        table = read_table(path)
-        _check_made_from(path, header)
+        table, provenance = read_table(path, LATENT_TABLES)
+        _check_made_from(path, provenance, header)
         if {"trait", "prototype", "ap"} <= set(table.columns):
             _add_traits(known, path, table, header, scorer)
         elif {"class", "latent", "ap", "r"} <= set(table.columns):
@@ -99,18 +99,9 @@ def _with_class_names(table: pd.DataFrame, names: list[str] | None) -> pd.DataFr
     return table.assign(**{"class": [name(float(label)) for label in table["class"]]})
 
 
-def _check_made_from(path: Path, header: LatentsHeader) -> None:
+def _check_made_from(path: Path, provenance: Provenance | None, header: LatentsHeader) -> None:
     """Where a table says from which files it was made, and one is a scorer, it must be this one."""
-    import json
-
-    sidecar = sidecar_path(path)
-    if not sidecar.is_file():
-        return
-    try:
-        settings = json.loads(sidecar.read_text(encoding="utf-8")).get("settings", {})
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{sidecar}: it is broken; write {path.name} again") from error
-    scorer = settings.get("scorer") if isinstance(settings, dict) else None
+    scorer = provenance.settings.get("scorer") if provenance is not None else None
     if isinstance(scorer, str) and len(scorer) == 32 and scorer != header.scorer:
         raise UserError(
             f"{path}: made with the scorer {scorer}, but the latents with {header.scorer};"

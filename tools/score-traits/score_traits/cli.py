@@ -129,10 +129,12 @@ def score_traits(
 
     from saetools.csv_files import write_csv
     from saetools.devices import choose_device
+    from saetools.made_alike import read_made_alike
     from saetools.pooling import parse_pool
     from saetools.scorer_inputs import choose_layer
     from saetools.shard_reader import open_shards
-    from score_traits.making import TableMaker, read_table
+    from saetools.table_formats import AP_TABLE
+    from score_traits.making import TableMaker
     from score_traits.score_folder import score_folder
     from score_traits.scorer_specs import parse_spec
     from score_traits.settings import ScoringSettings
@@ -156,7 +158,7 @@ def score_traits(
     trait_settings = TraitSettings(traits, pairs, patch_traits, certainties, drop_not_visible)
     maker = TableMaker(train_set, test_set, trait_settings, specs, settings)
     provenance = maker.provenance()
-    table = read_table(out, provenance) if out is not None else None
+    table = read_made_alike(out, AP_TABLE, provenance) if out is not None else None
     if table is None:
         with score_folder(cache) as folder:
             table = maker.make(folder, chosen_device, save_scorer)

@@ -9,15 +9,14 @@ import pandas as pd
 import torch
 
 from saetools.cli import logger
-from saetools.csv_files import read_sidecar
 from saetools.errors import UserError
-from saetools.made_alike import check_made_alike
 from saetools.progress import Progress
-from saetools.provenance import Format, Provenance
+from saetools.provenance import Provenance
 from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
 from saetools.scorers import Linear
 from saetools.shard_layout import check_same_source
 from saetools.shard_reader import ShardSet
+from saetools.table_formats import AP_TABLE
 from score_traits.jobs import Job, make_jobs
 from score_traits.ridge import Probes
 from score_traits.rows import Subset, counted_rows, probe_rows
@@ -26,8 +25,6 @@ from score_traits.scorer_specs import Spec
 from score_traits.settings import ScoringSettings
 from score_traits.trait_sources import TraitSettings, read_patch_traits, read_traits
 from score_traits.traits import Labelled
-
-AP_TABLE = Format("saetools-ap-table", 1, "score-traits")
 
 
 class TableMaker:
@@ -120,14 +117,6 @@ class TableMaker:
     @property
     def _unit(self) -> str:
         return next(iter(self.labelled.values())).unit
-
-
-def read_table(out: Path, wanted: Provenance) -> pd.DataFrame | None:
-    """The table that is at `out` already, None where there is none; raises UserError where it is another."""
-    if not out.exists():
-        return None
-    check_made_alike(out, read_sidecar(out, AP_TABLE), wanted)
-    return pd.read_csv(out)
 
 
 def _wanted(job: Job) -> str:

@@ -10,16 +10,15 @@ import pandas as pd
 
 from saetools.csv_files import write_csv
 from saetools.errors import UserError
-from saetools.provenance import Format, Provenance, first_difference
+from saetools.provenance import Provenance, first_difference
 from saetools.sae import SAE
 from saetools.sae_metrics import SAEEvaluation
 from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
 from saetools.shard_reader import ShardSet
+from saetools.table_formats import TRAINING_METRICS
 from train_sae.resuming import state_path
 from train_sae.settings import TrainingSettings
 from train_sae.sources import ShardSource
-
-METRICS = Format("saetools-training-metrics", 1, "train-sae")
 
 
 def metrics_path(out: Path) -> Path:
@@ -60,7 +59,8 @@ def save(
     summary = evaluation.summary()
     last = {**rows[-1], **{f"eval_{name}": value for name, value in summary.items()}}
     csv, plain, parents = metrics_path(out), _to_json(settings, validation), _parents(source)
-    write_csv(csv, pd.DataFrame([*rows[:-1], last]), Provenance.of(METRICS, "train-sae", plain, parents))
+    source_of = Provenance.of(TRAINING_METRICS, "train-sae", plain, parents)
+    write_csv(csv, pd.DataFrame([*rows[:-1], last]), source_of)
     trained_on = {**source.header.source(), "layer": source.layer, "tokens": rows[-1]["tokens"]}
     provenance = Provenance.of(SCORERS, "train-sae", plain, parents)
     save_scorer(

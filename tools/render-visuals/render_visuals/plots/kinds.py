@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from render_visuals.csv_tables import read_table
 from render_visuals.plots import latent_plots, sweep_plots, trait_plots
+from saetools.provenance import Format
+from saetools.table_formats import AP_TABLE, LATENT_PICTURES, LATENT_TABLE, TRAINING_METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,17 +18,27 @@ if TYPE_CHECKING:
 
 Table = tuple[Path, "pd.DataFrame"]
 
-KINDS: dict[str, Callable[[Sequence[Table]], Figure]] = {
-    "front": sweep_plots.front,
-    "training": sweep_plots.training,
-    "map": trait_plots.map_over_images,
-    "layers": trait_plots.layers,
-    "traits": trait_plots.trait_groups,
-    "prevalence": trait_plots.prevalence,
-    "histogram": latent_plots.histogram,
+
+@dataclass(frozen=True)
+class Kind:
+    """formats: of those tables of ours that it can be drawn from."""
+
+    draw: Callable[[Sequence[Table]], Figure]
+    formats: Sequence[Format]
+
+
+KINDS = {
+    "front": Kind(sweep_plots.front, (TRAINING_METRICS, AP_TABLE)),
+    "training": Kind(sweep_plots.training, (TRAINING_METRICS,)),
+    "map": Kind(trait_plots.map_over_images, (AP_TABLE,)),
+    "layers": Kind(trait_plots.layers, (AP_TABLE,)),
+    "traits": Kind(trait_plots.trait_groups, (AP_TABLE,)),
+    "prevalence": Kind(trait_plots.prevalence, (AP_TABLE,)),
+    "histogram": Kind(latent_plots.histogram, (LATENT_TABLE, LATENT_PICTURES)),
 }
 
 
 def draw_kind(kind: str, paths: Sequence[Path]) -> Figure:
-    """The figure of this kind from these CSV files; raises UserError where a column is missing."""
-    return KINDS[kind]([(path, read_table(path)) for path in paths])
+    """The figure of this kind from these CSV files; raises UserError where one is broken or lacks a column."""
+    found = KINDS[kind]
+    return found.draw([(path, read_table(path, found.formats)[0]) for path in paths])

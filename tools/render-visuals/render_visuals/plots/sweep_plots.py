@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from render_visuals.csv_tables import check_columns
 from render_visuals.figures import FAINT, INK, colour_of, legend_above, new_figure
+from saetools.csv_files import check_columns
 from saetools.errors import UserError
 
 if TYPE_CHECKING:

@@ -331,3 +331,12 @@ def test_a_damaged_byte_is_an_error_of_who_reads_it(whole: Path, tmp_path: Path)
         damaged.images(5, np.array([0, 2]))
     torch.testing.assert_close(damaged.images(5, np.array([1, 3])), shard.images(5, np.array([1, 3])))
     assert damaged.patches(2).shape == (4, 100, 64)
+
+
+def test_a_shard_cut_while_it_is_in_use_is_an_error_of_who_reads_it(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "shard.h5"
+    copy.write_bytes((whole / "shard-000000.h5").read_bytes())
+    shard = Shard(copy)
+    os.truncate(copy, shard.stored(5).offset + 1000)
+    with pytest.raises(UserError, match=r"shard\.h5: it ends before its activations do"):
+        shard.images(5, np.array([0]))

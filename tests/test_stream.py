@@ -16,6 +16,7 @@ from small_shards import write_shards
 
 from saetools.errors import UserError
 from train_sae.batch_entropy import batch_entropy
+from train_sae.fresh_memory import CHUNK, FreshMemory
 from train_sae.pool_plan import Draw, Load, Replay, plan
 from train_sae.sources import ShardSource, all_blocks
 from train_sae.stream import TokenStream
@@ -215,3 +216,15 @@ def test_values_of_every_stored_type_come_as_float32(tmp_path: Path) -> None:
         assert batch.dtype == torch.float32
         expected = torch.from_numpy(acts).to(getattr(torch, dtype)).float().flatten(0, 1)
         torch.testing.assert_close(batch.sort(0).values, expected.sort(0).values, atol=0, rtol=0)
+
+
+def test_fresh_memory_keeps_what_was_written() -> None:
+    """Also beyond its end, and in pages that are asked for after they were written."""
+    tensor = torch.empty(3 * CHUNK // 8 + 5, dtype=torch.int64)
+    tensor.copy_(torch.arange(len(tensor)))
+    fresh = FreshMemory(tensor)
+    for share in (0, 0.5, 1):
+        fresh.use(int(share * tensor.nbytes))
+    fresh._thread.shutdown()
+    assert torch.equal(tensor, torch.arange(len(tensor)))
+    assert fresh._next == fresh._end

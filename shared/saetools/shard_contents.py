@@ -54,6 +54,30 @@ def map_bytes(path: Path, place: Place) -> np.ndarray:
     return np.memmap(path, stored, mode="r", offset=place.offset, shape=place.shape)
 
 
+def read_rows(path: Path, place: Place, rows: np.ndarray, buffer: np.ndarray | None = None) -> np.ndarray:
+    """The rows (ascending) of the data set, in memory of their own, or in the first bytes of `buffer` (uint8).
+
+    Reads where mapping would do too: a copy from mapped pages faults each of them in, and a fresh copy too.
+    """
+    stored = STORED_TYPES.get(place.dtype, np.dtype("<u2"))
+    shape = (len(rows), *place.shape[1:])
+    row_bytes = int(np.prod(place.shape[1:])) * stored.itemsize
+    found = np.empty(len(rows) * row_bytes, np.uint8) if buffer is None else buffer[: len(rows) * row_bytes]
+    bytes_ = found.data
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)  # of consecutive rows: one read each
+    done = 0
+    with path.open("rb", buffering=0) as file:
+        for run in runs if found.size else []:
+            file.seek(place.offset + int(run[0]) * row_bytes)
+            end = done + len(run) * row_bytes
+            while done < end:
+                n_read = file.readinto(bytes_[done:end])
+                if not n_read:
+                    raise UserError(f"{path}: it ends before its activations do: it was cut short; {AGAIN}")
+                done += n_read
+    return found.view(stored).reshape(shape)
+
+
 def read_layer(file: h5py.File, layer: int, path: Path) -> Layer:
     """Find the data sets of a layer."""
     group = layer_group(layer)

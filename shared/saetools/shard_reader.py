@@ -1,4 +1,4 @@
-"""Reads activation shards: checks them when they are opened, then maps their bytes into memory."""
+"""Reads activation shards: checks them when they are opened, and activations when they are read."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from saetools.shard_contents import (
     map_bytes,
     read_examples,
     read_layer,
+    read_rows,
     read_skipped,
 )
 from saetools.shard_layout import SHARDS, ShardHeader, check_same_source, shard_name
@@ -35,8 +36,7 @@ class Shard:
     """One complete activation shard.
 
     Opening it checks format, version, sizes and types; raises UserError where something is wrong.
-    It keeps no file open: activations are memory-mapped when they are read, and checked against the
-    sums that were taken when they were written.
+    It keeps no file open. Activations are checked against the sums that were taken when they were written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,17 +105,24 @@ class Shard:
     def patches(self, layer: int, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Activations float32 {n, P, D} of the images from `start` to before `stop`."""
         rows = np.arange(self.n_images)[start:stop]
-        return self._scaled(layer, self._checked(layer, rows, self.stored(layer)[start:stop])).float()
+        return self.images(layer, rows).float()
 
-    def images(self, layer: int, rows: np.ndarray) -> torch.Tensor:
+    def images(self, layer: int, rows: np.ndarray, buffer: np.ndarray | None = None) -> torch.Tensor:
         """Activations {len(rows), P, D} of single images, `rows` ascending.
 
-        In the type they are stored in; of int8 the values, in float32.
+        In the type they are stored in; of int8 the values, in float32. buffer: uint8, memory to read into, which the
+        result may share. Raises UserError where the bytes are not those that were written, or a value is not finite.
         """
-        stored = self.stored(layer)
-        run = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1  # consecutive: one read
-        found = stored[rows[0] : rows[-1] + 1] if run else stored[rows]
-        return self._scaled(layer, self._checked(layer, rows, found))
+        place = self._layer(layer)
+        found = read_rows(self.path, place.patches, rows, buffer)
+        wrong = np.flatnonzero(row_sums(found) != place.sums[rows])
+        if len(wrong):
+            raise UserError(
+                f"{self.path}: the activations of {len(wrong)} images in layer {layer} (the first:"
+                f" {self.examples.path[rows[wrong[0]]]}) are not those that were written: the file was damaged;"
+                f" remove it and run the same {SHARDS.made_by} command again"
+            )
+        return self._scaled(layer, found)
 
     def tokens(self, layer: int, rows: np.ndarray) -> torch.Tensor:
         """Activations float32 {len(rows), D} of single patches; row = image * P + patch.
@@ -141,18 +148,6 @@ class Shard:
                 " record the layer that you need on its own"
             )
         return next(iter(shapes.values()))
-
-    def _checked(self, layer: int, rows: np.ndarray, found: np.ndarray) -> np.ndarray:
-        """A copy in memory; raises UserError where its bytes are not those that were written."""
-        found = np.array(found)
-        wrong = np.flatnonzero(row_sums(found) != self._layer(layer).sums[rows])
-        if len(wrong):
-            raise UserError(
-                f"{self.path}: the activations of {len(wrong)} images in layer {layer} (the first:"
-                f" {self.examples.path[rows[wrong[0]]]}) are not those that were written: the file was damaged;"
-                f" remove it and run the same {SHARDS.made_by} command again"
-            )
-        return found
 
     def _scaled(self, layer: int, stored: np.ndarray) -> torch.Tensor:
         """As a tensor, of int8 the values; raises UserError where one is NaN or infinite."""

@@ -36,9 +36,9 @@ class Block:
     def n_tokens(self) -> int:
         return len(self.rows) * self.shard.shape(self.layer)[0] if self.kept is None else len(self.kept)
 
-    def read(self) -> torch.Tensor:
-        """The tokens {n_tokens, D}, in the type they are stored in."""
-        acts_nd = self.shard.images(self.layer, self.rows).flatten(0, 1)
+    def read(self, buffer: np.ndarray | None = None) -> torch.Tensor:
+        """The tokens {n_tokens, D}, in the type they are stored in; `buffer` as in `Shard.images`."""
+        acts_nd = self.shard.images(self.layer, self.rows, buffer).flatten(0, 1)
         return acts_nd if self.kept is None else acts_nd[torch.from_numpy(self.kept)]
 
     def origins(self) -> tuple[np.ndarray, np.ndarray]:

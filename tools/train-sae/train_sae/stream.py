@@ -15,15 +15,25 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from train_sae.batch_entropy import batch_entropy
+from train_sae.fresh_memory import FreshMemory
 from train_sae.pool_plan import Draw, Load, Replay, plan
 from train_sae.sources import IMAGES_PER_BLOCK, Block, ShardSource
 
 READ_AHEAD = 8  # blocks
+
+
+@dataclass(frozen=True)
+class Read:
+    """Tokens {n, D} of a block, and the memory that they may stand in."""
+
+    tokens_nd: torch.Tensor
+    buffer: np.ndarray
 
 
 class TokenStream:
@@ -42,6 +52,7 @@ class TokenStream:
         self._source = source
         # Memory is used where tokens are written, from the first slot on; torch.zeros would touch all of it.
         self._pool = torch.empty(capacity, source.d_model, dtype=dtype)
+        self._fresh = FreshMemory(self._pool)
         # The same memory with a token as one value, which is copied in one go.
         self._pool_rows = _as_rows(self._pool)
         self._image_of, self._patch_of = np.zeros(capacity, np.int32), np.zeros(capacity, np.int32)
@@ -51,6 +62,10 @@ class TokenStream:
             source, batch_size, capacity, np.random.default_rng([seed, 2, rank] if rank else [seed, 2])
         )
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="stream")
+        self._row_bytes = source.d_model * dtype.itemsize
+        # Blocks are read into memory that was used before: fresh pages take longer to get than to fill.
+        self._buffers: deque[np.ndarray] = deque()
+        self._block_bytes = IMAGES_PER_BLOCK * source.n_patches * source.d_model * 4
         self._n_loaded, self._bytes_read, self._reported = 0, 0, (time.monotonic(), 0)
         if skip:
             self._replay(skip, capacity)
@@ -97,18 +112,18 @@ class TokenStream:
                 self._put(block, self._read(block), places, slots)
 
     def _load_until_draw(self) -> Draw | None:
-        for action, tokens in self._actions:
+        for action, read in self._actions:
             if isinstance(action, Draw):
                 return action
-            assert tokens is not None
+            assert read is not None
             self._n_loaded += len(action.slots)
-            self._put(action.block, tokens.result(), None, action.slots)
+            self._put(action.block, read.result(), None, action.slots)
             self._source.was_read(action.block)
         return None
 
-    def _with_tokens(self) -> Iterator[tuple[Load | Draw, Future[torch.Tensor] | None]]:
+    def _with_tokens(self) -> Iterator[tuple[Load | Draw, Future[Read] | None]]:
         """The plan's actions; blocks are being read before it is their turn, but no arriving shard is waited for."""
-        queue: deque[tuple[Load | Draw, Future[torch.Tensor] | None]] = deque()
+        queue: deque[tuple[Load | Draw, Future[Read] | None]] = deque()
         waiting, ended = 0, False
         while True:
             while not ended and (not queue or (self._source.all_arrived and waiting < READ_AHEAD)):
@@ -122,25 +137,30 @@ class TokenStream:
                     queue.append((action, None))
             if not queue:
                 return
-            action, tokens = queue.popleft()
-            waiting -= tokens is not None
-            yield action, tokens
+            action, read = queue.popleft()
+            waiting -= read is not None
+            yield action, read
 
-    def _read(self, block: Block) -> torch.Tensor:
-        tokens_nd = block.read()
+    def _read(self, block: Block) -> Read:
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = np.empty(self._block_bytes, np.uint8)
+        tokens_nd = block.read(buffer)
         self._bytes_read += (
             len(block.rows) * self._source.n_patches * self._source.d_model * tokens_nd.itemsize
         )
-        return tokens_nd
+        return Read(tokens_nd, buffer)
 
-    def _put(
-        self, block: Block, tokens_nd: torch.Tensor, places: np.ndarray | None, slots: np.ndarray
-    ) -> None:
+    def _put(self, block: Block, read: Read, places: np.ndarray | None, slots: np.ndarray) -> None:
+        tokens_nd = read.tokens_nd
         images, patches = block.origins()
+        self._fresh.use((int(slots[-1]) + 1) * self._row_bytes)
         if places is not None:
             tokens_nd, images, patches = tokens_nd[torch.from_numpy(places)], images[places], patches[places]
         self._pool_rows[slots] = _as_rows(tokens_nd)
         self._image_of[slots], self._patch_of[slots] = images, patches
+        self._buffers.append(read.buffer)
 
 
 def _named(what: str, values: dict[str, float]) -> dict[str, float]:

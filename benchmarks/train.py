@@ -9,6 +9,9 @@ backward, optimiser, what the library does besides) take turns with one float32 
 counts, and the floor is taken at the rate that the product reached in that very process: 2 B D S FLOP for TopK and
 BatchTopK, 10 B D S for ReLU. Batches are random and in memory: the stream has a benchmark of its own. Where a library
 has no such SAE there is no row. Matryoshka has 10 prefixes: drawn anew in each step here, equal groups elsewhere.
+
+ReLU is measured twice: as it begins, with half of its latents active, and with 1% active (by the encoder's bias), as
+it is for most of a training run. Others compute all latents whatever is active, so theirs is the same program twice.
 """
 
 from __future__ import annotations
@@ -23,10 +26,21 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 K, L1 = 32, 1e-4
-KINDS = {"topk": 1, "topk-matryoshka": 1, "batchtopk": 1, "relu": 5, "relu-matryoshka": 5, "jumprelu": 5}
+# SAE -> products of 2 B D S FLOP in its floor
+KINDS = {
+    "topk": 1,
+    "topk-matryoshka": 1,
+    "batchtopk": 1,
+    "relu": 5,
+    "relu-matryoshka": 5,
+    "relu-sparse": 1,
+    "relu-sparse-matryoshka": 1,
+    "jumprelu": 5,
+}
 Step = Callable[[torch.Tensor], object]
 
 
@@ -34,7 +48,7 @@ def ours(kind: str, batch: int, d: int, s: int) -> Step:
     from train_sae.initial import data_point_parameters
     from train_sae.steps import StepSettings, make_step
 
-    activation, _, nested = kind.partition("-")
+    activation, _, nested = kind.replace("-sparse", "").partition("-")
     settings = StepSettings(
         activation=activation,
         objective=nested or "mse",
@@ -45,6 +59,9 @@ def ours(kind: str, batch: int, d: int, s: int) -> Step:
     generator = torch.Generator().manual_seed(0)
     sample_nd = torch.randn(4096, d, generator=generator)
     parameters = data_point_parameters(sample_nd, s, 0.8, "mean", settings, generator)
+    if "-sparse" in kind:
+        z_ns = (sample_nd[:512] - parameters.b_dec_d) @ parameters.enc_sd.T
+        parameters.b_enc_s.fill_(-float(np.quantile(z_ns, 0.99)))
     step = make_step(parameters, settings, batch, 0)
     return lambda x_bd: step.step(x_bd, 1e-5)
 
@@ -165,7 +182,7 @@ def measure(library: str, kind: str, batch: int, d: int, s: int, rounds: int) ->
     """Seconds of a step and of its floor, and the process's peak memory in bytes."""
     torch.manual_seed(0)
     x_bd = torch.randn(batch, d)
-    step = LIBRARIES[library](kind, batch, d, s)
+    step = LIBRARIES[library](kind if library == "saetools" else kind.replace("-sparse", ""), batch, d, s)
     step(x_bd.clone())  # compiles, allocates
     step(x_bd.clone())
     torch.set_float32_matmul_precision("highest" if library != "saetools" else "medium")
@@ -202,6 +219,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--widths", default="6144,24576", help="S")
     parser.add_argument("--row", nargs=6, metavar=("LIBRARY", "KIND", "B", "D", "S", "ROUNDS"))
     args = parser.parse_args()
     if args.row:
@@ -212,7 +230,9 @@ def main() -> None:
             sys.exit(3)
         print(json.dumps(found))
         return
-    batch, d, widths = (512, 128, [1024]) if args.quick else (4096, 768, [6144, 24576])
+    batch, d, widths = (
+        (512, 128, [1024]) if args.quick else (4096, 768, [int(s) for s in args.widths.split(",")])
+    )
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; D = {d}, batch {batch}, k = {K}"
     )

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from processes import error_lines
 
 from collect_runs.pareto import is_gain, pareto_front
-from saetools.csv_files import write_csv
+from saetools.csv_files import read_sidecar, write_csv
 from saetools.provenance import Format, Provenance
 from saetools.table_formats import AP_TABLE as AP
+from saetools.table_formats import COLLECTED_RUNS
 from saetools.table_formats import PROBE_TABLE as PROBES
 from saetools.table_formats import TRAINING_METRICS as TRAINING
 
@@ -134,6 +135,12 @@ def test_formats(tool, tmp_path) -> None:
     done = tool("collect-runs", "-", "--out", out, stdin=f"{path}\n")
     assert done.stdout == f"{out}\n"
     assert read(out.read_text())["map"].tolist() == [0.5]
+    provenance, source = read_sidecar(out, COLLECTED_RUNS), read_sidecar(path, AP)
+    assert list(provenance.parents) == [source.uid]
+    by = ["scorer", "n_prototypes", "layer", "n_train"]
+    assert provenance.settings == {"by": by, "columns": None, "pareto": None, "sort": None}
+    assert f"{out}: ok, saetools-collected-runs, 1 rows" in tool("check-files", tmp_path).stdout
+    assert "found 'saetools-collected-runs'" in error_lines(tool("collect-runs", out, code=1))
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from processes import BIN, error_lines
 
 from render_visuals.cli import app
 from render_visuals.plots.kinds import KINDS, draw_kind
-from saetools.csv_files import write_csv
+from saetools.csv_files import sidecar_path, write_csv
 from saetools.provenance import Format, Provenance
-from saetools.table_formats import AP_TABLE, LATENT_TABLE, TRAINING_METRICS
+from saetools.table_formats import AP_TABLE, COLLECTED_RUNS, LATENT_TABLE, TRAINING_METRICS
 
 render = runner("render-visuals", app)
 
@@ -175,6 +175,11 @@ def test_peoples_own_tables_have_no_sidecar(tmp_path: Path) -> None:
     arguments = ["plot", "front", own, "--out", tmp_path / "a.png"]
     own.write_text("run,l0,nmse\na,16,0.5\nb,32,0.3")  # without an end of the last line, too
     render(*arguments)
+    drawn = (tmp_path / "a.png").read_bytes()
+    write_table(own, pd.DataFrame({"run": ["a", "b"], "l0": [16, 32], "nmse": [0.5, 0.3]}), COLLECTED_RUNS)
+    render(*arguments)
+    assert (tmp_path / "a.png").read_bytes() == drawn
+    sidecar_path(own).unlink()
     own.write_text("run,l0,nmse\na,16,0.5\nb,32\n")
     assert f"{own}: line 3 has 2 fields, the first line 3" in error_lines(render(*arguments, code=1))
     own.write_text("run,l0,nmses\na,16,0.5\n")

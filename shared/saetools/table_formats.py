@@ -10,6 +10,7 @@ PROBE_SUMMARY = Format("saetools-probe-summary", 1, "fit-probes")
 LATENT_RANKING = Format("saetools-latent-ranking", 1, "audit-latents")
 YIELD = Format("saetools-yield", 1, "audit-latents")
 LATENT_PICTURES = Format("saetools-latent-pictures", 1, "render-visuals latents")
+COLLECTED_RUNS = Format("saetools-collected-runs", 1, "collect-runs")
 
 TABLES = (
     AP_TABLE,
@@ -20,4 +21,5 @@ TABLES = (
     LATENT_RANKING,
     YIELD,
     LATENT_PICTURES,
+    COLLECTED_RUNS,
 )

@@ -71,10 +71,10 @@ def collect_runs(
     by_names, shown, goals, order = (_names(text) for text in (by, columns, pareto, sort))
     paths = _paths(files or [])
     absent = [path for path in paths if not path.is_file()]
-    tables = [read_runs(path, by_names) for path in paths if path not in absent]
-    if not tables:
+    found = [read_runs(path, by_names) for path in paths if path not in absent]
+    if not found:
         raise UserError(f"{absent[0] if absent else 'no tables'}: nothing to collect; name tables that exist")
-    runs = pd.concat(tables, ignore_index=True)
+    runs = pd.concat([runs for runs, _ in found], ignore_index=True)
     check_columns("--by", by_names or [], runs)
     told_apart = by_names or default_by(runs)
     table = gather(runs, told_apart)
@@ -103,7 +103,8 @@ def collect_runs(
     if out is None:
         sys.stdout.write(render(table, format))
     else:
-        write(out, table, format)
+        settings = {"by": told_apart, "columns": shown, "pareto": goals, "sort": order}
+        write(out, table, format, settings, [provenance.uid for _, provenance in found])
         write_line(str(out))
     if strict and (absent or missing):
         raise UserError(

@@ -10,23 +10,24 @@ import pandas as pd
 from saetools.csv_files import check_columns, read_csv
 from saetools.errors import UserError
 from saetools.provenance import Provenance
-from saetools.table_formats import AP_TABLE, TABLES, TRAINING_METRICS
+from saetools.table_formats import AP_TABLE, COLLECTED_RUNS, TABLES, TRAINING_METRICS
 
 # What tells the runs of an AP table apart; empty cells count as a value.
 AP_RUN = ["scorer", "n_prototypes", "checkpoint", "model", "layer", "n_train", "seed"]
 GROUP, GROUP_MARK = "group", "::"
 EVALUATION = "eval_"
+FORMATS = [format for format in TABLES if format != COLLECTED_RUNS]
 
 
-def read_runs(path: Path, by: Sequence[str] | None) -> pd.DataFrame:
-    """The runs in the CSV at `path`; columns `file`, those of its kind, and the settings in its provenance.
+def read_runs(path: Path, by: Sequence[str] | None) -> tuple[pd.DataFrame, Provenance]:
+    """The runs in the CSV at `path`, columns `file`, those of its kind, and the settings in its provenance; and that.
 
     AP table: a run is a scorer, layer, seed and number of training images; its traits become `traits`, `map`,
     `ap_5` and `ap_95`, per group of traits where `by` has `group`.
     Training metrics: the last row, the evaluation under plain names.
     Any other: the means of its numbers. Raises UserError where it is not one of our tables, or broken.
     """
-    table, provenance = read_csv(path, TABLES)
+    table, provenance = read_csv(path, FORMATS)
     if provenance.format == AP_TABLE.name:
         runs = _ap_runs(table, path, grouped=by is not None and GROUP in by)
     elif provenance.format == TRAINING_METRICS.name:
@@ -35,7 +36,7 @@ def read_runs(path: Path, by: Sequence[str] | None) -> pd.DataFrame:
         means = table.select_dtypes("number").mean().to_frame().T.assign(rows=len(table))
         runs = _with_settings(means, provenance)
     runs.insert(0, "file", str(path))
-    return runs
+    return runs, provenance
 
 
 def _ap_runs(table: pd.DataFrame, path: Path, *, grouped: bool) -> pd.DataFrame:

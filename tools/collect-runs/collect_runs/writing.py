@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from collect_runs.latex import render_latex
 from saetools.atomic import write_text
+from saetools.csv_files import write_csv
 from saetools.markdown_tables import render_markdown
+from saetools.provenance import Provenance
+from saetools.table_formats import COLLECTED_RUNS
 
 
 def render(table: pd.DataFrame, format: str) -> str:
@@ -20,8 +24,14 @@ def render(table: pd.DataFrame, format: str) -> str:
     return (render_markdown if format == "markdown" else render_latex)(names, rows) + "\n"
 
 
-def write(target: Path, table: pd.DataFrame, format: str) -> None:
-    write_text(target, render(table, format))
+def write(
+    target: Path, table: pd.DataFrame, format: str, settings: Mapping[str, object], parents: Sequence[str]
+) -> None:
+    """Write the table; a CSV says beside it from which settings and tables it came, as every CSV of ours."""
+    if format == "csv":
+        write_csv(target, table, Provenance.of(COLLECTED_RUNS, "collect-runs", settings, parents))
+    else:
+        write_text(target, render(table, format))
 
 
 def _plain(cell: object) -> object:

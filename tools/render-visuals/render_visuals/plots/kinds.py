@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from render_visuals.csv_tables import read_table
 from render_visuals.plots import latent_plots, sweep_plots, trait_plots
 from saetools.provenance import Format
-from saetools.table_formats import AP_TABLE, LATENT_PICTURES, LATENT_TABLE, TRAINING_METRICS
+from saetools.table_formats import AP_TABLE, COLLECTED_RUNS, LATENT_PICTURES, LATENT_TABLE, TRAINING_METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ class Kind:
 
 
 KINDS = {
-    "front": Kind(sweep_plots.front, (TRAINING_METRICS, AP_TABLE)),
+    "front": Kind(sweep_plots.front, (TRAINING_METRICS, AP_TABLE, COLLECTED_RUNS)),
     "training": Kind(sweep_plots.training, (TRAINING_METRICS,)),
     "map": Kind(trait_plots.map_over_images, (AP_TABLE,)),
     "layers": Kind(trait_plots.layers, (AP_TABLE,)),

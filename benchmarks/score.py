@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
 
-from saetools.average_precision import average_precision, average_precision_weighted, best_prototypes
+from saetools.average_precision import average_precision, best_prototypes
 from saetools.matmul import float32_precision
 from saetools.pooling import pool_scores
+from saetools.resampled_average_precision import average_precision_weighted
 from saetools.scorers import Linear
 
 

@@ -10,13 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from saetools.average_precision import (
-    average_precision,
-    average_precision_weighted,
-    best_prototypes,
-    unseen_average_precision,
-)
+from saetools.average_precision import average_precision, best_prototypes
 from saetools.errors import UserError
+from saetools.resampled_average_precision import average_precision_weighted, unseen_average_precision
 
 EXACT = 1e-12
 

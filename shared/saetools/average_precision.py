@@ -10,33 +10,24 @@ definition of `sklearn.metrics.average_precision_score`, equal to it up to round
 Counts are integers, sums float64. A trait without a positive has no recall, so its AP is NaN. A score that
 is the same for all images has an AP equal to the trait's prevalence.
 
-AP of a few images is, on average, higher than that of many from the same source: the precision at a positive
-counts that positive itself. `unseen_average_precision` takes every positive out of its own precision; intervals
-are made of it.
-
 Scores are float32 and finite; -0.0 equals 0.0. Wider scores are refused, not rounded: rounding makes ties.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from saetools.errors import UserError
 from saetools.kernels.average_precision_kernels import (
     LANES,
-    RESAMPLES,
     average_precision_columns,
     average_precision_masked_columns,
-    average_precision_weighted_columns,
 )
+from saetools.scores_and_labels import checked_labels, checked_scores, refuse_not_finite
+from saetools.workers import share_out
 
 _BLOCK = 128  # columns in one thread's piece of work
-_MOST_COPIES = np.iinfo(np.uint16).max
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ def average_precision(
     Raises ValueError for shapes and types that do not fit, UserError for a score that is not finite.
     """
     labels = _PackedLabels(labels_nt, valid_nt)
-    scores_nk = _checked_scores(scores_nk, labels.n_images)
+    scores_nk = checked_scores(scores_nk, labels.n_images)
     ap_kt = np.empty((scores_nk.shape[1], labels.n_traits))
     labels.score(scores_nk, ap_kt, threads)
     return ap_kt
@@ -91,7 +82,7 @@ def best_prototypes(
     if block < 1:
         raise ValueError(f"block: found {block}, expected at least 1")
     labels = _PackedLabels(labels_nt, valid_nt)
-    scores_nk = _checked_scores(scores_nk, labels.n_images)
+    scores_nk = checked_scores(scores_nk, labels.n_images)
     n_prototypes = scores_nk.shape[1]
     prototype_t = np.full(labels.n_traits, -1, np.int64)
     ap_t = np.full(labels.n_traits, np.nan)
@@ -109,93 +100,11 @@ def best_prototypes(
     return BestPrototypes(prototype_t, ap_t)
 
 
-def average_precision_weighted(
-    scores_nt: np.ndarray,
-    labels_nt: np.ndarray,
-    counts_rn: np.ndarray,
-    *,
-    valid_nt: np.ndarray | None = None,
-    threads: int | None = None,
-) -> np.ndarray:
-    """AP of each trait's own scores on resampled images, float64 {R, T}.
-
-    scores_nt: float32, the score of image n for the prototype that was chosen for trait t
-    labels_nt, valid_nt, threads: as `average_precision`
-    counts_rn: integers from 0 to 65,535, how often image n is in resample r; a row sums up to less than 2^31
-
-    Equal to `average_precision` with every image repeated that often, and to
-    `average_precision_score(..., sample_weight=counts_rn[r])`; NaN where a resample holds no positive. One row of
-    ones gives the AP of the images as they are. Each trait is sorted once for all resamples. Raises as
-    `average_precision`.
-    """
-    return _weighted(scores_nt, labels_nt, counts_rn, valid_nt, threads, unseen=False)
-
-
-def unseen_average_precision(
-    scores_nt: np.ndarray,
-    labels_nt: np.ndarray,
-    counts_rn: np.ndarray,
-    *,
-    valid_nt: np.ndarray | None = None,
-    threads: int | None = None,
-) -> np.ndarray:
-    """Estimate of the AP on very many images of the same source, float64 {R, T}, for each resample.
-
-    With P positives, and c positives among the n images that score at least as high as positive i, which is there
-    m times:
-
-        AP = 1/P sum_i m a / (a + b)     a = P (c - m)     b = (P - m) (n - c)
-
-    so a positive takes no part in the precision at its own score, and the others stand in for it, which keeps the
-    prevalence (where c = P the factor P - m cancels, also when it is zero). Where nothing else scores as high
-    (c = m = n), the term is half way between 1 and that of the next positive.
-
-    With rows of counts drawn from a multinomial over the images, the 2.5% and 97.5% quantiles of the result
-    are the bootstrap interval of AP, and those of the rows' means that of mAP (the percentile method: Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). Quantiles of plain AP do not cover the AP of
-    many images: it is biased upwards, and more so in resamples. Arguments and errors as
-    `average_precision_weighted`.
-    """
-    return _weighted(scores_nt, labels_nt, counts_rn, valid_nt, threads, unseen=True)
-
-
-def _weighted(
-    scores_nt: np.ndarray,
-    labels_nt: np.ndarray,
-    counts_rn: np.ndarray,
-    valid_nt: np.ndarray | None,
-    threads: int | None,
-    *,
-    unseen: bool,
-) -> np.ndarray:
-    label_nt, valid_nt = _checked_labels(labels_nt, valid_nt)
-    n_images, n_traits = label_nt.shape
-    scores_nt = _checked_scores(scores_nt, n_images)
-    if scores_nt.shape[1] != n_traits:
-        raise ValueError(
-            f"scores_nt: found {scores_nt.shape[1]} columns, expected one for each of {n_traits} traits"
-        )
-    counts_xnr, n_resamples = _tiled_counts(counts_rn, n_images)
-    label_tn = np.ascontiguousarray(label_nt.T)
-    valid_tn = np.ones_like(label_tn) if valid_nt is None else np.ascontiguousarray(valid_nt.T)
-    bits_nt = np.ascontiguousarray(scores_nt).view(np.uint32)
-    ap_tr = np.empty((n_traits, n_resamples))
-
-    def run(first: int, last: int) -> None:
-        found = average_precision_weighted_columns(
-            bits_nt, first, last, label_tn, valid_tn, counts_xnr, unseen, ap_tr
-        )
-        _refuse_not_finite(scores_nt, found)
-
-    _share_out(n_traits, max(1, n_traits // 32), threads, run)
-    return np.ascontiguousarray(ap_tr.T)
-
-
 class _PackedLabels:
     """Labels laid out for the kernels, once for any number of blocks of prototypes."""
 
     def __init__(self, labels_nt: np.ndarray, valid_nt: np.ndarray | None) -> None:
-        label_nt, valid_nt = _checked_labels(labels_nt, valid_nt)
+        label_nt, valid_nt = checked_labels(labels_nt, valid_nt)
         self.n_images, self.n_traits = label_nt.shape
         self._positives_t = label_nt.sum(axis=0, dtype=np.int64)
         self._valid_nt = valid_nt
@@ -223,9 +132,9 @@ class _PackedLabels:
             )
             start = offset + first if in_place else 0
             found = self._run(block.view(np.uint32), start, start + last - first, ap_kt[first:last])
-            _refuse_not_finite(block, found, 0 if in_place else offset + first)
+            refuse_not_finite(block, found, 0 if in_place else offset + first)
 
-        _share_out(len(ap_kt), _BLOCK, threads, run)
+        share_out(len(ap_kt), _BLOCK, threads, run)
 
     def _run(self, bits_nk: np.ndarray, first: int, last: int, ap_kt: np.ndarray) -> int:
         if self._valid_nt is None:
@@ -241,95 +150,4 @@ class _PackedLabels:
             self._n_valid_t,
             self._inverse_n,
             ap_kt,
-        )
-
-
-def _share_out(n_items: int, block: int, threads: int | None, run: Callable[[int, int], None]) -> None:
-    """Call run(first, last) for all blocks of 0..n_items-1, on several threads."""
-    if threads is None:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads < 1:
-        raise ValueError(f"threads: found {threads}, expected at least 1")
-    blocks = [(first, min(first + block, n_items)) for first in range(0, n_items, block)]
-    if threads == 1 or len(blocks) < 2:
-        for first, last in blocks:
-            run(first, last)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for pending in [pool.submit(run, first, last) for first, last in blocks]:
-                pending.result()
-        except BaseException:  # Ctrl-C too: what has not started must not be waited for
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _checked_scores(scores: np.ndarray, n_images: int) -> np.ndarray:
-    scores = np.asarray(scores)
-    if scores.dtype != np.float32:
-        raise ValueError(f"scores: found {scores.dtype}, expected float32 (rounding would make ties)")
-    if scores.ndim != 2 or scores.shape[0] != n_images:
-        raise ValueError(
-            f"scores: found shape {scores.shape}, expected ({n_images}, K) as the labels have rows"
-        )
-    return scores
-
-
-def _checked_labels(
-    labels_nt: np.ndarray, valid_nt: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Labels and validity as C-ordered uint8 0 and 1; no label where not valid."""
-    label_nt = _zeros_and_ones(labels_nt, "labels")
-    if not 1 <= label_nt.shape[0] < 2**31:
-        raise ValueError(f"labels: found {label_nt.shape[0]} images, expected 1 to 2^31 - 1")
-    if valid_nt is None:
-        return label_nt, None
-    valid_nt = _zeros_and_ones(valid_nt, "valid")
-    if valid_nt.shape != label_nt.shape:
-        raise ValueError(f"valid: found shape {valid_nt.shape}, expected {label_nt.shape} as the labels")
-    return label_nt & valid_nt, valid_nt
-
-
-def _zeros_and_ones(array: np.ndarray, what: str) -> np.ndarray:
-    array = np.asarray(array)
-    if array.ndim != 2:
-        raise ValueError(f"{what}: found shape {array.shape}, expected (N, T)")
-    if array.dtype == np.bool_:
-        return np.ascontiguousarray(array).view(np.uint8)
-    if array.dtype.kind not in "iu" or not ((array == 0) | (array == 1)).all():
-        raise ValueError(
-            f"{what}: found {array.dtype} with other values, expected bool, or 0 and 1 in integers"
-        )
-    return np.ascontiguousarray(array, dtype=np.uint8)
-
-
-def _tiled_counts(counts_rn: np.ndarray, n_images: int) -> tuple[np.ndarray, int]:
-    """Counts as uint16 {X, N, W}, W at most RESAMPLES, the last tile filled up with zeros; and R."""
-    counts_rn = np.asarray(counts_rn)
-    if counts_rn.ndim != 2 or counts_rn.shape[1] != n_images or counts_rn.dtype.kind not in "iu":
-        raise ValueError(
-            f"counts: found {counts_rn.dtype} {counts_rn.shape}, expected integers of shape (R, {n_images})"
-        )
-    if counts_rn.size and (counts_rn.min() < 0 or counts_rn.max() > _MOST_COPIES):
-        raise ValueError(
-            f"counts: found {counts_rn.min()} to {counts_rn.max()}, expected 0 to {_MOST_COPIES}"
-        )
-    if counts_rn.size and counts_rn.sum(axis=1, dtype=np.int64).max() >= 2**31:
-        raise ValueError("counts: a resample holds 2^31 images or more")
-    n_resamples = counts_rn.shape[0]
-    width = min(RESAMPLES, max(1, n_resamples))
-    counts_xnr = np.zeros((-(-n_resamples // width), n_images, width), np.uint16)
-    for x, tile_nr in enumerate(counts_xnr):
-        rows = counts_rn[x * width : (x + 1) * width]
-        tile_nr[:, : len(rows)] = rows.T
-    return counts_xnr, n_resamples
-
-
-def _refuse_not_finite(scores: np.ndarray, position: int, offset: int = 0) -> None:
-    """Raise for the position that a kernel returned, in scores whose first column is the offset-th of all."""
-    if position >= 0:
-        image, column = divmod(position, scores.shape[1])
-        raise UserError(
-            f"scores: found {scores[image, column]} for image {image} and prototype {offset + column}, expected"
-            " finite numbers; the activations or the scorer's weights are broken"
         )

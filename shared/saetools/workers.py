@@ -63,3 +63,22 @@ def pieces_of_equal_work(ptr: np.ndarray, cost_per_row: int, n_pieces: int) -> n
 def available_threads() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_out(n_items: int, block: int, threads: int | None, run: Callable[[int, int], None]) -> None:
+    """Call run(first, last) for all blocks of 0..n_items-1, on several threads (by default one a core)."""
+    threads = available_threads() if threads is None else threads
+    if threads < 1:
+        raise ValueError(f"threads: found {threads}, expected at least 1")
+    blocks = [(first, min(first + block, n_items)) for first in range(0, n_items, block)]
+    if threads == 1 or len(blocks) < 2:
+        for first, last in blocks:
+            run(first, last)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for pending in [pool.submit(run, first, last) for first, last in blocks]:
+                pending.result()
+        except BaseException:  # Ctrl-C too: what has not started must not be waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

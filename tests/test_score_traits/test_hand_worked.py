@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from saetools.average_precision import average_precision, unseen_average_precision
+from saetools.average_precision import average_precision
 from saetools.pooling import pool_scores
+from saetools.resampled_average_precision import unseen_average_precision
 from saetools.sae import SAE, SAEConfig
 from saetools.sae_metrics import SAEEvaluation
 from saetools.scorers import Units

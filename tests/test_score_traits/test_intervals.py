@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from saetools.average_precision import average_precision_weighted
+from saetools.resampled_average_precision import average_precision_weighted
 from score_traits.traits import Split
 from score_traits.uncertainty import intervals, resampled_ap
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from saetools.average_precision import unseen_average_precision
+from saetools.resampled_average_precision import unseen_average_precision
 
 
 def table_of(done) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Compiled loops of `saetools.average_precision`: one sort, three ways to sum over it.
+"""Compiled loops of `saetools.average_precision` and its resampled kin: one sort, three ways to sum over it.
 
 Every loop runs on one core without the GIL; the callers share columns out among threads. That leaves numba's
 own thread pool unused, and with it its traps (forked children, two callers at once). All of them stay in this
@@ -295,7 +295,7 @@ def average_precision_weighted_columns(bits_nt, first, last, label_tn, valid_tn,
     """AP of column t against label t where image i is there counts_xnr[x, i, r] times, for t = first..last-1.
 
     With R counts in a tile, ap_tr holds R * x + r for each t. An image with valid_tn[t, i] == 0 is never there.
-    With `unseen`, AP of unseen images (see `saetools.average_precision`). Each column is sorted once for all
+    With `unseen`, AP of unseen images (see `saetools.resampled_average_precision`). Each column is sorted once for all
     resamples. Returns as _descending_keys.
     """
     n = bits_nt.shape[0]

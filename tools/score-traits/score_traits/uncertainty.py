@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saetools.average_precision import unseen_average_precision
+from saetools.resampled_average_precision import unseen_average_precision
 from score_traits.traits import Split
 
 COUNTS_AT_A_TIME = 2**24  # of resampled rows

@@ -36,6 +36,7 @@ def write_latents(
             rows,
             np.array([-1 if targets is None else targets[row] for row in rows]),
             np.tile([1, n_patches], (len(rows), 1)),
+            np.stack([40 + rows, 60 + rows], axis=1),
         )
         f_bk = f_npk[rows].reshape(-1, n_latents)
         at = np.nonzero(f_bk)

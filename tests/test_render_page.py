@@ -20,7 +20,9 @@ from pictured_latents import CROPPED, sparse_latents, write_images, write_pictur
 from PIL import Image
 from processes import BIN, error_lines
 
+from audit_latents.cli import app as audit_app
 from encode_acts.cli import app as encode_app
+from fit_probes.cli import app as fit_app
 from render_visuals.cli import app
 from render_visuals.page_data import _largest
 from saetools.csv_files import write_csv
@@ -28,6 +30,7 @@ from saetools.provenance import Provenance
 from saetools.table_formats import AP_TABLE, LATENT_TABLE
 
 render, encode = runner("render-visuals", app), runner("encode-acts", encode_app)
+fit, audit = runner("fit-probes", fit_app), runner("audit-latents", audit_app)
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +204,26 @@ def test_the_table_of_another_scorer(chain: tuple[Chain, Path], tmp_path: Path) 
     assert "made with the scorer aaaa" in error_lines(
         make(chain, tmp_path / "site", "--table", table, code=1)
     )
+
+
+def test_tables_of_probes_say_of_which_scorer_they_are(chain: tuple[Chain, Path], tmp_path: Path) -> None:
+    """What fit-probes and audit-latents write is taken with its own latents, and refused with another scorer's."""
+    files = [chain[1] / f"latents-{i:06d}.npz" for i in range(2)]
+    splits = ["--train", files[0], "--test", files[1]]
+    fit(*splits, "--out", tmp_path / "probes")
+    audit(*splits, "--labels", "target", "--out", tmp_path / "audit", "--null", 1, "--bootstrap", 1)
+    tables = [
+        tmp_path / "probes" / "probes.csv",
+        tmp_path / "probes" / "latents.csv",
+        tmp_path / "audit" / "ranking.csv",
+    ]
+    other = tmp_path / "other"
+    encode(chain[0].acts, "--scorer", write_chain(tmp_path / "chain").scorer, "--out", other)
+    for table in tables:
+        make(chain, tmp_path / "site", "--table", table)
+        said = error_lines(make((chain[0], other), tmp_path / "none", "--table", table, code=1))
+        assert f"{table}: made with the scorer" in said
+        assert not (tmp_path / "none").exists()
 
 
 def test_another_scorer(chain: tuple[Chain, Path], tmp_path: Path) -> None:

@@ -144,5 +144,6 @@ def _shuffled_rankings(
 
 def _provenance(format: Format, train: LatentsSet, test: LatentsSet, settings: AuditSettings) -> Provenance:
     digest = settings.labels if settings.labels == TARGET else trait_table_digest(Path(settings.labels))
-    plain = {**asdict(settings), "labels": digest}
+    header = train.header
+    plain = {**asdict(settings), "labels": digest, "scorer": header.scorer, "kind": header.kind}
     return Provenance.of(format, "audit-latents", plain, [*train.uids, *test.uids])

@@ -150,7 +150,8 @@ class Job:
         return Provenance.of(format, "fit-probes", settings, [*self.train.uids, *self.test.uids])
 
     def _table_provenance(self, name: str) -> Provenance:
-        settings = {**self._identity, "tau": self.settings.tau, "scorer": self.train.header.kind}
+        header = self.train.header
+        settings = {**self._identity, "tau": self.settings.tau, "scorer": header.scorer, "kind": header.kind}
         return Provenance.of(TABLES[name], "fit-probes", settings, [*self.train.uids, *self.test.uids])
 
     @cached_property

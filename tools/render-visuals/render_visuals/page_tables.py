@@ -100,9 +100,12 @@ def _with_class_names(table: pd.DataFrame, names: list[str] | None) -> pd.DataFr
 
 
 def _check_made_from(path: Path, provenance: Provenance | None, header: LatentsHeader) -> None:
-    """Where a table says from which files it was made, and one is a scorer, it must be this one."""
-    scorer = provenance.settings.get("scorer") if provenance is not None else None
-    if isinstance(scorer, str) and len(scorer) == 32 and scorer != header.scorer:
+    """Where a table says of which scorer it is, it must be this one."""
+    settings = provenance.settings if provenance is not None else {}
+    scorer = settings.get("scorer")
+    # Tables that give no `kind` beside it may have had the kind for the scorer
+    named = isinstance(scorer, str) and ("kind" in settings or len(scorer) == 32)
+    if named and scorer != header.scorer:
         raise UserError(
             f"{path}: made with the scorer {scorer}, but the latents with {header.scorer};"
             " give tables and latents of one scorer"

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from in_process import runner
 from pages import N_IMAGES, N_PATCHES, Chain, S, browser, write_chain
+from PIL import Image
 from scipy import sparse
 
 from encode_acts.cli import app as encode_app
 from render_visuals.cli import app as render_app
 from render_visuals.heat_colours import label_colours
+from saetools.csv_files import write_csv
 from saetools.latents_file import open_latents
+from saetools.provenance import Provenance
+from saetools.table_formats import AP_TABLE
 
 encode, render = runner("encode-acts", encode_app), runner("render-visuals", render_app)
+
+# async (image) => its RGBA values
+PIXELS = """
+const pixels = async (image) => {
+  await image.decode();
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  const pen = canvas.getContext("2d");
+  pen.drawImage(image, 0, 0);
+  return [...pen.getImageData(0, 0, canvas.width, canvas.height).data];
+};
+"""
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +52,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, li
         N_IMAGES, N_PATCHES, S
     )
     table = folder / "ap.csv"
-    rows = [f"sae,{S},3,10,has_colour::c{t},{t * 7},{0.1 + t / 20},{0.05 + t / 40}" for t in range(12)]
-    header = "scorer,n_prototypes,layer,n_train,trait,prototype,ap,prevalence"
-    table.write_text("\n".join([header, *rows]) + "\n")
+    columns = ["scorer", "n_prototypes", "layer", "n_train", "trait", "prototype", "ap", "prevalence"]
+    rows = [["sae", S, 3, 10, f"has_colour::c{t}", t * 7, 0.1 + t / 20, 0.05 + t / 40] for t in range(12)]
+    write_csv(table, pd.DataFrame(rows, columns=columns), Provenance.of(AP_TABLE, "score-traits", {}))
     options = ["--scorer", chain.scorer, "--table", table, "--out", folder / "site", "--top", 8]
     render("page", folder / "latents", "--images", chain.root, *options, "--title", "Ti<tle> & more")
     return folder / "site", f_npk, open_latents(files).paths, chain
@@ -173,14 +192,14 @@ def test_a_latent(page: Any, made: tuple[Path, np.ndarray, list[str], Chain]) ->
     )
     assert shown == [paths[n] for n in top]
     # The heat of each tile is on the patches at which the latent fires, and on no other.
-    heat = page.execute_script(
-        "return [...document.querySelectorAll('#top .heat')].map((canvas) => {"
-        " const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;"
-        " const image = canvas.parentElement.querySelector('img').getBoundingClientRect(),"
-        "  own = canvas.getBoundingClientRect();"
-        " return {width: canvas.width, alpha: [...data].filter((_, i) => i % 4 === 3),"
+    heat = page.execute_async_script(
+        PIXELS + "const done = arguments[0];"
+        "Promise.all([...document.querySelectorAll('#top .heat')].map(async (heat) => {"
+        " const image = heat.parentElement.querySelector('img').getBoundingClientRect(),"
+        "  own = heat.getBoundingClientRect(), data = await pixels(heat);"
+        " return {width: heat.naturalWidth, alpha: data.filter((_, i) => i % 4 === 3),"
         "  over: Math.abs(image.width - own.width) + Math.abs(image.height - own.height)"
-        "   + Math.abs(image.x - own.x) + Math.abs(image.y - own.y)}})"
+        "   + Math.abs(image.x - own.x) + Math.abs(image.y - own.y)}})).then(done)"
     )
     for one, n in zip(heat, top, strict=True):
         assert one["width"] == 4
@@ -198,6 +217,23 @@ def test_a_latent(page: Any, made: tuple[Path, np.ndarray, list[str], Chain]) ->
     assert listed == near.tolist()
 
 
+def test_pictures_made_in_the_page_are_pngs(page: Any) -> None:
+    """Pillow reads what the page writes, also where one block of the stream does not hold the picture."""
+    for width, height in ((1, 1), (14, 14), (37, 5), (200, 150)):
+        rgba = np.random.default_rng(width).integers(0, 256, (height, width, 4), np.uint8)
+        url = page.execute_script(
+            "const bytes = Uint8Array.from(atob(arguments[2]), (c) => c.charCodeAt(0));"
+            "return saetools.png.url(arguments[0], arguments[1], bytes)",
+            *(width, height, base64.b64encode(rgba.tobytes()).decode()),
+        )
+        picture = base64.b64decode(url.removeprefix("data:image/png;base64,"))
+        with Image.open(io.BytesIO(picture)) as read:
+            assert read.mode == "RGBA"
+            np.testing.assert_array_equal(np.asarray(read), rgba)
+        with Image.open(io.BytesIO(picture)) as read:
+            read.verify()  # the check sums
+
+
 def test_heat_on_and_off(page: Any) -> None:
     from selenium.webdriver.common.by import By
 
@@ -210,9 +246,9 @@ def test_heat_on_and_off(page: Any) -> None:
     assert not shown()
     page.find_element(By.TAG_NAME, "body").send_keys("h")  # labels
     drawn = wait(
-        lambda: page.execute_script(
-            "const canvas = document.querySelector('#top .labels');"
-            "return canvas && canvas.width === 4 && [...canvas.getContext('2d').getImageData(0, 0, 4, 4).data]"
+        lambda: page.execute_async_script(
+            PIXELS + "const done = arguments[0], labels = document.querySelector('#top .labels');"
+            "if (labels && labels.naturalWidth === 4) pixels(labels).then(done); else done(null)"
         )
     )
     colours = np.array(drawn).reshape(16, 4)[:, :3]

@@ -45,6 +45,7 @@
     const whole = (name, end) => (/^\d+$/.test(asked.get(name) || "") && Number(asked.get(name)) < end ? Number(asked.get(name)) : null);
     const latent = whole("latent", page.about.n_latents), image = whole("image", page.about.n_images);
     document.body.classList.toggle("has-detail", asked.has("heatmap") || latent !== null || image !== null);
+    if (latent !== null && image === null) saetools.latent(latent).catch(() => {}); // on its way while the table is drawn
     if (image === null) saetools.table.select(latent);
     try {
       if (asked.has("heatmap")) await saetools.heatmapView.show(box, isCurrent);

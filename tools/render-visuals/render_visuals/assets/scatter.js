@@ -5,13 +5,18 @@ saetools.scatter = (function () {
   const { number, percent } = saetools.elements;
   const EDGE = { left: 44, right: 12, top: 10, bottom: 30 };
   let canvas, pen, box, x, y, drag = null, ranges;
+  const cloud = { canvas: document.createElement("canvas"), of: null, size: "" }; // axes and all points, as last drawn
 
   function start() {
     canvas = document.getElementById("scatter");
     pen = canvas.getContext("2d");
     const { frequency, mean } = page.table.columns;
     ranges = { f: range(frequency), v: range(mean) };
-    new ResizeObserver(draw).observe(canvas);
+    // To ask for the size whenever a latent is chosen would lay the table out before its time.
+    new ResizeObserver(() => {
+      box = { width: canvas.clientWidth, height: canvas.clientHeight };
+      draw();
+    }).observe(canvas);
     document.addEventListener("rows", draw);
     canvas.addEventListener("pointerdown", (event) => {
       drag = { from: place(event), to: place(event) };
@@ -39,24 +44,15 @@ saetools.scatter = (function () {
   const place = (event) => [event.offsetX, event.offsetY];
 
   function draw() {
-    box = { width: canvas.clientWidth, height: canvas.clientHeight };
-    if (!box.width) return;
+    if (!box || !box.width) return;
     const scale = window.devicePixelRatio || 1;
-    canvas.width = Math.round(box.width * scale);
-    canvas.height = Math.round(box.height * scale);
+    const width = Math.round(box.width * scale), height = Math.round(box.height * scale);
+    if (cloud.of !== rows.state.shown || cloud.size !== `${width} ${height} ${scale}`) drawCloud(width, height, scale);
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    pen.drawImage(cloud.canvas, 0, 0);
     pen.setTransform(scale, 0, 0, scale, 0, 0);
-    const along = (from, to, [least, most]) => (v) => from + ((Math.log10(v) - least) / (most - least)) * (to - from);
-    x = along(EDGE.left, box.width - EDGE.right, ranges.f);
-    y = along(box.height - EDGE.bottom, EDGE.top, ranges.v);
-    axes();
-    const { frequency, mean } = page.table.columns, { shown } = rows.state;
-    const chosen = saetools.table.selected();
-    for (const [fits, colour, size] of [[0, "#d9dce0", 2], [1, "rgba(42,95,143,.6)", 2.4]]) {
-      pen.fillStyle = colour;
-      for (let k = 0; k < shown.length; k++) {
-        if (shown[k] === fits && frequency[k] > 0) pen.fillRect(x(frequency[k]) - size / 2, y(mean[k]) - size / 2, size, size);
-      }
-    }
+    const { frequency, mean } = page.table.columns, chosen = saetools.table.selected();
     if (chosen !== null && frequency[chosen] > 0) {
       pen.strokeStyle = "#b3541e";
       pen.lineWidth = 2;
@@ -70,6 +66,25 @@ saetools.scatter = (function () {
     document.getElementById("unselect").hidden = !region;
   }
 
+  // Thousands of points take longer than a frame: they are drawn when they change, not whenever one is chosen.
+  function drawCloud(width, height, scale) {
+    for (const one of [canvas, cloud.canvas]) Object.assign(one, { width, height });
+    const pen = cloud.canvas.getContext("2d");
+    pen.setTransform(scale, 0, 0, scale, 0, 0);
+    const along = (from, to, [least, most]) => (v) => from + ((Math.log10(v) - least) / (most - least)) * (to - from);
+    x = along(EDGE.left, box.width - EDGE.right, ranges.f);
+    y = along(box.height - EDGE.bottom, EDGE.top, ranges.v);
+    axes(pen);
+    const { frequency, mean } = page.table.columns, { shown } = rows.state;
+    for (const [fits, colour, size] of [[0, "#d9dce0", 2], [1, "rgba(42,95,143,.6)", 2.4]]) {
+      pen.fillStyle = colour;
+      for (let k = 0; k < shown.length; k++) {
+        if (shown[k] === fits && frequency[k] > 0) pen.fillRect(x(frequency[k]) - size / 2, y(mean[k]) - size / 2, size, size);
+      }
+    }
+    Object.assign(cloud, { of: shown, size: `${width} ${height} ${scale}` });
+  }
+
   function rectangle(x0, y0, x1, y1) {
     pen.fillStyle = "rgba(42,95,143,.08)";
     pen.strokeStyle = "rgba(42,95,143,.7)";
@@ -78,7 +93,7 @@ saetools.scatter = (function () {
     pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
   }
 
-  function axes() {
+  function axes(pen) {
     pen.font = "11px system-ui, sans-serif";
     pen.fillStyle = "#686d74";
     pen.strokeStyle = "#eceef0";
@@ -86,7 +101,7 @@ saetools.scatter = (function () {
     pen.textAlign = "center";
     let free = -Infinity;
     for (const v of ticks(ranges.f)) {
-      line(x(v), EDGE.top, x(v), box.height - EDGE.bottom);
+      line(pen, x(v), EDGE.top, x(v), box.height - EDGE.bottom);
       if (x(v) > free) {
         pen.fillText(percent(v), x(v), box.height - EDGE.bottom + 13);
         free = x(v) + 44;
@@ -96,7 +111,7 @@ saetools.scatter = (function () {
     pen.textAlign = "right";
     free = Infinity;
     for (const v of ticks(ranges.v)) {
-      line(EDGE.left, y(v), box.width - EDGE.right, y(v));
+      line(pen, EDGE.left, y(v), box.width - EDGE.right, y(v));
       if (y(v) < free) {
         pen.fillText(String(Number(v.toPrecision(2))), EDGE.left - 5, y(v) + 4);
         free = y(v) - 16;
@@ -110,7 +125,7 @@ saetools.scatter = (function () {
     pen.restore();
   }
 
-  function line(x0, y0, x1, y1) {
+  function line(pen, x0, y0, x1, y1) {
     pen.beginPath();
     pen.moveTo(Math.round(x0) + 0.5, Math.round(y0) + 0.5);
     pen.lineTo(Math.round(x1) + 0.5, Math.round(y1) + 0.5);

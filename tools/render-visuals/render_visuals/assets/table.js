@@ -100,7 +100,8 @@ saetools.table = (function () {
     if (i >= 0 && (above < box.scrollTop || above + HEIGHT > box.scrollTop + room)) {
       box.scrollTop = Math.max(0, above - room / 2);
     }
-    draw(true);
+    draw();
+    for (const row of body.children) row.setAttribute("aria-selected", String(Number(row.dataset.latent) === latent));
     saetools.scatter.draw();
   }
 

@@ -1,5 +1,5 @@
 "use strict";
-// Images with heat: the heat is a canvas with one pixel per patch, stretched over the image.
+// Images with heat: the heat is a picture with one pixel per patch, stretched over the image.
 saetools.tiles = (function () {
   const { page } = saetools;
   const { el, number, ltr } = saetools.elements;
@@ -22,40 +22,36 @@ saetools.tiles = (function () {
   const grid = (image) => [page.images.grid[2 * image], page.images.grid[2 * image + 1]];
 
   // Draws values at patches; patches without one stay clear.
-  function heat(canvas, image, patch, value, largest) {
-    const [height, width] = grid(image);
-    canvas.width = width;
-    canvas.height = height;
-    const pen = canvas.getContext("2d"), pixels = pen.createImageData(width, height), ramp = colours();
+  function heat(picture, image, patch, value, largest) {
+    const [height, width] = grid(image), pixels = new Uint8Array(4 * width * height), ramp = colours();
     for (let e = 0; e < patch.length; e++) {
       const at = 4 * Math.min(255, Math.round((255 * value[e]) / largest));
-      for (let c = 0; c < 4; c++) pixels.data[4 * patch[e] + c] = ramp[at + c];
+      for (let c = 0; c < 4; c++) pixels[4 * patch[e] + c] = ramp[at + c];
     }
-    pen.putImageData(pixels, 0, 0);
+    picture.src = saetools.png.url(width, height, pixels);
   }
 
   const NO_LABEL = 65535;
   const labelColour = (label) => page.about.label_colours[label % page.about.label_colours.length];
   const labelName = (label) => page.about.label_names[label] || `label ${label}`;
 
-  function labels(canvas, image, values) {
-    const [height, width] = grid(image);
-    canvas.width = width;
-    canvas.height = height;
-    const pen = canvas.getContext("2d"), pixels = pen.createImageData(width, height);
+  function labels(picture, image, values) {
+    const [height, width] = grid(image), pixels = new Uint8Array(4 * width * height);
     for (let p = 0; p < width * height; p++) {
       const [r, g, b] = values[p] === NO_LABEL ? [235, 235, 235] : labelColour(values[p]);
-      pixels.data.set([r, g, b, 190], 4 * p);
+      pixels.set([r, g, b, 190], 4 * p);
     }
-    pen.putImageData(pixels, 0, 0);
+    picture.src = saetools.png.url(width, height, pixels);
   }
+
+  const over = (what) => el("img", { class: `over ${what}`, alt: "", decoding: "sync" });
 
   // The picture of an image, with heat over it.
   function picture(image, example, largest, eager) {
     const [height, width] = grid(image);
     const frame = el("span", { class: "picture", style: `aspect-ratio:${width}/${height}`, "data-image": image },
       el("img", { src: page.images.file[image], alt: "", width: 16 * width, height: 16 * height, loading: eager ? null : "lazy", decoding: "async" }),
-      el("canvas", { class: "heat" }));
+      over("heat"));
     if (example) heat(frame.querySelector(".heat"), image, example.patch, example.value, largest);
     if (page.about.has_labels && document.body.dataset.heat === "labels") withLabels(frame);
     return frame;
@@ -63,9 +59,9 @@ saetools.tiles = (function () {
 
   async function withLabels(frame) {
     if (frame.querySelector(".labels")) return;
-    const canvas = frame.appendChild(el("canvas", { class: "labels" }));
+    const picture = frame.appendChild(over("labels"));
     const { labels: values } = await saetools.image(Number(frame.dataset.image));
-    if (values) labels(canvas, Number(frame.dataset.image), values);
+    if (values) labels(picture, Number(frame.dataset.image), values);
   }
 
   // A picture with value and path under it, leading to the image.

@@ -8,22 +8,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from saetools.kernels.flags import FAST
-from saetools.kernels.selection_kernels import choose_largest, fmax32, kth_largest
-
-
-def _widen(_context, bits):
-    if bits != types.uint16:
-        return None
-
-    def codegen(_context, builder, _signature, args):
-        wide = builder.zext(args[0], ir.IntType(32))
-        return builder.bitcast(builder.shl(wide, ir.Constant(ir.IntType(32), 16)), ir.FloatType())
-
-    return types.float32(types.uint16), codegen
-
-
-# The float32 of a bfloat16's bits.
-widen: Any = intrinsic(_widen)
+from saetools.kernels.selection_kernels import block_maxima, choose_largest, kth_largest, widen
 
 
 def _narrow(_context, value):
@@ -112,7 +97,6 @@ def screened_top_k_rows(
     k largest are among it. `n_piece[piece]`: how many were.
     """
     s = z_bs.shape[1]
-    n_full = s // width
     n_blocks = (s + width - 1) // width
     maxima = np.empty(n_blocks, np.float32)
     ranked = np.empty(n_blocks, np.float32)
@@ -120,23 +104,7 @@ def screened_top_k_rows(
     upper = np.empty(s, np.float32)
     ranked_score = np.empty(s, np.float32)
     for b in range(lo, hi):
-        if width == 64:
-            for block in range(n_full):
-                largest = np.float32(-np.inf)
-                for i in range(64):
-                    largest = fmax32(largest, widen(z_bs[b, block * 64 + i]) + bias_s[block * 64 + i])
-                maxima[block] = largest
-        else:
-            for block in range(n_full):
-                largest = np.float32(-np.inf)
-                for i in range(16):
-                    largest = fmax32(largest, widen(z_bs[b, block * 16 + i]) + bias_s[block * 16 + i])
-                maxima[block] = largest
-        if n_full < n_blocks:
-            largest = np.float32(-np.inf)
-            for i in range(n_full * width, s):
-                largest = fmax32(largest, widen(z_bs[b, i]) + bias_s[i])
-            maxima[n_full] = largest
+        block_maxima(z_bs, bias_s, b, width, maxima)
         norm, rounding = norm_b[b], rounding_b[b]
         loose = rounding + np.float32(1.01) * output * norm  # since |z~| < 1.01 |x| |w~|
         for block in range(n_blocks):

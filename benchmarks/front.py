@@ -2,7 +2,7 @@
 
     pip install eai-sparsify sae-lens dictionary-learning            # into an environment of their own
     python benchmarks/front.py --train acts/train --val acts/test --layer 11 --folder front \
-        --peers /path/to/that/bin/python                             # an hour on 2 cores, 20 minutes of which are ours
+        --peers /path/to/that/bin/python                             # half an hour on 2 cores, most of it theirs
 
 Every library trains on the same tokens in the same order, the batches that train-sae draws, at several learning
 rates (how: benchmarks/front_peers.py). All are evaluated by one definition, `saetools.sae_metrics`, on the tokens of
@@ -45,7 +45,7 @@ PEERS = [
     ("sae-lens", "topk", "raw", 1024, (1.5e-3,)),
     ("dictionary-learning", "topk", "normalised", 4096, (1.7e-3,)),
 ]
-OURS = ["--warmup", 0.2, "--decay", "linear", "--grid", "batch_size=1024,4096 lr=3e-3,5e-3,1e-2 k=8,16,32,64"]
+OURS = ["--warmup", 0.2, "--decay", "linear", "--grid", "batch_size=512,1024 lr=4e-3 k=8,16,32,64"]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@
     python benchmarks/front.py --train acts/train --val acts/test --layer 11 --folder front \
         --peers /path/to/that/bin/python                             # half an hour on 2 cores, most of it theirs
 
-Every library trains on the same tokens in the same order, the batches that train-sae draws, at several learning
-rates (how: benchmarks/front_peers.py). All are evaluated by one definition, `saetools.sae_metrics`, on the tokens of
+Every library trains on the same tokens, the batches of 4,096 that train-sae draws, or these cut into smaller ones
+(how: benchmarks/front_peers.py). All are evaluated by one definition, `saetools.sae_metrics`, on the tokens of
 --val, each in the form in which its library would use it. What is in --folder already is not trained again.
 """
 

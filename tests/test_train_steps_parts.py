@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saetools.kernels.selection_kernels import below_kth_largest
 from saetools.matmul import float32_matmul, float32_precision
 from saetools.workers import Workers, pieces_of_equal_work
 from train_sae.steps import SAEParameters, StepSettings, make_step
@@ -79,6 +80,20 @@ def test_top_k_is_a_stable_sort(n_latents, share, levels, n_dead, seed):
         best = np.sort(dead[np.argsort(-z_s[dead], kind="stable")[:k]])
         np.testing.assert_array_equal(events.latent_e.reshape(3, -1)[1], best)
         np.testing.assert_array_equal(events.f_e.reshape(3, -1)[1], z_s[best])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=70),
+    share=st.floats(0, 1),
+)
+def test_the_bound_below_the_kth_largest(values, share):
+    """At least k reach it, whatever the values; and of plain ones few more."""
+    k = 1 + int(share * (len(values) - 1))
+    values = np.array(values, np.float32)
+    assert (values >= below_kth_largest(values, len(values), k)).sum() >= k
+    plain = np.random.default_rng(len(values)).standard_normal(400).astype(np.float32)
+    assert (plain >= below_kth_largest(plain, 400, k)).sum() <= k + (k >> 4)
 
 
 @pytest.mark.parametrize("case", ["plain", "common component", "long and short rows", "tail", "narrow"])

@@ -75,6 +75,30 @@ def kth_largest(values, n, k):
 
 
 @njit(**FAST)
+def below_kth_largest(values, n, k):
+    """A number that at least k of values[:n] reach, and few more do (1 <= k <= n): bisection, as counting vectorises.
+
+    Where NaN leaves fewer than k, so few reach it.
+    """
+    lo, hi = np.float32(np.inf), np.float32(-np.inf)
+    for i in range(n):
+        hi = fmax32(hi, values[i])
+        lo = -fmax32(-lo, -values[i])
+    for _ in range(24):
+        middle = np.float32(0.5) * lo + np.float32(0.5) * hi
+        n_reach = np.int32(0)
+        for i in range(n):
+            n_reach += np.int32(values[i] >= middle)
+        if n_reach < k:
+            hi = middle
+        else:
+            lo = middle
+            if n_reach <= k + (k >> 4):
+                break
+    return lo
+
+
+@njit(**FAST)
 def choose_largest(b, n, k, candidate, score, ranked, floor, latent_bk, value_bk):
     """Row b of latent, value = the k largest of n candidates in their order; `ranked` is a copy of their scores.
 
@@ -144,14 +168,12 @@ def top_k_rows(_piece, lo, hi, z_bs, bias_s, k, width, floor, latent_bk, value_b
     s = z_bs.shape[1]
     n_blocks = (s + width - 1) // width
     maxima = np.empty(n_blocks, np.float32)
-    ranked = np.empty(n_blocks, np.float32)
     candidate = np.empty(s, np.int32)
     score = np.empty(s, np.float32)
     ranked_score = np.empty(s, np.float32)
     for b in range(lo, hi):
         block_maxima(z_bs, bias_s, b, width, maxima)
-        ranked[:] = maxima
-        bound = kth_largest(ranked, n_blocks, k)
+        bound = below_kth_largest(maxima, n_blocks, k)
         n = 0
         for block in range(n_blocks):
             if maxima[block] >= bound:

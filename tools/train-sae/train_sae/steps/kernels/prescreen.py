@@ -8,7 +8,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from saetools.kernels.flags import FAST
-from saetools.kernels.selection_kernels import block_maxima, choose_largest, kth_largest, widen
+from saetools.kernels.selection_kernels import below_kth_largest, block_maxima, choose_largest, widen
 
 
 def _narrow(_context, value):
@@ -109,7 +109,7 @@ def screened_top_k_rows(
         loose = rounding + np.float32(1.01) * output * norm  # since |z~| < 1.01 |x| |w~|
         for block in range(n_blocks):
             ranked[block] = maxima[block] - (loose * norm_block[block] + norm * rounding_block[block])
-        bound = kth_largest(ranked, n_blocks, k)
+        bound = below_kth_largest(ranked, n_blocks, k)
         n = 0
         for block in range(n_blocks):
             if maxima[block] + (loose * norm_block[block] + norm * rounding_block[block]) >= bound:
@@ -124,7 +124,7 @@ def screened_top_k_rows(
                         ranked_score[n] = value - margin
                         n += 1
         if n >= k:
-            bound = max(bound, kth_largest(ranked_score, n, k))
+            bound = max(bound, below_kth_largest(ranked_score, n, k))
         kept = 0
         for i in range(n):
             if upper[i] >= bound:

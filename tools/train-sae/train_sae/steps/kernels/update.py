@@ -16,16 +16,23 @@ def _add_events(start, stop, n_tokens, row_e, f_e, dz_e, x_bd, G_rd, g_enc, g_de
     d = len(g_enc)
     sum_dz = np.float32(0)
     e = start
-    while e + 2 <= stop:
-        r0, r1 = np.uint64(row_e[e]), np.uint64(row_e[e + 1])
+    while e + 4 <= stop:
+        r0, r1, r2, r3 = (
+            np.uint64(row_e[e]),
+            np.uint64(row_e[e + 1]),
+            np.uint64(row_e[e + 2]),
+            np.uint64(row_e[e + 3]),
+        )
         b0, b1 = r0 % np.uint64(n_tokens), r1 % np.uint64(n_tokens)
-        f0, f1, z0, z1 = f_e[e], f_e[e + 1], dz_e[e], dz_e[e + 1]
+        b2, b3 = r2 % np.uint64(n_tokens), r3 % np.uint64(n_tokens)
+        f0, f1, f2, f3 = f_e[e], f_e[e + 1], f_e[e + 2], f_e[e + 3]
+        z0, z1, z2, z3 = dz_e[e], dz_e[e + 1], dz_e[e + 2], dz_e[e + 3]
         for i in range(d):
-            g_enc[i] += z0 * x_bd[b0, i] + z1 * x_bd[b1, i]
-            g_dec[i] += f0 * G_rd[r0, i] + f1 * G_rd[r1, i]
-        sum_dz += z0 + z1
-        e += 2
-    if e < stop:
+            g_enc[i] += (z0 * x_bd[b0, i] + z1 * x_bd[b1, i]) + (z2 * x_bd[b2, i] + z3 * x_bd[b3, i])
+            g_dec[i] += (f0 * G_rd[r0, i] + f1 * G_rd[r1, i]) + (f2 * G_rd[r2, i] + f3 * G_rd[r3, i])
+        sum_dz += (z0 + z1) + (z2 + z3)
+        e += 4
+    while e < stop:
         r0 = np.uint64(row_e[e])
         b0 = r0 % np.uint64(n_tokens)
         f0, z0 = f_e[e], dz_e[e]
@@ -33,6 +40,7 @@ def _add_events(start, stop, n_tokens, row_e, f_e, dz_e, x_bd, G_rd, g_enc, g_de
             g_enc[i] += z0 * x_bd[b0, i]
             g_dec[i] += f0 * G_rd[r0, i]
         sum_dz += z0
+        e += 1
     return sum_dz
 
 

@@ -5,6 +5,7 @@ Every function raises UserError where something is missing, has another size or 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,18 @@ def read_rows(path: Path, place: Place, rows: np.ndarray, buffer: np.ndarray | N
                     raise UserError(f"{path}: it ends before its activations do: it was cut short; {AGAIN}")
                 done += n_read
     return found.view(stored).reshape(shape)
+
+
+def will_read_rows(path: Path, place: Place, rows: np.ndarray) -> None:
+    """Ask the system to fetch consecutive rows that will be read soon; where it can't be asked, nothing happens."""
+    if not len(rows) or not hasattr(os, "posix_fadvise"):
+        return
+    row_bytes = int(np.prod(place.shape[1:])) * STORED_TYPES.get(place.dtype, np.dtype("<u2")).itemsize
+    n_bytes = (int(rows[-1]) - int(rows[0]) + 1) * row_bytes
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(
+            file.fileno(), place.offset + int(rows[0]) * row_bytes, n_bytes, os.POSIX_FADV_WILLNEED
+        )
 
 
 def read_layer(file: h5py.File, layer: int, path: Path) -> Layer:

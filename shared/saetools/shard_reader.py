@@ -25,6 +25,7 @@ from saetools.shard_contents import (
     read_layer,
     read_rows,
     read_skipped,
+    will_read_rows,
 )
 from saetools.shard_layout import SHARDS, ShardHeader, check_same_source, shard_name
 
@@ -123,6 +124,10 @@ class Shard:
                 f" remove it and run the same {SHARDS.made_by} command again"
             )
         return self._scaled(layer, found)
+
+    def will_read(self, layer: int, rows: np.ndarray) -> None:
+        """Ask the system to fetch images that will be read soon, `rows` ascending and close to each other."""
+        will_read_rows(self.path, self._layer(layer).patches, rows)
 
     def tokens(self, layer: int, rows: np.ndarray) -> torch.Tensor:
         """Activations float32 {len(rows), D} of single patches; row = image * P + patch.

@@ -65,6 +65,9 @@ class TokenStream:
         self._row_bytes = source.d_model * dtype.itemsize
         # Blocks are read into memory that was used before: fresh pages take longer to get than to fill.
         self._buffers: deque[np.ndarray] = deque()
+        self._to_come: deque[Block] = (
+            deque()
+        )  # blocks that will be read, and that the system does not know of yet
         self._block_bytes = IMAGES_PER_BLOCK * source.n_patches * source.d_model * 4
         self._n_loaded, self._bytes_read, self._reported = 0, 0, (time.monotonic(), 0)
         if skip:
@@ -131,6 +134,7 @@ class TokenStream:
                 if action is None:
                     ended = True
                 elif isinstance(action, Load):
+                    self._to_come.append(action.block)
                     queue.append((action, self._reader.submit(self._read, action.block)))
                     waiting += 1
                 else:
@@ -142,15 +146,14 @@ class TokenStream:
             yield action, read
 
     def _read(self, block: Block) -> Read:
+        while self._to_come:  # while this one is read and checked, the system fetches the others
+            coming = self._to_come.popleft()
+            coming.shard.will_read(coming.layer, coming.rows)
         try:
             buffer = self._buffers.pop()
         except IndexError:
             buffer = np.empty(self._block_bytes, np.uint8)
-        tokens_nd = block.read(buffer)
-        self._bytes_read += (
-            len(block.rows) * self._source.n_patches * self._source.d_model * tokens_nd.itemsize
-        )
-        return Read(tokens_nd, buffer)
+        return Read(block.read(buffer), buffer)
 
     def _put(self, block: Block, read: Read, places: np.ndarray | None, slots: np.ndarray) -> None:
         tokens_nd = read.tokens_nd
@@ -160,6 +163,7 @@ class TokenStream:
             tokens_nd, images, patches = tokens_nd[torch.from_numpy(places)], images[places], patches[places]
         self._pool_rows[slots] = _as_rows(tokens_nd)
         self._image_of[slots], self._patch_of[slots] = images, patches
+        self._bytes_read += len(block.rows) * self._source.n_patches * self._row_bytes
         self._buffers.append(read.buffer)
 
 

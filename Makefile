@@ -77,6 +77,15 @@ setup: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e 'shared[torch,dev]'
 	touch $@
 
+# SAELens brings much that the tools do not need, so it has an environment of its own, over ours.
+.venv/.installed-saelens: .venv/.installed-dev
+	$(BIN)/python -m venv .venv/saelens
+	ours=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	over=$$(.venv/saelens/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	echo "import site; site.addsitedir('$$ours')" > "$$over/ours.pth"
+	.venv/saelens/bin/pip install --quiet --disable-pip-version-check 'sae-lens>=6,<7'
+	touch $@
+
 # --- the table ---------------------------------------------------------------------------------------
 
 cub200-table: $(tables)
@@ -166,8 +175,10 @@ sweep: .venv/.installed
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
-test-slow: .venv/.installed-dev
+test-slow: .venv/.installed-saelens
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	.venv/saelens/bin/python -c 'import sae_lens'
+	.venv/saelens/bin/python -m pytest tests/test_convert_sae.py -k real_saelens
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -91,7 +91,7 @@ def test_input_normalisation_is_folded_in(activation: str, tmp_path: Path) -> No
 
 
 def test_the_real_saelens_reads_what_we_write(tmp_path: Path) -> None:
-    sae_lens = pytest.importorskip("sae_lens")
+    sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed; `make test-slow` has it")
     for path in FOREIGN:
         recorded, folder = expected(path), tmp_path / path.name
         write_saelens(folder, load_scorer(path).scorer, {})

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from processes import error_lines
 
 from collect_runs.pareto import is_gain, pareto_front
-from saetools.csv_files import read_sidecar, write_csv
+from saetools.csv_files import read_csv, write_csv
 from saetools.provenance import Format, Provenance
 from saetools.table_formats import AP_TABLE as AP
 from saetools.table_formats import COLLECTED_RUNS
@@ -135,7 +135,7 @@ def test_formats(tool, tmp_path) -> None:
     done = tool("collect-runs", "-", "--out", out, stdin=f"{path}\n")
     assert done.stdout == f"{out}\n"
     assert read(out.read_text())["map"].tolist() == [0.5]
-    provenance, source = read_sidecar(out, COLLECTED_RUNS), read_sidecar(path, AP)
+    provenance, source = read_csv(out, COLLECTED_RUNS)[1], read_csv(path, AP)[1]
     assert list(provenance.parents) == [source.uid]
     by = ["scorer", "n_prototypes", "layer", "n_train"]
     assert provenance.settings == {"by": by, "columns": None, "pareto": None, "sort": None}

@@ -94,11 +94,6 @@ def count_rows(path: Path, text: bytes, what_to_do: str) -> int:
     return n_lines - 1
 
 
-def read_sidecar(path: Path, formats: Format | Sequence[Format]) -> Provenance:
-    """The provenance of the CSV at `path`; raises UserError where it is missing or of none of these formats."""
-    return _provenance(sidecar_values(path), formats, sidecar_path(path))
-
-
 def sidecar_values(path: Path) -> dict[str, Any]:
     """What stands in the sidecar of the CSV at `path`, of whatever format; raises UserError where it is missing."""
     sidecar = sidecar_path(path)

@@ -31,6 +31,16 @@ class Place:
     shape: tuple[int, ...]
     dtype: str
 
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """The type of the values in the file."""
+        return STORED_TYPES.get(self.dtype, np.dtype("<u2"))
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row along the first axis."""
+        return int(np.prod(self.shape[1:])) * self.stored.itemsize
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -49,10 +59,9 @@ class Layer:
 
 def map_bytes(path: Path, place: Place) -> np.ndarray:
     """The data set, memory-mapped."""
-    stored = STORED_TYPES.get(place.dtype, np.dtype("<u2"))
     if 0 in place.shape:
-        return np.empty(place.shape, stored)
-    return np.memmap(path, stored, mode="r", offset=place.offset, shape=place.shape)
+        return np.empty(place.shape, place.stored)
+    return np.memmap(path, place.stored, mode="r", offset=place.offset, shape=place.shape)
 
 
 def read_rows(path: Path, place: Place, rows: np.ndarray, buffer: np.ndarray | None = None) -> np.ndarray:
@@ -60,10 +69,8 @@ def read_rows(path: Path, place: Place, rows: np.ndarray, buffer: np.ndarray | N
 
     Reads where mapping would do too: a copy from mapped pages faults each of them in, and a fresh copy too.
     """
-    stored = STORED_TYPES.get(place.dtype, np.dtype("<u2"))
-    shape = (len(rows), *place.shape[1:])
-    row_bytes = int(np.prod(place.shape[1:])) * stored.itemsize
-    found = np.empty(len(rows) * row_bytes, np.uint8) if buffer is None else buffer[: len(rows) * row_bytes]
+    row_bytes, n_bytes = place.row_bytes, len(rows) * place.row_bytes
+    found = np.empty(n_bytes, np.uint8) if buffer is None else buffer[:n_bytes]
     bytes_ = found.data
     runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)  # of consecutive rows: one read each
     done = 0
@@ -76,19 +83,17 @@ def read_rows(path: Path, place: Place, rows: np.ndarray, buffer: np.ndarray | N
                 if not n_read:
                     raise UserError(f"{path}: it ends before its activations do: it was cut short; {AGAIN}")
                 done += n_read
-    return found.view(stored).reshape(shape)
+    return found.view(place.stored).reshape(len(rows), *place.shape[1:])
 
 
 def will_read_rows(path: Path, place: Place, rows: np.ndarray) -> None:
     """Ask the system to fetch consecutive rows that will be read soon; where it can't be asked, nothing happens."""
     if not len(rows) or not hasattr(os, "posix_fadvise"):
         return
-    row_bytes = int(np.prod(place.shape[1:])) * STORED_TYPES.get(place.dtype, np.dtype("<u2")).itemsize
-    n_bytes = (int(rows[-1]) - int(rows[0]) + 1) * row_bytes
+    first, last = int(rows[0]), int(rows[-1])
+    start, n_bytes = place.offset + first * place.row_bytes, (last - first + 1) * place.row_bytes
     with path.open("rb", buffering=0) as file:
-        os.posix_fadvise(
-            file.fileno(), place.offset + int(rows[0]) * row_bytes, n_bytes, os.POSIX_FADV_WILLNEED
-        )
+        os.posix_fadvise(file.fileno(), start, n_bytes, os.POSIX_FADV_WILLNEED)
 
 
 def read_layer(file: h5py.File, layer: int, path: Path) -> Layer:

@@ -65,9 +65,7 @@ class TokenStream:
         self._row_bytes = source.d_model * dtype.itemsize
         # Blocks are read into memory that was used before: fresh pages take longer to get than to fill.
         self._buffers: deque[np.ndarray] = deque()
-        self._to_come: deque[Block] = (
-            deque()
-        )  # blocks that will be read, and that the system does not know of yet
+        self._to_come: deque[Block] = deque()  # will be read, and the system does not know of it yet
         self._block_bytes = IMAGES_PER_BLOCK * source.n_patches * source.d_model * 4
         self._n_loaded, self._bytes_read, self._reported = 0, 0, (time.monotonic(), 0)
         if skip:

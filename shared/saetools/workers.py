@@ -45,6 +45,21 @@ class Workers:
         for other in others:
             other.result()
 
+    def run_torch(self, function: Callable[[int, int, int], None], bounds: np.ndarray) -> None:
+        """`function(piece, lo, hi)` for each piece, as `run`; what it calls of torch uses one thread each."""
+        import torch
+
+        def on_one_thread(piece: int, lo: int, hi: int) -> None:
+            if torch.get_num_threads() != 1:
+                torch.set_num_threads(1)  # of this thread, and of threads to come
+            function(piece, lo, hi)
+
+        before = torch.get_num_threads()
+        try:
+            self.run(on_one_thread, bounds)
+        finally:
+            torch.set_num_threads(before)
+
 
 def even_pieces(n: int, at_most: int) -> np.ndarray:
     """Bounds of at most `at_most` about equal pieces of range(n)."""

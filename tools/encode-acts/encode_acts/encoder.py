@@ -19,7 +19,7 @@ from saetools.errors import UserError
 from saetools.matmul import float32_matmul
 from saetools.sae import SAE
 from saetools.scorers import Linear, Units
-from saetools.selection import block_width
+from saetools.selection import set_depth
 from saetools.workers import Workers, even_pieces
 
 # Of z at a time. On a CPU more than this leaves the cache, and glibc hands larger blocks back to the system.
@@ -88,9 +88,9 @@ class Encoder:
         shape = (len(z_bs), self._most)
         latent_bk, value_bk = np.empty(shape, np.int32), np.empty(shape, np.float32)
         zero_s, floor = np.zeros(z_bs.shape[1], np.float32), np.float32(-np.inf)
-        width = block_width(z_bs.shape[1], self._most)
+        depth = set_depth(z_bs.shape[1], self._most)
         pieces = even_pieces(len(z_bs), MAX_PIECES)
-        self._workers.run(top_k_rows, pieces, z_bs, zero_s, self._most, width, floor, latent_bk, value_bk)
+        self._workers.run(top_k_rows, pieces, z_bs, zero_s, self._most, depth, floor, latent_bk, value_bk)
         kept_bk = value_bk > self._cut_s.numpy()[latent_bk]
         return Events(kept_bk.sum(axis=1), latent_bk[kept_bk], value_bk[kept_bk])
 

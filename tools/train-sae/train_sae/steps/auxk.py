@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saetools.selection import set_depth
 from saetools.workers import Workers, even_pieces
 from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
-from train_sae.steps.selection import CHUNK_BYTES, MAX_PIECES, block_width
+from train_sae.steps.selection import CHUNK_BYTES, MAX_PIECES
 
 
 class DeadSelector:
@@ -49,6 +50,6 @@ class DeadSelector:
             torch.mm(centred_bd[start:stop], enc_sd.T, out=z)
             out = latent_bk[start:stop], value_bk[start:stop]
             pieces = even_pieces(stop - start, MAX_PIECES)
-            self.workers.run(top_k_rows, pieces, z.numpy(), bias_s, k, block_width(len(dead), k), floor, *out)
+            self.workers.run(top_k_rows, pieces, z.numpy(), bias_s, k, set_depth(len(dead), k), floor, *out)
         events.latent_e[:] = dead[events.latent_e]
         return events

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from saetools.matmul import float32_matmul
-from saetools.workers import Workers
+from saetools.selection import set_depth
+from saetools.workers import Workers, even_pieces
 from train_sae.steps.adam import Adam
 from train_sae.steps.auxk import DeadSelector
 from train_sae.steps.dense import DenseBackward
@@ -21,10 +22,9 @@ from train_sae.steps.selection import (
     Selector,
     ThresholdSelector,
     TopKSelector,
-    block_width,
 )
 from train_sae.steps.settings import StepSettings
-from train_sae.steps.sparse import SparseBackward
+from train_sae.steps.sparse import PIECES, SparseBackward
 
 # ReLU's and JumpReLU's codes begin dense and end sparse. Below this share of active values the sparse
 # step is faster; the next step's way is chosen by this step's share.
@@ -58,7 +58,7 @@ class CpuStep:
             self.batch_size,
         )
         with float32_matmul():
-            centred_bd = torch.sub(x_bd, self.parameters.b_dec_d, out=self.centred_bd[:n])
+            centred_bd = self._centred(x_bd)
             take_step = self._sparse_step if self.share < SPARSE_BELOW else self._dense_step
             log_norm = log_norm or self.settings.grad_clip is not None
             report = take_step(x_bd, centred_bd, lr, sparsity_scale, log_norm)
@@ -183,6 +183,15 @@ class CpuStep:
         self.fired_s += n_tokens
         self.fired_s[latents] = 0
 
+    def _centred(self, x_bd: Tensor) -> Tensor:
+        out_bd = self.centred_bd[: len(x_bd)]
+
+        def subtract(_piece: int, lo: int, hi: int) -> None:
+            torch.sub(x_bd[lo:hi], self.parameters.b_dec_d, out=out_bd[lo:hi])
+
+        self.workers.run_torch(subtract, even_pieces(len(x_bd), PIECES))
+        return out_bd
+
     def _prefixes(self) -> np.ndarray:
         return prefixes_of_step(self.settings, self.parameters.n_latents, (self.seed, self.adam.step_count))
 
@@ -201,7 +210,7 @@ def make_selector(
     if screens is None:
         screens = has_fast_bfloat16() and s >= 4096
     if settings.activation == "topk":
-        if screens and block_width(s, k) > 1:
+        if screens and set_depth(s, k) > 1:
             return ScreenedTopKSelector(parameters, k, batch_size, workers)
         return TopKSelector(parameters, k, batch_size, workers)
     above = (ScreenedAboveThreshold if screens else AboveThreshold)(parameters, batch_size, workers)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from saetools.selection import set_depth
 from saetools.workers import Workers, even_pieces
 from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
-from train_sae.steps.selection import CHUNK_BYTES, MAX_PIECES, AboveThreshold, TopKSelector, block_width
+from train_sae.steps.selection import MAX_PIECES, AboveThreshold, EncoderChunks, TopKSelector
 
 UNIT = 2.0**-8  # bfloat16's unit roundoff: it has 8 significant bits
 # |r - z| <= UNIT |z| where r is z rounded, so |r - z| <= UNIT / (1 - UNIT) |r|.
@@ -20,6 +21,8 @@ OUTPUT = np.float32(1.01 * UNIT)
 # 64th step looks again.
 TOO_MANY = 0.02
 PAUSE = 63
+BLOCK = 16  # latents with one bound of their rounding
+Norms = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def has_fast_bfloat16() -> bool:
@@ -39,32 +42,39 @@ class Screen:
 
     by Cauchy and Schwarz. The roundings are measured: bounds by 2^-8 |x| would leave twice as many candidates.
     Its `norms` are upper bounds of |x| {B}, |x~ - x| {B}, and the largest |w~| and |w~ - w| + D 2^-23 |w~| of each
-    block of `width` latents.
+    block of `BLOCK` latents.
     """
 
-    def __init__(self, parameters: SAEParameters, width: int, batch_size: int, workers: Workers) -> None:
+    def __init__(self, parameters: SAEParameters, batch_size: int, workers: Workers) -> None:
         s, d = parameters.n_latents, parameters.d_model
-        self.parameters, self.width, self.workers = parameters, width, workers
+        self.parameters, self.workers = parameters, workers
         self.enc_sd = torch.empty(s, d, dtype=torch.bfloat16)
         self.centred_bd = torch.empty(batch_size, d, dtype=torch.bfloat16)
-        n_chunks = -(-batch_size * s * 2 // CHUNK_BYTES)
-        self.tokens = max(min(128, batch_size), -(-batch_size // n_chunks))
-        self.z_bs = torch.empty(self.tokens, s, dtype=torch.bfloat16)
+        self.chunks = EncoderChunks(s, batch_size, workers, torch.bfloat16)
 
-    def __call__(self, centred_bd: Tensor) -> Iterator[tuple[int, int, np.ndarray, tuple[np.ndarray, ...]]]:
+    def in_turn(self, centred_bd: Tensor) -> Iterator[tuple[int, int, np.ndarray, Norms]]:
         """(first token, one past the last, the bits of their z~, their `norms`), valid until the next chunk."""
+        x_bd, norms = self._rounded(centred_bd)
+        for start, stop, z_bs in self.chunks.in_turn(x_bd, self.enc_sd):
+            yield start, stop, z_bs.view(torch.uint16).numpy(), _of_tokens(norms, start, stop)
+
+    def at_once(self, centred_bd: Tensor, take: Callable[[int, int, np.ndarray, Norms], None]) -> None:
+        """`take` of the same for all chunks, as many at a time as threads."""
+        x_bd, norms = self._rounded(centred_bd)
+
+        def take_bits(start: int, stop: int, z_bs: Tensor) -> None:
+            take(start, stop, z_bs.view(torch.uint16).numpy(), _of_tokens(norms, start, stop))
+
+        self.chunks.at_once(x_bd, self.enc_sd, take_bits)
+
+    def _rounded(self, centred_bd: Tensor) -> tuple[Tensor, Norms]:
+        """Fills in both factors; returns that of the tokens, and the norms of all."""
         x_bd = self.centred_bd[: len(centred_bd)]
-        rounded_b, rounding_b = self._round(centred_bd, x_bd)
-        norm_b = (rounded_b + rounding_b).numpy()
+        norm_b, rounding_b = self._round(centred_bd, x_bd)
         norm_s, rounding_s = self._round(self.parameters.enc_sd, self.enc_sd)
         rounding_s += self.parameters.d_model * 2.0**-23 * norm_s
-        norm_block, rounding_block = self._largest(norm_s), self._largest(rounding_s)
-        for start in range(0, len(x_bd), self.tokens):
-            stop = min(start + self.tokens, len(x_bd))
-            z_bs = self.z_bs[: stop - start]
-            torch.mm(x_bd[start:stop], self.enc_sd.T, out=z_bs)
-            norms = norm_b[start:stop], rounding_b[start:stop].numpy(), norm_block, rounding_block
-            yield start, stop, z_bs.view(torch.uint16).numpy(), norms
+        blocks = self._largest(norm_s), self._largest(rounding_s)
+        return x_bd, ((norm_b + rounding_b).numpy(), rounding_b.numpy(), *blocks)
 
     def _round(self, exact_nd: Tensor, rounded_nd: Tensor) -> tuple[Tensor, Tensor]:
         """Fills in the second with the first, rounded; upper bounds of |rounded| and |rounded - exact| of each row."""
@@ -81,8 +91,13 @@ class Screen:
 
     def _largest(self, value_s: Tensor) -> np.ndarray:
         """Of each block of latents."""
-        padded = torch.nn.functional.pad(value_s, (0, -len(value_s) % self.width))
-        return padded.view(-1, self.width).amax(1).numpy()
+        padded = torch.nn.functional.pad(value_s, (0, -len(value_s) % BLOCK))
+        return padded.view(-1, BLOCK).amax(1).numpy()
+
+
+def _of_tokens(norms: Norms, start: int, stop: int) -> Norms:
+    norm_b, rounding_b, norm_block, rounding_block = norms
+    return norm_b[start:stop], rounding_b[start:stop], norm_block, rounding_block
 
 
 class ScreenedTopKSelector:
@@ -90,9 +105,9 @@ class ScreenedTopKSelector:
 
     def __init__(self, parameters: SAEParameters, k: int, batch_size: int, workers: Workers) -> None:
         self.parameters, self.k, self.workers = parameters, k, workers
-        width = block_width(parameters.n_latents, k)
-        assert width > 1, "as many blocks as latents: nothing to screen"
-        self.screen = Screen(parameters, width, batch_size, workers)
+        self.depth = set_depth(parameters.n_latents, k)
+        assert self.depth > 1, "as many sets as latents: nothing to screen"
+        self.screen = Screen(parameters, batch_size, workers)
         self.buffer = EventBuffer(batch_size, batch_size * k)
         self.buffer.ptr_b[:] = range(0, batch_size * k + 1, k)
         self.exact: TopKSelector | None = None
@@ -121,16 +136,18 @@ class ScreenedTopKSelector:
 
         bias_s, enc_sd = self.parameters.b_enc_s.numpy(), self.parameters.enc_sd.numpy()
         latent_bk, value_bk = self.buffer.latent_e.reshape(-1, self.k), self.buffer.f_e.reshape(-1, self.k)
-        n_scored = 0
-        for start, stop, z_bs, norms in self.screen(centred_bd):
-            n_piece = np.zeros(MAX_PIECES, np.int64)
-            self.workers.run(
-                screened_top_k_rows, even_pieces(stop - start, MAX_PIECES), z_bs, bias_s,
-                centred_bd[start:stop].numpy(), enc_sd, *norms, OUTPUT, self.k, self.screen.width,
-                latent_bk[start:stop], value_bk[start:stop], n_piece,
+        n_scored = []
+
+        def take(start: int, stop: int, z_bs: np.ndarray, norms: Norms) -> None:
+            n_scored.append(
+                screened_top_k_rows(
+                    z_bs, bias_s, centred_bd[start:stop].numpy(), enc_sd, *norms, OUTPUT, self.k, self.depth,
+                    latent_bk[start:stop], value_bk[start:stop],
+                )
             )  # fmt: skip
-            n_scored += int(n_piece.sum())
-        return n_scored
+
+        self.screen.at_once(centred_bd, take)
+        return sum(n_scored)
 
 
 class ScreenedAboveThreshold(AboveThreshold):
@@ -138,7 +155,7 @@ class ScreenedAboveThreshold(AboveThreshold):
 
     def __init__(self, parameters: SAEParameters, batch_size: int, workers: Workers) -> None:
         super().__init__(parameters, batch_size, workers)
-        self.screen = Screen(parameters, 16, batch_size, workers)
+        self.screen = Screen(parameters, batch_size, workers)
         self.pause = 0
 
     def collect(
@@ -160,7 +177,7 @@ class ScreenedAboveThreshold(AboveThreshold):
         ptr_b = self.buffer.ptr_b
         bias_s, enc_sd = self.parameters.b_enc_s.numpy(), self.parameters.enc_sd.numpy()
         ptr_b[0] = 0
-        for start, stop, z_bs, norms in self.screen(centred_bd):
+        for start, stop, z_bs, norms in self.screen.in_turn(centred_bd):
             pieces, n_b = even_pieces(stop - start, MAX_PIECES), np.empty(stop - start, np.int32)
             self.workers.run(count_candidate_rows, pieces, z_bs, bias_s, cut_s, *norms, OUTPUT, n_b)
             if n_b.mean() > TOO_MANY * self.parameters.n_latents:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saetools.selection import block_width
+from saetools.selection import set_depth
 from saetools.workers import Workers, even_pieces
 from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
 
-CHUNK_BYTES = (
-    32 << 20
-)  # pre-activations held at a time: little enough to stay in a cache, enough for a fast product
+# Pre-activations held at a time: few enough to stay in a cache, enough for a fast product.
+CHUNK_BYTES = 32 << 20
+LEAST_TOKENS = 128  # fewer make a slow product
 MAX_PIECES = 32
 
 
@@ -37,44 +38,72 @@ class Selector(Protocol):
 
 
 class EncoderChunks:
-    """Pre-activations (x - b_dec) W_enc, without the bias, for a few hundred tokens at a time."""
+    """Products x enc^T {tokens, S} in one type, for a few hundred tokens at a time."""
 
-    def __init__(self, parameters: SAEParameters, batch_size: int) -> None:
-        self.parameters = parameters
-        n_chunks = -(-batch_size * parameters.n_latents * 4 // CHUNK_BYTES)
-        self.tokens = max(min(128, batch_size), -(-batch_size // n_chunks))
-        self.z_bs = torch.empty(self.tokens, parameters.n_latents)
+    def __init__(
+        self, n_latents: int, batch_size: int, workers: Workers, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.workers = workers
+        whole = -(-batch_size * n_latents * dtype.itemsize // CHUNK_BYTES)
+        self.tokens = max(min(LEAST_TOKENS, batch_size), -(-batch_size // whole))
+        each = -(-self.tokens // workers.n_threads)
+        self.tokens_each = min(self.tokens, max(LEAST_TOKENS, each))
+        n_rows = max(
+            self.tokens, self.tokens_each * min(workers.n_threads, -(-batch_size // self.tokens_each))
+        )
+        self.z_bs = torch.empty(n_rows, n_latents, dtype=dtype)
 
-    def __call__(self, centred_bd: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """(first token, one past the last, their pre-activations, valid until the next chunk)."""
-        for start in range(0, len(centred_bd), self.tokens):
-            stop = min(start + self.tokens, len(centred_bd))
+    def in_turn(self, x_bd: Tensor, enc_sd: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """(first token, one past the last, their product, valid until the next chunk), by all threads each."""
+        for start in range(0, len(x_bd), self.tokens):
+            stop = min(start + self.tokens, len(x_bd))
             z_bs = self.z_bs[: stop - start]
-            torch.mm(centred_bd[start:stop], self.parameters.enc_sd.T, out=z_bs)
+            torch.mm(x_bd[start:stop], enc_sd.T, out=z_bs)
             yield start, stop, z_bs
+
+    def at_once(self, x_bd: Tensor, enc_sd: Tensor, take: Callable[[int, int, Tensor], None]) -> None:
+        """`take(first token, one past the last, their product)` for all chunks, as many at a time as threads.
+
+        A thread that takes what it has just computed finds it in its cache, and none waits for another after each
+        product, which torch's threads do in a busy loop that keeps a core from ours.
+        """
+        n = len(x_bd)
+        n_chunks, n_threads = -(-n // self.tokens_each), self.workers.n_threads
+        if n_chunks > n_threads:
+            n_chunks = -(-n_chunks // n_threads) * n_threads
+        free = deque(self.z_bs.split(self.tokens_each))
+
+        def multiply_and_take(_piece: int, start: int, stop: int) -> None:
+            rows = free.popleft()
+            z_bs = rows[: stop - start]
+            torch.mm(x_bd[start:stop], enc_sd.T, out=z_bs)
+            take(start, stop, z_bs)
+            free.append(rows)
+
+        self.workers.run_torch(multiply_and_take, even_pieces(n, n_chunks))
 
 
 class TopKSelector:
     """f = ReLU of the k largest pre-activations of each token, 0 elsewhere; of equal ones the lower latents."""
 
     def __init__(self, parameters: SAEParameters, k: int, batch_size: int, workers: Workers) -> None:
-        self.parameters, self.k, self.workers = parameters, k, workers
-        self.chunks = EncoderChunks(parameters, batch_size)
+        self.parameters, self.k = parameters, k
+        self.chunks = EncoderChunks(parameters.n_latents, batch_size, workers)
         self.buffer = EventBuffer(batch_size, batch_size * k)
         self.buffer.ptr_b[:] = range(0, batch_size * k + 1, k)
-        self.width = block_width(parameters.n_latents, k)
+        self.depth = set_depth(parameters.n_latents, k)
 
     def select(self, centred_bd: Tensor) -> Events:
         from saetools.kernels.selection_kernels import top_k_rows
 
         latent_bk, value_bk = self.buffer.latent_e.reshape(-1, self.k), self.buffer.f_e.reshape(-1, self.k)
         bias_s = self.parameters.b_enc_s.numpy()
-        for start, stop, z_bs in self.chunks(centred_bd):
-            pieces = even_pieces(stop - start, MAX_PIECES)
+
+        def take(start: int, stop: int, z_bs: Tensor) -> None:
             out = latent_bk[start:stop], value_bk[start:stop]
-            self.workers.run(
-                top_k_rows, pieces, z_bs.numpy(), bias_s, self.k, self.width, np.float32(0), *out
-            )
+            top_k_rows(0, 0, stop - start, z_bs.numpy(), bias_s, self.k, self.depth, np.float32(0), *out)
+
+        self.chunks.at_once(centred_bd, self.parameters.enc_sd, take)
         return self.buffer.events(len(centred_bd))
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -91,7 +120,7 @@ class AboveThreshold:
 
     def __init__(self, parameters: SAEParameters, batch_size: int, workers: Workers) -> None:
         self.parameters, self.workers = parameters, workers
-        self.chunks = EncoderChunks(parameters, batch_size)
+        self.chunks = EncoderChunks(parameters.n_latents, batch_size, workers)
         self.buffer = EventBuffer(batch_size, 32 * batch_size)
 
     def collect(
@@ -112,7 +141,7 @@ class AboveThreshold:
 
         ptr_b, bias_s = self.buffer.ptr_b, self.parameters.b_enc_s.numpy()
         ptr_b[0] = 0
-        for start, stop, z_bs in self.chunks(centred_bd):
+        for start, stop, z_bs in self.chunks.in_turn(centred_bd, self.parameters.enc_sd):
             pieces = even_pieces(stop - start, MAX_PIECES)
             z = z_bs.numpy()
             n_b = np.empty(stop - start, np.int32)

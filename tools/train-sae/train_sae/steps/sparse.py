@@ -92,7 +92,7 @@ class SparseBackward:
         scalars = adam.next_step(lr)
         enc, dec = parameters.enc_sd, parameters.dec_sd
         inputs = (self.ptr_s, *self.grouped, centred_bd.numpy(), self.G_rd.numpy())
-        g_b_dec_d = self.G_rd[: len(centred_bd)].sum(0, dtype=torch.float64)
+        g_b_dec_d = self._sum_of_G(len(centred_bd))
         norm, clip = None, 1.0
         if with_norm:
             square_s = np.empty(parameters.n_latents, np.float32)
@@ -119,3 +119,14 @@ class SparseBackward:
         if g_log_threshold_s is not None:
             adam.update(parameters, "log_threshold_s", g_log_threshold_s * clip, scalars)
         return norm
+
+    def _sum_of_G(self, n_tokens: int) -> Tensor:
+        """Of the first slab, over tokens, {D} in float64."""
+        bounds = even_pieces(n_tokens, PIECES)
+        sum_pd = torch.empty(len(bounds) - 1, self.G_rd.shape[1])
+
+        def add_up(piece: int, lo: int, hi: int) -> None:
+            torch.sum(self.G_rd[lo:hi], 0, out=sum_pd[piece])
+
+        self.workers.run_torch(add_up, bounds)
+        return sum_pd.sum(0, dtype=torch.float64)

@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 
 from saetools.kernels.flags import FAST
+from saetools.kernels.intrinsics import prefetch
 
 
 @njit(**FAST)
@@ -53,6 +54,8 @@ def decode_rows(
                 s0, s1 = np.uint64(latent_e[e]), np.uint64(latent_e[e + 1])
                 s2, s3 = np.uint64(latent_e[e + 2]), np.uint64(latent_e[e + 3])
                 f0, f1, f2, f3 = f_e[e], f_e[e + 1], f_e[e + 2], f_e[e + 3]
+                for ahead in range(e + 4, min(e + 8, stop)):
+                    prefetch(dec_sd, np.uint64(latent_e[ahead]))
                 for i in range(d):
                     residual[i] += (f0 * dec_sd[s0, i] + f1 * dec_sd[s1, i]) + (
                         f2 * dec_sd[s2, i] + f3 * dec_sd[s3, i]

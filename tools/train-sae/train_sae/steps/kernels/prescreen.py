@@ -1,34 +1,17 @@
 """Selection by products rounded to bfloat16, made exact by scoring all that their error leaves open."""
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from saetools.kernels.flags import FAST
-from saetools.kernels.selection_kernels import below_kth_largest, block_maxima, choose_largest, widen
-
-
-def _narrow(_context, value):
-    if value != types.float32:
-        return None
-
-    def codegen(_context, builder, _signature, args):
-        i32 = ir.IntType(32)
-        bits = builder.bitcast(args[0], i32)
-        odd = builder.and_(builder.lshr(bits, ir.Constant(i32, 16)), ir.Constant(i32, 1))
-        up = builder.add(bits, builder.add(odd, ir.Constant(i32, 0x7FFF)))
-        is_nan = builder.fcmp_unordered("uno", args[0], args[0])
-        rounded = builder.select(is_nan, ir.Constant(i32, 0x7FC00000), up)
-        return builder.trunc(builder.lshr(rounded, ir.Constant(i32, 16)), ir.IntType(16))
-
-    return types.uint16(types.float32), codegen
-
-
-# The bits of the nearest bfloat16, ties to the even one.
-narrow: Any = intrinsic(_narrow)
+from saetools.kernels.intrinsics import LANES as BLOCK
+from saetools.kernels.intrinsics import narrow, prefetch, widen
+from saetools.kernels.selection_kernels import (
+    add_candidates,
+    below_kth_largest,
+    choose_largest,
+    maxima_of_sets,
+)
 
 
 @njit(**FAST)
@@ -76,6 +59,8 @@ def _score(x_bd, b, w_sd, bias_s, latents, n, scores):
     """scores[:n] = <x_b, w> + bias of latents[:n], in float32."""
     i = 0
     while i + 4 <= n:
+        for ahead in range(i + 4, min(i + 8, n)):
+            prefetch(w_sd, np.uint64(latents[ahead]))
         _four_dots(x_bd, b, w_sd, latents, i, scores)
         i += 4
     while i < n:
@@ -87,57 +72,54 @@ def _score(x_bd, b, w_sd, bias_s, latents, n, scores):
 
 @njit(**FAST)
 def screened_top_k_rows(
-    piece, lo, hi, z_bs, bias_s, x_bd, enc_sd, norm_b, rounding_b, norm_block, rounding_block, output, k, width,
-    latent_bk, value_bk, n_piece,
-):  # fmt: skip
+    z_bs,
+    bias_s,
+    x_bd,
+    enc_sd,
+    norm_b,
+    rounding_b,
+    norm_block,
+    rounding_block,
+    output,
+    k,
+    depth,
+    latent_bk,
+    value_bk,
+):
     """As `top_k_rows` with floor 0, of x enc^T + bias; `z_bs` holds bits of bfloat16 approximations of x enc^T.
 
     Their error is at most rounding_b norm_block + norm_b rounding_block + `output` |z~| for a latent of a block of
-    `width` (64 or 16). So what exceeds the k-th largest lower bound with its upper bound is scored in float32, and the
-    k largest are among it. `n_piece[piece]`: how many were.
+    `BLOCK`. So what exceeds the k-th largest lower bound with its upper bound is scored in float32, and the k largest
+    are among it. Returns how many were scored.
     """
-    s = z_bs.shape[1]
-    n_blocks = (s + width - 1) // width
-    maxima = np.empty(n_blocks, np.float32)
-    ranked = np.empty(n_blocks, np.float32)
+    n_tokens, s = z_bs.shape
+    n_scored = 0
+    n_blocks = len(norm_block)
+    error_block = np.empty(n_blocks, np.float32)
+    maxima = np.empty(s // depth + 2 * BLOCK, np.float32)
     candidate = np.empty(s, np.int32)
     upper = np.empty(s, np.float32)
-    ranked_score = np.empty(s, np.float32)
-    for b in range(lo, hi):
-        block_maxima(z_bs, bias_s, b, width, maxima)
+    score = np.empty(s, np.float32)
+    for b in range(n_tokens):
         norm, rounding = norm_b[b], rounding_b[b]
-        loose = rounding + np.float32(1.01) * output * norm  # since |z~| < 1.01 |x| |w~|
         for block in range(n_blocks):
-            ranked[block] = maxima[block] - (loose * norm_block[block] + norm * rounding_block[block])
-        bound = below_kth_largest(ranked, n_blocks, k)
-        n = 0
-        for block in range(n_blocks):
-            if maxima[block] + (loose * norm_block[block] + norm * rounding_block[block]) >= bound:
-                error = rounding * norm_block[block] + norm * rounding_block[block]
-                for i in range(block * width, min(block * width + width, s)):
-                    z = widen(z_bs[b, i])
-                    value = z + bias_s[i]
-                    margin = error + output * abs(z)
-                    if value + margin >= bound:
-                        candidate[n] = i
-                        upper[n] = value + margin
-                        ranked_score[n] = value - margin
-                        n += 1
+            error_block[block] = rounding * norm_block[block] + norm * rounding_block[block]
+        n_sets = maxima_of_sets(z_bs[b], bias_s, error_block, output, depth, maxima)
+        bound = below_kth_largest(maxima, n_sets, k)
+        n = add_candidates(z_bs[b], bias_s, error_block, output, bound, candidate, upper, score)
         if n >= k:
-            bound = max(bound, below_kth_largest(ranked_score, n, k))
+            bound = max(bound, below_kth_largest(score, n, k))
         kept = 0
         for i in range(n):
             if upper[i] >= bound:
                 candidate[kept] = candidate[i]
                 kept += 1
-        n_piece[piece] += kept
+        n_scored += kept
         _score(x_bd, b, enc_sd, bias_s, candidate, kept, upper)
         for i in range(kept):
-            ranked_score[i] = upper[i]
-        choose_largest(b, kept, k, candidate, upper, ranked_score, np.float32(0), latent_bk, value_bk)
-
-
-BLOCK = 16  # latents; a loop of constant length
+            score[i] = upper[i]
+        choose_largest(b, kept, k, candidate, upper, score, np.float32(0), latent_bk, value_bk)
+    return n_scored
 
 
 @njit(**FAST)

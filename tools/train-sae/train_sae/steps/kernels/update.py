@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 
 from saetools.kernels.flags import FAST
+from saetools.kernels.intrinsics import prefetch
 
 # Moments of latents that stay off decay geometrically; below this they are set to zero, long before
 # subnormal numbers slow every step. Their update would be below the rounding of the weights.
@@ -27,6 +28,9 @@ def _add_events(start, stop, n_tokens, row_e, f_e, dz_e, x_bd, G_rd, g_enc, g_de
         b2, b3 = r2 % np.uint64(n_tokens), r3 % np.uint64(n_tokens)
         f0, f1, f2, f3 = f_e[e], f_e[e + 1], f_e[e + 2], f_e[e + 3]
         z0, z1, z2, z3 = dz_e[e], dz_e[e + 1], dz_e[e + 2], dz_e[e + 3]
+        for ahead in range(e + 4, min(e + 8, stop)):
+            prefetch(x_bd, np.uint64(row_e[ahead]) % np.uint64(n_tokens))
+            prefetch(G_rd, np.uint64(row_e[ahead]))
         for i in range(d):
             g_enc[i] += (z0 * x_bd[b0, i] + z1 * x_bd[b1, i]) + (z2 * x_bd[b2, i] + z3 * x_bd[b3, i])
             g_dec[i] += (f0 * G_rd[r0, i] + f1 * G_rd[r1, i]) + (f2 * G_rd[r2, i] + f3 * G_rd[r3, i])

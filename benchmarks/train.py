@@ -6,12 +6,13 @@
 
 Every row is a process of its own, so that its peak memory is its own. Within it, whole training steps (forward,
 backward, optimiser, what the library does besides) take turns with one float32 matrix product; the least time of each
-counts, and the floor is taken at the rate that the product reached in that very process: 2 B D S FLOP for TopK and
-BatchTopK, 10 B D S for ReLU. Batches are random and in memory: the stream has a benchmark of its own. Where a library
+counts, and the floor is taken at the rate that the product reached in that very process: 2 B D S FLOP for sparse codes,
+10 B D S for dense ones. Batches are random and in memory: the stream has a benchmark of its own. Where a library
 has no such SAE there is no row. Matryoshka has 10 prefixes: drawn anew in each step here, equal groups elsewhere.
 
-ReLU is measured twice: as it begins, with half of its latents active, and with 1% active (by the encoder's bias), as
-it is for most of a training run. Others compute all latents whatever is active, so their one measurement stands twice.
+ReLU and JumpReLU are measured three times: as train-sae starts them (32 latents active), with 3% of the latents active,
+and with half of them, as with `--start-l0 0`, where the floor is 10 B D S FLOP. Others compute all latents whatever is
+active, so their one measurement stands three times.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ import sys
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 K, L1 = 32, 1e-4
@@ -35,11 +35,13 @@ KINDS = {
     "topk": 1,
     "topk-matryoshka": 1,
     "batchtopk": 1,
-    "relu": 5,
-    "relu-matryoshka": 5,
-    "relu-sparse": 1,
-    "relu-sparse-matryoshka": 1,
-    "jumprelu": 5,
+    "relu": 1,
+    "relu-matryoshka": 1,
+    "relu-3%": 1,
+    "relu-dense": 5,
+    "relu-dense-matryoshka": 5,
+    "jumprelu": 1,
+    "jumprelu-dense": 5,
 }
 Step = Callable[[torch.Tensor], object]
 
@@ -48,20 +50,20 @@ def ours(kind: str, batch: int, d: int, s: int) -> Step:
     from train_sae.initial import data_point_parameters
     from train_sae.steps import StepSettings, make_step
 
-    activation, _, nested = kind.replace("-sparse", "").partition("-")
+    activation, *rest = kind.split("-")
     settings = StepSettings(
         activation=activation,
-        objective=nested or "mse",
+        objective="matryoshka" if "matryoshka" in rest else "mse",
         k=K,
         l1=L1 if activation == "relu" else 0.0,
         l0=L1 if activation == "jumprelu" else 0.0,
     )
+    start_l0 = (
+        0.0 if activation in ("topk", "batchtopk") or "dense" in rest else 0.03 * s if "3%" in rest else 32.0
+    )
     generator = torch.Generator().manual_seed(0)
     sample_nd = torch.randn(4096, d, generator=generator)
-    parameters = data_point_parameters(sample_nd, s, 0.8, "mean", settings, generator)
-    if "-sparse" in kind:
-        z_ns = (sample_nd[:512] - parameters.b_dec_d) @ parameters.enc_sd.T
-        parameters.b_enc_s.fill_(-float(np.quantile(z_ns, 0.99)))
+    parameters = data_point_parameters(sample_nd, s, 0.8, "mean", start_l0, settings, generator)
     step = make_step(parameters, settings, batch, 0)
     return lambda x_bd: step.step(x_bd, 1e-5)
 
@@ -244,7 +246,7 @@ def main() -> None:
             our_s = float("nan")
             for library in LIBRARIES:
                 ours_too = library == "saetools"
-                made = kind if ours_too else kind.replace("-sparse", "")
+                made = kind if ours_too else kind.replace("-dense", "").replace("-3%", "")
                 if (library, made) not in rows:
                     python = sys.executable if ours_too else args.peers
                     rows[library, made] = run_row(

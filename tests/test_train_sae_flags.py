@@ -22,7 +22,7 @@ from small_shards import clustered_acts, write_shards
 from saetools.scorer_file import load_scorer
 from train_sae.cli import app, train_sae
 from train_sae.diagnostics import coherence, mean_correlation
-from train_sae.initial import data_point_parameters, geometric_median
+from train_sae.initial import data_point_parameters
 from train_sae.optimizers import make_training_step
 from train_sae.ranks import Ranks
 from train_sae.schedule import Schedule
@@ -60,6 +60,7 @@ WEIGHTS: dict[str, tuple[list[object], list[object]]] = {
     "--normalize": ([], ["none"]),
     "--blend": ([], [0.2]),
     "--b-dec": ([], ["geometric-median"]),
+    "--start-l0": (["--activation", "relu"], [4]),
     "--holdout": ([], [0.3]),
     "--exclude-labels": ([], ["1"]),
     "--pool-memory": ([], ["20kB"]),
@@ -223,23 +224,6 @@ def test_schedules() -> None:
     assert cosine.sparsity_at(0) == 1
 
 
-def test_geometric_median_has_the_least_sum_of_distances() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x_nd = torch.randn(500, 6, generator=generator)
-    x_nd[:50] += 100
-    median = geometric_median(x_nd)
-
-    def total(point_d: torch.Tensor) -> float:
-        return (x_nd.double() - point_d.double()).norm(dim=1).sum().item()
-
-    best = total(median)
-    assert median.norm() < 1 < x_nd.mean(0).norm()
-    for _ in range(50):
-        assert best <= total(median + 0.01 * torch.randn(6, generator=generator)) + 1e-6
-    same = torch.ones(10, 3)
-    torch.testing.assert_close(geometric_median(same), torch.ones(3))
-
-
 def test_correlation_and_coherence_of_known_cases() -> None:
     generator = torch.Generator().manual_seed(0)
     a_b = torch.rand(400, generator=generator)
@@ -294,13 +278,13 @@ def made_step(ranks: Ranks) -> Step:
     )
     settings = TrainingSettings(
         d_sae=40, tokens=1, batch_size=64, optimizer="adam", lr=1, warmup=0, decay="none", sparsity_warmup=0,
-        normalize="none", blend=0, b_dec="mean", holdout=0, exclude_labels=(), pool_bytes=1, seed=3, log_every=1,
-        autocast=False, step=step,
+        normalize="none", blend=0, b_dec="mean", start_l0=0, holdout=0, exclude_labels=(), pool_bytes=1, seed=3,
+        log_every=1, autocast=False, step=step,
     )  # fmt: skip
     sample_nd = torch.randn(100, 10, generator=torch.Generator().manual_seed(2))
     generator = torch.Generator().manual_seed(3)
     return make_training_step(
-        data_point_parameters(sample_nd, 40, 0.8, "mean", step, generator), settings, ranks
+        data_point_parameters(sample_nd, 40, 0.8, "mean", 0, step, generator), settings, ranks
     )
 
 

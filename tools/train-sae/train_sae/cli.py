@@ -70,6 +70,7 @@ def train_sae(
     normalize: given.NormalizeOption = "sqrt-d",
     blend: given.BlendOption = 0.8,
     b_dec: given.BDecOption = "mean",
+    start_l0: given.StartL0Option = None,
     exclude_labels: given.ExcludeLabelsOption = None,
     val: Annotated[
         list[Path] | None, typer.Option(help="Evaluate on these shards in place of held-out images.")

@@ -79,6 +79,10 @@ BlendOption = Annotated[
     float, typer.Option(min=0, max=1, help="Share of a data point in a latent's first direction.")
 ]
 BDecOption = Annotated[str, typer.Option(help="Where b_dec starts: mean or geometric-median of the data.")]
+StartL0Option = Annotated[
+    float | None,
+    typer.Option(min=0, help="relu, jumprelu: latents active per token at first; 0: those above b_enc = 0."),
+]
 HoldoutOption = Annotated[
     float, typer.Option(min=0, max=0.9, help="Share of the images held out where there is no --val.")
 ]
@@ -122,6 +126,7 @@ class Flags:
     normalize: str
     blend: float
     b_dec: str
+    start_l0: float | None
     holdout: float
     exclude_labels: str | None
     pool_memory: str
@@ -166,6 +171,7 @@ class Flags:
                 self.activation == "batchtopk",
                 "--activation batchtopk",
             ),
+            ("--start-l0", self.start_l0 is not None, self._thresholded(), "--activation relu or jumprelu"),
             ("--n-prefixes", self.n_prefixes is not None, self._nested(), "--objective matryoshka"),
             ("--prefix-min", self.prefix_min is not None, self._nested(), "--objective matryoshka"),
             ("--prefix-power", self.prefix_power is not None, self._nested(), "--objective matryoshka"),
@@ -174,7 +180,7 @@ class Flags:
         ):
             if given and not used:
                 raise UsageError(f"{flag}: it does nothing without {needs}; leave it out")
-        if self.k is not None and self.activation in ("relu", "jumprelu"):
+        if self.k is not None and self._thresholded():
             logger.warning("--k %d: %s has no use for it", self.k, self.activation)
 
     def _check_ranges(self) -> None:
@@ -183,6 +189,7 @@ class Flags:
             *((flag, getattr(self, flag), 1, math.inf) for flag in AT_LEAST_ONE),
             *((flag, getattr(self, flag), 0, 1) for flag in SHARES),
             ("holdout", self.holdout, 0, 0.9),
+            ("start_l0", self.start_l0, 0, math.inf),
         ):
             if number is not None and not least <= number <= most:
                 upper = f" and at most {most}" if most < math.inf else ""
@@ -248,6 +255,7 @@ class Flags:
             normalize=self.normalize,
             blend=self.blend,
             b_dec=self.b_dec,
+            start_l0=self._start_l0(),
             holdout=holdout,
             exclude_labels=self.excluded(),
             pool_bytes=parse_bytes("--pool-memory", self.pool_memory),
@@ -259,6 +267,12 @@ class Flags:
 
     def _nested(self) -> bool:
         return self.objective == "matryoshka"
+
+    def _thresholded(self) -> bool:
+        return self.activation in ("relu", "jumprelu")
+
+    def _start_l0(self) -> float:
+        return 0.0 if not self._thresholded() else 32.0 if self.start_l0 is None else self.start_l0
 
     def _l1(self) -> float:
         return self.l1 if self.l1 is not None else 1e-2 if self.activation == "relu" else 0.0

@@ -13,8 +13,8 @@ OPTIMIZERS = ("adam", "muon")
 @dataclass(frozen=True)
 class TrainingSettings:
     """d_sae S; tokens to train on, in whole batches; warmup and sparsity_warmup: shares of the steps; decay as in
-    schedule.py; normalize, blend and b_dec as in initial.py; holdout and exclude_labels as in sources.py; log_every
-    in steps; autocast: matrix products in bfloat16 on a GPU."""
+    schedule.py; normalize, blend, b_dec and start_l0 as in initial.py; holdout and exclude_labels as in sources.py;
+    log_every in steps; autocast: matrix products in bfloat16 on a GPU."""
 
     d_sae: int
     tokens: int
@@ -27,6 +27,7 @@ class TrainingSettings:
     normalize: str
     blend: float
     b_dec: str
+    start_l0: float
     holdout: float
     exclude_labels: tuple[int, ...]
     pool_bytes: int

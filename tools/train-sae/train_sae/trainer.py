@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Trainer:
             settings.d_sae,
             settings.blend,
             settings.b_dec,
+            settings.start_l0,
             settings.step,
             generator,
         )
@@ -138,8 +139,10 @@ class Trainer:
     def _in_normalised_space(self) -> SAE:
         """The same for inputs that are normalised already; it shares the parameters' memory."""
         w = {name: value.detach() for name, value in self._parameters.trained().items()}
-        threshold = self._threshold(self._device)
-        return SAE(self._config(), w["enc_sd"].T, w["b_enc_s"], w["dec_sd"], w["b_dec_d"], threshold)
+        config, threshold = self._config(), self._threshold(self._device)
+        if config.activation == "batchtopk" and self.n_done == 0:  # no batch has given it a threshold yet
+            config, threshold = replace(config, activation="topk"), None
+        return SAE(config, w["enc_sd"].T, w["b_enc_s"], w["dec_sd"], w["b_dec_d"], threshold)
 
     def _config(self) -> SAEConfig:
         step = self.settings.step

@@ -13,6 +13,7 @@ from saetools.matmul import float32_matmul, float32_precision
 from saetools.workers import Workers, pieces_of_equal_work
 from train_sae.steps import SAEParameters, StepSettings, make_step
 from train_sae.steps.auxk import DeadSelector
+from train_sae.steps.cpu import SPARSE_BELOW
 from train_sae.steps.plain import TorchStep
 from train_sae.steps.prefixes import draw_prefixes
 from train_sae.steps.prescreen import ScreenedAboveThreshold, ScreenedTopKSelector
@@ -302,7 +303,7 @@ def test_dense_codes_turn_sparse_on_the_way():
         report, expected = step.step(batch(i), 3e-2), plain.step(batch(i), 3e-2)
         shares.append(report["l0"] / 400)
         assert report["loss"] == pytest.approx(expected["loss"], rel=1e-3)
-    assert shares[0] > 0.03 > shares[-1]
+    assert shares[0] > SPARSE_BELOW > shares[-1]
     assert step._dense is None
     assert (parameters.dec_sd - twin.dec_sd).abs().max() < 1e-3
 

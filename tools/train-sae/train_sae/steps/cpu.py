@@ -28,7 +28,7 @@ from train_sae.steps.sparse import PIECES, SparseBackward
 
 # ReLU's and JumpReLU's codes begin dense and end sparse. Below this share of active values the sparse
 # step is faster; the next step's way is chosen by this step's share.
-SPARSE_BELOW = 0.03
+SPARSE_BELOW = 0.08
 
 
 class CpuStep:

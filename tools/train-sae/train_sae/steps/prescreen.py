@@ -19,7 +19,7 @@ UNIT = 2.0**-8  # bfloat16's unit roundoff: it has 8 significant bits
 OUTPUT = np.float32(1.01 * UNIT)
 # More candidates than this share of the latents, and the products in float32 are the faster way; every
 # 64th step looks again.
-TOO_MANY = 0.02
+TOO_MANY = 0.05
 PAUSE = 63
 BLOCK = 16  # latents with one bound of their rounding
 Norms = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -43,7 +43,9 @@ PEERS = [
     ("eai-sparsify", "topk-signum", "raw", 4096, (4.4e-3, None)),
     ("sae-lens", "topk", "raw", 4096, (3e-3,)),
     ("sae-lens", "topk", "raw", 1024, (1.5e-3,)),
+    ("sae-lens", "batchtopk", "raw", 4096, (3e-3,)),
     ("dictionary-learning", "topk", "normalised", 4096, (1.7e-3,)),
+    ("dictionary-learning", "batchtopk", "normalised", 4096, (1.7e-3,)),
 ]
 OURS = ["--warmup", 0.2, "--decay", "linear", "--grid", "batch_size=512,1024 lr=4e-3 k=8,16,32,64"]
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from saetools.kernels.intrinsics import LANES, lowest_bit, narrow, prefetch, widen
+from saetools.kernels.intrinsics import lowest_bit, narrow, prefetch, widen
 from saetools.kernels.selection_kernels import add_candidates, maxima_of_sets
+from saetools.selection import LANES
 from saetools.workers import Workers, even_pieces
 
 

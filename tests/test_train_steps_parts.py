@@ -1,5 +1,6 @@
 """The parts of a training step: selection, prefixes, AuxK, thresholds, resuming, settings."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +18,7 @@ from train_sae.steps.cpu import SPARSE_BELOW
 from train_sae.steps.plain import TorchStep
 from train_sae.steps.prefixes import draw_prefixes
 from train_sae.steps.prescreen import ScreenedAboveThreshold, ScreenedTopKSelector
-from train_sae.steps.selection import AboveThreshold, BatchTopKSelector, TopKSelector
+from train_sae.steps.selection import AboveThreshold, BatchTopKSelector, EncoderChunks, TopKSelector
 
 B, D = 40, 16
 
@@ -356,3 +357,28 @@ def test_pieces_cover_all_rows_once(counts, n_pieces):
     assert bounds[0] == 0 and bounds[-1] == len(counts) and (np.diff(bounds) >= 0).all()
     costs = [ptr[hi] - ptr[lo] + 3 * (hi - lo) for lo, hi in pairwise(bounds)]
     assert max(costs) <= (ptr[-1] + 3 * len(counts)) / min(n_pieces, len(counts)) + max(counts) + 3
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 8])
+@pytest.mark.parametrize(("batch_size", "n"), [(40, 40), (40, 33), (37, 37), (1, 1), (7, 5)])
+def test_chunks_at_once_are_the_whole_product(n_threads, batch_size, n, monkeypatch):
+    monkeypatch.setattr("train_sae.steps.selection.CHUNK_BYTES", 13 * 50 * 4)  # 13 tokens, so 7 in each
+    monkeypatch.setattr("train_sae.steps.selection.LEAST_TOKENS", 2)
+    workers = Workers()
+    workers.n_threads = n_threads
+    workers._pool = ThreadPoolExecutor(max(1, n_threads - 1))
+    chunks = EncoderChunks(50, batch_size, workers)
+    x_bd, enc_sd = batch(0)[:n], torch.randn(50, D, generator=torch.Generator().manual_seed(3))
+    whole_bs, n_b = torch.full((n, 50), torch.nan), np.zeros(n, int)
+
+    def take(start, stop, z_bs):
+        whole_bs[start:stop] = z_bs
+        n_b[start:stop] += 1
+
+    for _ in range(2):
+        chunks.at_once(x_bd, enc_sd, take)
+    assert (n_b == 2).all()
+    torch.testing.assert_close(whole_bs, x_bd @ enc_sd.T)
+    in_turn = torch.cat([z_bs.clone() for _, _, z_bs in chunks.in_turn(x_bd, enc_sd)])
+    torch.testing.assert_close(in_turn, whole_bs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LANES = 16  # latents looked at together
+
 
 def set_depth(n_latents: int, k: int) -> int:
     """The size of the sets for `top_k_rows`: eight times k sets, where there are so many latents."""

@@ -6,8 +6,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from saetools.selection import LANES
+
 I1, I16, I32, I64, F32 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-LANES = 16
 LANES_I32, LANES_F32 = ir.VectorType(I32, LANES), ir.VectorType(F32, LANES)
 
 

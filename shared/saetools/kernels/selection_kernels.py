@@ -4,7 +4,8 @@ import numpy as np
 from numba import njit
 
 from saetools.kernels.flags import FAST
-from saetools.kernels.intrinsics import LANES, bits_at_least, fmax32, lowest_bit, raise_maxima, widen
+from saetools.kernels.intrinsics import bits_at_least, fmax32, lowest_bit, raise_maxima, widen
+from saetools.selection import LANES
 
 BLOCK = 64
 

@@ -46,12 +46,10 @@ class EncoderChunks:
         self.workers = workers
         whole = -(-batch_size * n_latents * dtype.itemsize // CHUNK_BYTES)
         self.tokens = max(min(LEAST_TOKENS, batch_size), -(-batch_size // whole))
-        each = -(-self.tokens // workers.n_threads)
-        self.tokens_each = min(self.tokens, max(LEAST_TOKENS, each))
-        n_rows = max(
-            self.tokens, self.tokens_each * min(workers.n_threads, -(-batch_size // self.tokens_each))
-        )
-        self.z_bs = torch.empty(n_rows, n_latents, dtype=dtype)
+        # Of each chunk's memory a half, whatever the number of threads, so that results do not depend on it.
+        self.tokens_each = min(self.tokens, max(LEAST_TOKENS, -(-self.tokens // 2)))
+        n_at_once = min(workers.n_threads, -(-batch_size // self.tokens_each))
+        self.z_bs = torch.empty(max(self.tokens, self.tokens_each * n_at_once), n_latents, dtype=dtype)
 
     def in_turn(self, x_bd: Tensor, enc_sd: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """(first token, one past the last, their product, valid until the next chunk), by all threads each."""
@@ -67,11 +65,8 @@ class EncoderChunks:
         A thread that takes what it has just computed finds it in its cache, and none waits for another after each
         product, which torch's threads do in a busy loop that keeps a core from ours.
         """
-        n = len(x_bd)
-        n_chunks, n_threads = -(-n // self.tokens_each), self.workers.n_threads
-        if n_chunks > n_threads:
-            n_chunks = -(-n_chunks // n_threads) * n_threads
-        free = deque(self.z_bs.split(self.tokens_each))
+        n_buffers = len(self.z_bs) // self.tokens_each
+        free = deque(self.z_bs[: n_buffers * self.tokens_each].split(self.tokens_each))
 
         def multiply_and_take(_piece: int, start: int, stop: int) -> None:
             rows = free.popleft()
@@ -80,7 +75,7 @@ class EncoderChunks:
             take(start, stop, z_bs)
             free.append(rows)
 
-        self.workers.run_torch(multiply_and_take, even_pieces(n, n_chunks))
+        self.workers.run_torch(multiply_and_take, even_pieces(len(x_bd), -(-len(x_bd) // self.tokens_each)))
 
 
 class TopKSelector:

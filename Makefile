@@ -24,7 +24,8 @@ ifndef MODEL
 MODEL := timm/test_vit2
 WEIGHTS ?= examples/birds/vit.safetensors
 LAYERS ?= 7
-SAE ?= --d-sae 1024 --activation relu --l1 3e-2 --tokens 600k
+# Dense from the start: on the drawn birds, seen by a model of random weights, such an SAE detects more.
+SAE ?= --d-sae 1024 --activation relu --l1 3e-2 --start-l0 0 --tokens 600k
 else ifndef LAYERS
 $(error MODEL=$(MODEL) needs LAYERS=L,L,... too: 0 is the first block)
 endif

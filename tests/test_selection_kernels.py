@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numba import njit
 
 from saetools.kernels.intrinsics import lowest_bit, narrow, prefetch, widen
-from saetools.kernels.selection_kernels import add_candidates, maxima_of_sets
-from saetools.selection import LANES
+from saetools.kernels.selection_kernels import add_candidates, maxima_of_sets, top_k_rows
+from saetools.selection import LANES, set_depth
 from saetools.workers import Workers, even_pieces
 
 
@@ -86,6 +86,19 @@ def test_nan_is_no_candidate_and_raises_no_maximum(bfloat16):
     candidate, upper, lower = np.empty(40, np.int32), np.empty(40, np.float32), np.empty(40, np.float32)
     n = add_candidates(stored, zero_s, no_error, zero, np.float32(-1.0), candidate, upper, lower)
     assert candidate[:n].tolist() == [i for i in range(40) if i not in (3, 21, 39)]
+
+
+@pytest.mark.parametrize("at", [0, 7, 96, 99])
+@pytest.mark.parametrize("k", [1, 4, 60])
+def test_an_infinite_value_is_the_largest(at, k):
+    """A run that diverged must show it; 0 times infinity is NaN, which no comparison finds."""
+    z_bs = np.random.default_rng(0).standard_normal((1, 100)).astype(np.float32)
+    z_bs[0, at] = np.inf
+    latent_bk, value_bk = np.empty((1, k), np.int32), np.empty((1, k), np.float32)
+    zero_s, floor = np.zeros(100, np.float32), np.float32(0)
+    top_k_rows(0, 0, 1, z_bs, zero_s, k, set_depth(100, k), floor, latent_bk, value_bk)
+    best = np.sort(np.argsort(-z_bs[0], kind="stable")[:k])
+    assert latent_bk[0].tolist() == best.tolist() and value_bk.max() == np.inf
 
 
 @njit

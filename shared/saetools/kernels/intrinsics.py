@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -9,6 +10,7 @@ from numba.extending import intrinsic
 from saetools.selection import LANES
 
 I1, I16, I32, I64, F32 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+LARGEST = np.finfo(np.float32).max
 LANES_I32, LANES_F32 = ir.VectorType(I32, LANES), ir.VectorType(F32, LANES)
 
 
@@ -65,7 +67,8 @@ narrow: Any = intrinsic(_narrow)
 
 
 def _is_row(row):
-    return isinstance(row, types.Array) and row.layout == "C" and row.dtype in (types.float32, types.uint16)
+    is_array = isinstance(row, types.Array) and row.ndim == 1 and row.layout == "C"
+    return is_array and row.dtype in (types.float32, types.uint16)
 
 
 def _load(context, builder, kind, array, first):
@@ -88,11 +91,15 @@ def _spread(builder, value):
 
 
 def _value_and_margin(context, builder, signature, args):
-    """z + bias, and error + share |z|, of 16 latents; args = (z, bias, first, error, share, ...)."""
+    """z + bias, and error + share |z|, of 16 latents; args = (z, bias, first, error, share, ...).
+
+    The margin of an infinite z is finite, since 0 times infinity would hide it.
+    """
     z = _load(context, builder, signature.args[0], args[0], args[2])
     value = builder.fadd(z, _load(context, builder, signature.args[1], args[1], args[2]))
     without_sign = builder.and_(builder.bitcast(z, LANES_I32), ir.Constant(LANES_I32, [0x7FFFFFFF] * LANES))
-    size = builder.bitcast(without_sign, LANES_F32)
+    size, largest = builder.bitcast(without_sign, LANES_F32), ir.Constant(LANES_F32, [float(LARGEST)] * LANES)
+    size = builder.select(builder.fcmp_ordered("<", size, largest), size, largest)
     product = builder.fmul(_spread(builder, args[4]), size, flags=("contract",))
     return value, builder.fadd(_spread(builder, args[3]), product, flags=("contract",))
 

@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from saetools.kernels.flags import FAST
-from saetools.kernels.intrinsics import bits_at_least, fmax32, lowest_bit, raise_maxima, widen
+from saetools.kernels.intrinsics import LARGEST, bits_at_least, fmax32, lowest_bit, raise_maxima, widen
 from saetools.selection import LANES
 
 BLOCK = 64
@@ -89,6 +89,14 @@ def choose_largest(b, n, k, candidate, score, ranked, floor, latent_bk, value_bk
 
 
 @njit(**FAST)
+def _bounds(z_s, bias_s, i, error, share):
+    """(lower, upper) bounds of latent i, as `raise_maxima` and `bits_at_least` have them."""
+    z = widen(z_s[i])
+    margin = error + share * min(abs(z), LARGEST)
+    return z + bias_s[i] - margin, z + bias_s[i] + margin
+
+
+@njit(**FAST)
 def maxima_of_sets(z_s, bias_s, error_block, share, depth, maxima):
     """maxima[:n] = the largest lower bound z + bias - (error + share |z|) in each of n sets of at most `depth` latents;
     returns n.
@@ -107,9 +115,8 @@ def maxima_of_sets(z_s, bias_s, error_block, share, depth, maxima):
                 z_s, bias_s, np.uint64(first), error_block[first // LANES], share, maxima, np.uint64(n)
             )
         for i in range(stop - stop % LANES, stop):
-            z = widen(z_s[i])
             at = n + i % LANES
-            maxima[at] = max(maxima[at], z + bias_s[i] - (error_block[i // LANES] + share * abs(z)))
+            maxima[at] = max(maxima[at], _bounds(z_s, bias_s, i, error_block[i // LANES], share)[0])
         n += min(LANES, stop - start)
     return n
 
@@ -131,16 +138,13 @@ def add_candidates(z_s, bias_s, error_block, share, bound, candidate, upper, low
             bits = bits_at_least(z_s, bias_s, first, error, share, bound)
         else:
             for i in range(block * LANES, s):
-                z = widen(z_s[i])
-                if z + bias_s[i] + (error + share * abs(z)) >= bound:
+                if _bounds(z_s, bias_s, i, error, share)[1] >= bound:
                     bits |= np.uint64(1) << np.uint64(i - block * LANES)
         while bits != np.uint64(0):
             i = first + lowest_bit(bits)
             bits &= bits - np.uint64(1)
-            z = widen(z_s[i])
             candidate[n] = i
-            upper[n] = z + bias_s[i] + (error + share * abs(z))
-            lower[n] = z + bias_s[i] - (error + share * abs(z))
+            lower[n], upper[n] = _bounds(z_s, bias_s, i, error, share)
             n += 1
     return n
 

@@ -54,7 +54,9 @@ def test_no_other_scale_reconstructs_better(activation: str) -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "jumprelu"])
-@pytest.mark.parametrize(("start_l0", "expected"), [(1, 1), (6, 6), (24, 24), (40, 24), (1000, 24)])
+@pytest.mark.parametrize(
+    ("start_l0", "expected"), [(1, 1), (6, 6), (24, 24), (40, 24), (1000, 24), (float("inf"), 24)]
+)
 def test_each_latent_starts_active_on_its_share(activation: str, start_l0: float, expected: float) -> None:
     made, f_ns, x_hat_nd = start(activation, start_l0)
     share_s = (f_ns > 0).double().mean(0)

@@ -69,7 +69,7 @@ def data_point_parameters(
     z_ns = some_nd @ dec_sd.T
     floor, q_s = 0.0, torch.zeros(d_sae)  # the smallest active value, and the z of it before scaling
     if start_l0:
-        floor, q_s = theta or 0.0, _quantiles(z_ns, start_l0 / d_sae)
+        floor, q_s = theta or 0.0, _quantiles(z_ns, min(start_l0 / d_sae, 1.0))
     scale = _best_scale(some_nd, z_ns.sub_(q_s), floor, dec_sd, settings)
     return SAEParameters(
         enc_sd=scale * dec_sd,

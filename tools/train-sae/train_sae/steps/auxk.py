@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saetools.selection import set_depth
-from saetools.workers import Workers, even_pieces
+from saetools.workers import Workers
 from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
-from train_sae.steps.selection import CHUNK_BYTES, MAX_PIECES
+from train_sae.steps.selection import EncoderChunks, choose_top_k
 
 
 class DeadSelector:
@@ -29,8 +28,6 @@ class DeadSelector:
 
     def select(self, centred_bd: Tensor, dead_s: np.ndarray) -> Events | None:
         """None if no latent is dead. `dead_s` {S} bool; `centred_bd` = x - b_dec."""
-        from saetools.kernels.selection_kernels import top_k_rows
-
         dead = np.flatnonzero(dead_s)
         if len(dead) == 0:
             return None
@@ -40,16 +37,7 @@ class DeadSelector:
         events = self.buffer.events(n)
         enc_sd = self.parameters.enc_sd[torch.from_numpy(dead)]
         bias_s = self.parameters.b_enc_s.numpy()[dead]
-        floor = np.float32(-np.inf if self.signed else 0)
-        latent_bk, value_bk = events.latent_e.reshape(n, k), events.f_e.reshape(n, k)
-        chunk = max(1, min(n, CHUNK_BYTES // (4 * len(dead))))
-        z_bs = torch.empty(chunk, len(dead))
-        for start in range(0, n, chunk):
-            stop = min(start + chunk, n)
-            z = z_bs[: stop - start]
-            torch.mm(centred_bd[start:stop], enc_sd.T, out=z)
-            out = latent_bk[start:stop], value_bk[start:stop]
-            pieces = even_pieces(stop - start, MAX_PIECES)
-            self.workers.run(top_k_rows, pieces, z.numpy(), bias_s, k, set_depth(len(dead), k), floor, *out)
+        chunks = EncoderChunks(len(dead), n, self.workers)
+        choose_top_k(chunks, centred_bd, enc_sd, bias_s, k, -np.inf if self.signed else 0.0, events)
         events.latent_e[:] = dead[events.latent_e]
         return events

@@ -78,6 +78,28 @@ class EncoderChunks:
         self.workers.run_torch(multiply_and_take, even_pieces(len(x_bd), -(-len(x_bd) // self.tokens_each)))
 
 
+def choose_top_k(
+    chunks: EncoderChunks,
+    x_bd: Tensor,
+    enc_sd: Tensor,
+    bias_s: np.ndarray,
+    k: int,
+    floor: float,
+    events: Events,
+) -> None:
+    """Fills in latents and values of k events per token: the largest of x enc^T + bias, those below `floor` as it."""
+    from saetools.kernels.selection_kernels import top_k_rows
+
+    latent_bk, value_bk = events.latent_e.reshape(-1, k), events.f_e.reshape(-1, k)
+    depth = set_depth(len(enc_sd), k)
+
+    def take(start: int, stop: int, z_bs: Tensor) -> None:
+        out = latent_bk[start:stop], value_bk[start:stop]
+        top_k_rows(0, 0, stop - start, z_bs.numpy(), bias_s, k, depth, np.float32(floor), *out)
+
+    chunks.at_once(x_bd, enc_sd, take)
+
+
 class TopKSelector:
     """f = ReLU of the k largest pre-activations of each token, 0 elsewhere; of equal ones the lower latents."""
 
@@ -86,20 +108,12 @@ class TopKSelector:
         self.chunks = EncoderChunks(parameters.n_latents, batch_size, workers)
         self.buffer = EventBuffer(batch_size, batch_size * k)
         self.buffer.ptr_b[:] = range(0, batch_size * k + 1, k)
-        self.depth = set_depth(parameters.n_latents, k)
 
     def select(self, centred_bd: Tensor) -> Events:
-        from saetools.kernels.selection_kernels import top_k_rows
-
-        latent_bk, value_bk = self.buffer.latent_e.reshape(-1, self.k), self.buffer.f_e.reshape(-1, self.k)
+        events = self.buffer.events(len(centred_bd))
         bias_s = self.parameters.b_enc_s.numpy()
-
-        def take(start: int, stop: int, z_bs: Tensor) -> None:
-            out = latent_bk[start:stop], value_bk[start:stop]
-            top_k_rows(0, 0, stop - start, z_bs.numpy(), bias_s, self.k, self.depth, np.float32(0), *out)
-
-        self.chunks.at_once(centred_bd, self.parameters.enc_sd, take)
-        return self.buffer.events(len(centred_bd))
+        choose_top_k(self.chunks, centred_bd, self.parameters.enc_sd, bias_s, self.k, 0.0, events)
+        return events
 
     def state_dict(self) -> dict[str, np.ndarray]:
         return {}

@@ -72,20 +72,8 @@ def _score(x_bd, b, w_sd, bias_s, latents, n, scores):
 
 @njit(**FAST)
 def screened_top_k_rows(
-    z_bs,
-    bias_s,
-    x_bd,
-    enc_sd,
-    norm_b,
-    rounding_b,
-    norm_block,
-    rounding_block,
-    output,
-    k,
-    depth,
-    latent_bk,
-    value_bk,
-):
+    z_bs, bias_s, x_bd, enc_sd, norm_b, rounding_b, norm_block, rounding_block, output, k, depth, latent_bk, value_bk
+):  # fmt: skip
     """As `top_k_rows` with floor 0, of x enc^T + bias; `z_bs` holds bits of bfloat16 approximations of x enc^T.
 
     Their error is at most rounding_b norm_block + norm_b rounding_block + `output` |z~| for a latent of a block of

@@ -18,12 +18,8 @@ def _add_events(start, stop, n_tokens, row_e, f_e, dz_e, x_bd, G_rd, g_enc, g_de
     sum_dz = np.float32(0)
     e = start
     while e + 4 <= stop:
-        r0, r1, r2, r3 = (
-            np.uint64(row_e[e]),
-            np.uint64(row_e[e + 1]),
-            np.uint64(row_e[e + 2]),
-            np.uint64(row_e[e + 3]),
-        )
+        r0, r1 = np.uint64(row_e[e]), np.uint64(row_e[e + 1])
+        r2, r3 = np.uint64(row_e[e + 2]), np.uint64(row_e[e + 3])
         b0, b1 = r0 % np.uint64(n_tokens), r1 % np.uint64(n_tokens)
         b2, b3 = r2 % np.uint64(n_tokens), r3 % np.uint64(n_tokens)
         f0, f1, f2, f3 = f_e[e], f_e[e + 1], f_e[e + 2], f_e[e + 3]

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from saetools.average_precision import average_precision, best_prototypes
 from saetools.errors import UserError
-from saetools.resampled_average_precision import average_precision_weighted, unseen_average_precision
+from saetools.resampled_average_precision import average_precision_weighted, debiased_average_precision
 
 EXACT = 1e-12
 
@@ -272,8 +272,8 @@ def test_refuses_what_does_not_fit() -> None:
         average_precision_weighted(scores, labels, ones * 65536)
 
 
-def unseen_by_definition(scores: np.ndarray, labels: np.ndarray, copies: np.ndarray) -> float:
-    """The formula of `unseen_average_precision`, positive by positive, in fractions."""
+def debiased_by_definition(scores: np.ndarray, labels: np.ndarray, copies: np.ndarray) -> float:
+    """The formula of `debiased_average_precision`, positive by positive, in fractions."""
     order = np.argsort(-scores, kind="stable")
     images = [(float(scores[i]), bool(labels[i]), int(copies[i])) for i in order if copies[i]]
     all_positives = sum(m for _, y, m in images if y)
@@ -296,7 +296,7 @@ def unseen_by_definition(scores: np.ndarray, labels: np.ndarray, copies: np.ndar
 
 @given(cases, st.booleans())
 @settings(max_examples=80, deadline=None)
-def test_unseen_equals_the_definition(case: dict, masked: bool) -> None:
+def test_debiased_equals_the_definition(case: dict, masked: bool) -> None:
     rng = np.random.default_rng(case["seed"])
     n, t = case["n"], min(case["t"], 6)
     scores = draw_scores(rng, case["kind"], (n, t))
@@ -304,15 +304,15 @@ def test_unseen_equals_the_definition(case: dict, masked: bool) -> None:
     valid = rng.random((n, t)) < 0.7 if masked else np.ones((n, t), bool)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=4)
     counts[0], counts[1] = 0, 1
-    found = unseen_average_precision(scores, labels, counts, valid_nt=valid if masked else None)
+    found = debiased_average_precision(scores, labels, counts, valid_nt=valid if masked else None)
     expected = [
-        [unseen_by_definition(scores[v, j], labels[v, j], row[v]) for j, v in enumerate(valid.T)]
+        [debiased_by_definition(scores[v, j], labels[v, j], row[v]) for j, v in enumerate(valid.T)]
         for row in counts
     ]
     np.testing.assert_allclose(found, expected, rtol=0, atol=EXACT)
 
 
-def test_unseen_is_not_biased_where_ap_is() -> None:
+def test_debiased_is_not_biased_where_ap_is() -> None:
     """Many small samples of one source: their mean meets the AP of a large one, the mean of plain AP does not."""
     rng = np.random.default_rng(3)
 
@@ -324,5 +324,5 @@ def test_unseen_is_not_biased_where_ap_is() -> None:
     truth = np.mean([average_precision_score(y, s) for s, y in zip(large[0].T, large[1].T, strict=True)])
     scores, labels = draw(400, 3000)
     ones = np.ones((1, 400), int)
-    assert np.nanmean(unseen_average_precision(scores, labels, ones)) == pytest.approx(truth, abs=0.01)
+    assert np.nanmean(debiased_average_precision(scores, labels, ones)) == pytest.approx(truth, abs=0.01)
     assert np.nanmean(average_precision_weighted(scores, labels, ones)) > truth + 0.02

@@ -1,7 +1,7 @@
 """Average precision of the images drawn again and again, from which confidence intervals are made.
 
 AP of a few images is, on average, higher than that of many from the same source: the precision at a positive
-counts that positive itself. `unseen_average_precision` takes every positive out of its own precision; intervals
+counts that positive itself. `debiased_average_precision` takes every positive out of its own precision; intervals
 are made of it. Definitions and demands on scores as in `saetools.average_precision`.
 """
 
@@ -35,10 +35,10 @@ def average_precision_weighted(
     ones gives the AP of the images as they are. Each trait is sorted once for all resamples. Raises as
     `average_precision`.
     """
-    return _weighted(scores_nt, labels_nt, counts_rn, valid_nt, threads, unseen=False)
+    return _weighted(scores_nt, labels_nt, counts_rn, valid_nt, threads, debiased=False)
 
 
-def unseen_average_precision(
+def debiased_average_precision(
     scores_nt: np.ndarray,
     labels_nt: np.ndarray,
     counts_rn: np.ndarray,
@@ -63,7 +63,7 @@ def unseen_average_precision(
     many images: it is biased upwards, and more so in resamples. Arguments and errors as
     `average_precision_weighted`.
     """
-    return _weighted(scores_nt, labels_nt, counts_rn, valid_nt, threads, unseen=True)
+    return _weighted(scores_nt, labels_nt, counts_rn, valid_nt, threads, debiased=True)
 
 
 def _weighted(
@@ -73,7 +73,7 @@ def _weighted(
     valid_nt: np.ndarray | None,
     threads: int | None,
     *,
-    unseen: bool,
+    debiased: bool,
 ) -> np.ndarray:
     label_nt, valid_nt = checked_labels(labels_nt, valid_nt)
     n_images, n_traits = label_nt.shape
@@ -90,7 +90,7 @@ def _weighted(
 
     def run(first: int, last: int) -> None:
         found = average_precision_weighted_columns(
-            bits_nt, first, last, label_tn, valid_tn, counts_xnr, unseen, ap_tr
+            bits_nt, first, last, label_tn, valid_tn, counts_xnr, debiased, ap_tr
         )
         refuse_not_finite(scores_nt, found)
 

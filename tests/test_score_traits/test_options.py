@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from saetools.resampled_average_precision import unseen_average_precision
+from saetools.resampled_average_precision import debiased_average_precision
 
 
 def table_of(done) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def test_intervals_are_quantiles_over_resampled_test_images(birds, score_traits)
     images_nk = birds.acts[5].max(1)[60:].astype(np.float32)
     labels = birds.labels_nt[60:]
     counts = np.random.default_rng([0, 3]).multinomial(40, np.full(40, 1 / 40), size=256)
-    ap = unseen_average_precision(images_nk[:, found.prototype], labels, counts)
+    ap = debiased_average_precision(images_nk[:, found.prototype], labels, counts)
     low, high = np.nanquantile(ap, (0.025, 0.975), axis=0)
     np.testing.assert_allclose(found.ap_low, low, atol=0.05)  # 256 of the 300 resamples
     np.testing.assert_allclose(found.ap_high, high, atol=0.05)

@@ -291,11 +291,11 @@ def average_precision_masked_columns(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def average_precision_weighted_columns(bits_nt, first, last, label_tn, valid_tn, counts_xnr, unseen, ap_tr):
+def average_precision_weighted_columns(bits_nt, first, last, label_tn, valid_tn, counts_xnr, debiased, ap_tr):
     """AP of column t against label t where image i is there counts_xnr[x, i, r] times, for t = first..last-1.
 
     With R counts in a tile, ap_tr holds R * x + r for each t. An image with valid_tn[t, i] == 0 is never there.
-    With `unseen`, AP of unseen images (see `saetools.resampled_average_precision`). Each column is sorted once for all
+    With `debiased`, debiased AP (see `saetools.resampled_average_precision`). Each column is sorted once for all
     resamples. Returns as _descending_keys.
     """
     n = bits_nt.shape[0]
@@ -344,11 +344,11 @@ def average_precision_weighted_columns(bits_nt, first, last, label_tn, valid_tn,
                 if gains:
                     for r in range(tile):
                         count[r] += gain[r]
-                    if unseen:
+                    if debiased:
                         for j in range(start, end):
                             i = order[j]
                             if label_tn[t, i] and valid_tn[t, i]:
-                                _add_unseen(counts_xnr[x, i], count, seen, positives, total, alone)
+                                _add_debiased(counts_xnr[x, i], count, seen, positives, total, alone)
                         gain[:] = 0
                     else:
                         for r in range(tile):
@@ -364,7 +364,7 @@ def average_precision_weighted_columns(bits_nt, first, last, label_tn, valid_tn,
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _add_unseen(copies, count, seen, positives, total, alone):
+def _add_debiased(copies, count, seen, positives, total, alone):
     """Add, for the copies of one positive, their number times the precision at their score without them.
 
     Of c positives and n images at the score or above, m are the copies. Without them P - m positives are left, so

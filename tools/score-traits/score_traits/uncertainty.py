@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saetools.resampled_average_precision import unseen_average_precision
+from saetools.resampled_average_precision import debiased_average_precision
 from score_traits.traits import Split
 
 COUNTS_AT_A_TIME = 2**24  # of resampled rows
@@ -22,7 +22,7 @@ class Intervals:
 
 
 def resampled_ap(scores_nt: np.ndarray, test: Split, n_resamples: int, seed: int) -> np.ndarray:
-    """AP on unseen images (`saetools.average_precision`) {R, T} over test images drawn with replacement.
+    """Debiased AP (`saetools.resampled_average_precision`) {R, T} over test images drawn with replacement.
 
     scores_nt: of the prototype chosen for each trait. All rows of an image are drawn together, so patches
     of one image do not count as independent. The same seed draws the same images for any traits.
@@ -34,7 +34,7 @@ def resampled_ap(scores_nt: np.ndarray, test: Split, n_resamples: int, seed: int
         last = min(first + at_a_time, n_resamples)
         even = np.full(test.n_images, 1 / test.n_images)
         counts = rng.multinomial(test.n_images, even, size=last - first).astype(np.uint16)
-        ap_rt[first:last] = unseen_average_precision(
+        ap_rt[first:last] = debiased_average_precision(
             scores_nt, test.labels_nt, counts[:, test.image_n], valid_nt=test.valid_nt
         )
     return ap_rt

@@ -89,7 +89,9 @@ def test_the_table(new_shards, score_traits, tmp_path) -> None:
         found |= {f"{trait}, prototype": row.prototype, f"{trait}, test AP": row.ap}
         found[f"{trait}, prevalence"] = row.prevalence
     once = np.ones((1, int((~is_train).sum())), int)
-    found["red, AP°"] = debiased_average_precision(scores_nk[~is_train, :1], red[~is_train, None], once).item()
+    found["red, AP°"] = debiased_average_precision(
+        scores_nk[~is_train, :1], red[~is_train, None], once
+    ).item()
     for name in ("threshold", "precision", "recall", "f1"):
         found[f"red against other, {name if name != 'f1' else 'F1'}"] = pair[name][0]
     check(found, results("results"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 
 from saetools.atomic import atomic_path, write_text
 from saetools.errors import UsageError, UserError, near_names
+from saetools.image_overlap import check_no_overlap
 from saetools.provenance import Format, Provenance, first_difference
 from saetools.quantities import format_bytes, parse_bytes, parse_count
 from saetools.sae import SAE, SAEConfig
 from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
 from saetools.scorers import Const, Linear
+from saetools.shard_layout import Examples
 
 THING = Format("saetools-thing", 2, "make-things")
 
@@ -188,3 +191,33 @@ def test_a_scorer_file_that_is_none(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(UserError, match="cut short"):
         load_scorer(path)
+
+
+def _examples(paths: Sequence[str], digest: Sequence[bytes] | None) -> Examples:
+    n = len(paths)
+    digests = None if digest is None else np.array(digest, "S32")
+    empty = np.zeros(n, np.int64)
+    return Examples(np.array(paths, object), empty, empty, np.ones((n, 2), np.int16), digest=digests)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ((["a", "b"], None), (["c", "b"], None), "1 images are in --train and --val, for example 'b'"),
+        ((["a"], [b"1"]), (["a"], [b"2"]), "for example 'a'"),
+        ((["a", "b"], [b"1", b"2"]), (["c", "d"], [b"3", b"1"]), "1 images of --val are the same pictures"),
+        ((["a", "b"], [b"1", b"2"]), (["c", "d"], [b"3", b"1"]), "for example 'd' as 'a'"),
+        ((["a", "b"], [b"1", b"2"]), (["c", "d"], None), None),
+        ((["a", "b"], None), (["c", "d"], [b"1", b"2"]), None),
+        ((["a", "b"], [b"1", b"2"]), (["c", "d"], [b"3", b"3"]), None),
+    ],
+)
+def test_images_of_train_and_test_are_compared_by_path_and_by_content(train, test, words) -> None:
+    """A digest counts where both sides have it; one path in both sets is the same image, whatever it shows."""
+    sets = ([_examples(["x"], None), _examples(*train)], [_examples(*test)])
+    if words is None:
+        check_no_overlap(*sets, Path("shard"), ("--train", "--val"))
+        return
+    with pytest.raises(UserError, match=words) as raised:
+        check_no_overlap(*sets, Path("shard"), ("--train", "--val"))
+    assert str(raised.value).startswith("shard: ")

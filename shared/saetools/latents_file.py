@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from saetools.errors import UserError
+from saetools.image_overlap import check_no_overlap
 from saetools.latents_layout import (
     HEADER,
     LATENTS,
@@ -176,11 +177,9 @@ def check_splits(train: LatentsSet, test: LatentsSet) -> None:
     """Raise UserError unless both were encoded alike, from different images."""
     first, other = train.files[0], test.files[0]
     check_same_encoding(first.header, first.path, other.header, other.path)
-    if shared := set(train.paths) & set(test.paths):
-        raise UserError(
-            f"{other.path}: {len(shared)} images are in --train and --test, for example {min(shared)!r};"
-            " test on images that were not trained on"
-        )
+    check_no_overlap(
+        (file.examples for file in train.files), (file.examples for file in test.files), other.path
+    )
 
 
 def _open_folder(folder: Path) -> Iterator[LatentsFile]:

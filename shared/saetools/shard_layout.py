@@ -84,7 +84,8 @@ class Examples:
 
     path {N} relative to the data set's root; index {N} int64 position in the whole data set;
     target {N} int64 class, -1 unknown; grid {N, 2} int16 rows and columns of patches; size {N, 2} int32
-    height and width in pixels of the image as it was decoded, None where that was not recorded.
+    height and width in pixels of the image as it was decoded, None where that was not recorded; digest {N} 32
+    hexadecimal digits of the decoded picture, None where that was not recorded.
     """
 
     path: np.ndarray
@@ -92,6 +93,7 @@ class Examples:
     target: np.ndarray
     grid: np.ndarray
     size: np.ndarray | None = None
+    digest: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.path)

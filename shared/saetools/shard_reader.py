@@ -27,7 +27,7 @@ from saetools.shard_contents import (
     read_skipped,
     will_read_rows,
 )
-from saetools.shard_layout import SHARDS, ShardHeader, check_same_source, shard_name
+from saetools.shard_layout import SHARDS, Examples, ShardHeader, check_same_source, shard_name
 
 if TYPE_CHECKING:
     import torch
@@ -195,6 +195,11 @@ class ShardSet:
     def paths(self) -> list[str]:
         """The examples' paths {N}: the join key with tables."""
         return [path for shard in self.shards for path in shard.examples.path]
+
+    @property
+    def examples(self) -> list[Examples]:
+        """Of each shard."""
+        return [shard.examples for shard in self.shards]
 
     @property
     def uids(self) -> list[str]:

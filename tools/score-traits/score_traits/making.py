@@ -10,6 +10,7 @@ import torch
 
 from saetools.cli import logger
 from saetools.errors import UserError
+from saetools.image_overlap import check_no_overlap
 from saetools.progress import Progress
 from saetools.provenance import Provenance
 from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
@@ -40,7 +41,7 @@ class TableMaker:
     ) -> None:
         self.train, self.test, self.specs, self.settings = train, test, specs, settings
         _check_splits(train, test)
-        self.jobs = make_jobs(specs, settings.layers, settings.seeds, train)
+        self.jobs = make_jobs(specs, settings.layers, settings.seeds, train, test)
         self.labelled: dict[int, Labelled] = {}
         if traits.patches:
             self.labelled = {layer: read_patch_traits(train, test, layer) for layer in settings.layers}
@@ -139,11 +140,7 @@ def _save(path: Path, contents: ScorerFile) -> None:
 def _check_splits(train: ShardSet, test: ShardSet) -> None:
     first, other = train.shards[0], test.shards[0]
     check_same_source(first.header.source(), first.path, other.header.source(), other.path)
-    if shared := set(train.paths) & set(test.paths):
-        raise UserError(
-            f"{other.path}: {len(shared)} images are in --train and --test, for example {min(shared)!r};"
-            " test on images that were not trained on"
-        )
+    check_no_overlap(train.examples, test.examples, other.path)
 
 
 def _check_sizes(settings: ScoringSettings, labelled: Labelled) -> None:

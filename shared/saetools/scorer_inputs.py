@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from saetools.cli import logger
@@ -47,4 +48,28 @@ def check_scorer_fits(found: ScorerFile, path: Path, shard: Shard, layer: int) -
         raise UserError(
             f"{path}: it was trained on other activations than {shard.path} holds: {difference};"
             " use a scorer of the same model, weights, preprocessing and layer"
+        )
+
+
+def trained_on_these(found: ScorerFile, uids: Iterable[str]) -> bool | None:
+    """Whether the scorer was made from any of the shards with these uids, by its provenance.
+
+    None where that is not known: of another library's checkpoint, and of one that was converted.
+    """
+    parents = found.provenance.parents
+    if not parents or found.provenance.tool == "convert-sae":
+        return None
+    return not set(parents).isdisjoint(uids)
+
+
+def warn_if_trained_on(
+    found: ScorerFile, path: Path, shards: Iterable[Shard], option: str = "--test"
+) -> None:
+    """Say on stderr where shards to test on are among those that the scorer at `path` was made from."""
+    same = [shard.path for shard in shards if trained_on_these(found, [shard.provenance.uid])]
+    if same:
+        logger.warning(
+            "warning: %s: it was trained on %d of the %s shards, for example %s; its results on them say nothing of"
+            " images that it has not seen; swap --train and --test if they were confused",
+            *(path, len(same), option, same[0]),
         )

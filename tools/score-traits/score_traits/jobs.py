@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from saetools.errors import UserError
+from saetools.provenance import first_difference
 from saetools.sae import SAE
 from saetools.scorer_file import ScorerFile, load_scorer
-from saetools.scorer_inputs import check_scorer_fits
+from saetools.scorer_inputs import check_scorer_fits, trained_on_these, warn_if_trained_on
 from saetools.shard_reader import ShardSet
 from score_traits.score_files import activations_digest, key_of
 from score_traits.scorer_specs import COUNTED, Spec, sae_columns
@@ -40,32 +41,74 @@ class Job:
 
 
 def make_jobs(
-    specs: Sequence[Spec], layers: Sequence[int], seeds: Sequence[int], train: ShardSet
+    specs: Sequence[Spec], layers: Sequence[int], seeds: Sequence[int], train: ShardSet, test: ShardSet
 ) -> list[Job]:
-    """All jobs, layer by layer; a scorer file stands at its own layer. Raises UserError where one does not fit."""
-    files = {spec.text: load_scorer(Path(spec.text)) for spec in specs if spec.kind == "file"}
-    layer_of: dict[str, int] = {}
-    for text, found in files.items():
-        own = found.trained_on.get("layer")
-        if own is None and len(layers) > 1:
-            raise UserError(
-                f"{text}: it does not say which layer it was trained on, and --layer names {len(layers)};"
-                " score it with its own layer alone"
-            )
-        layer_of[text] = own if isinstance(own, int) and own in layers else layers[0]
-        check_scorer_fits(found, Path(text), train.shards[0], layer_of[text])
-    digests = {text: _scorer_digest(found) for text, found in files.items()}
+    """All jobs, layer by layer; a scorer file stands at its own layer. Raises UserError where one does not fit.
+
+    Warns of a scorer file that was trained on test shards.
+    """
+    files = {spec: _load_files(spec, seeds) for spec in specs if spec.kind == "file"}
+    layer_of: dict[Spec, int] = {}
+    for spec, found in files.items():
+        for seed, file in found.items():
+            own = file.trained_on.get("layer")
+            if own is None and len(layers) > 1:
+                raise UserError(
+                    f"{spec.path(seed)}: it does not say which layer it was trained on, and --layer names"
+                    f" {len(layers)}; score it with its own layer alone"
+                )
+            layer_of[spec] = own if isinstance(own, int) and own in layers else layers[0]
+            check_scorer_fits(file, spec.path(seed), train.shards[0], layer_of[spec])
+            warn_if_trained_on(file, spec.path(seed), test.shards)
     jobs = []
     for layer in layers:
         for spec in specs:
-            if spec.kind == "file":
-                if layer_of[spec.text] == layer:
-                    columns = sae_columns(files[spec.text], spec.text)
-                    jobs.append(Job(layer, spec, None, files[spec.text].kind, digests[spec.text], columns))
-            else:
+            if spec.kind != "file":
                 for seed in seeds if spec.is_drawn else [None]:
                     jobs.append(Job(layer, spec, seed, spec.kind, _identity(spec, layer, seed, train)))
+            elif layer_of[spec] == layer:
+                for seed, file in files[spec].items():
+                    columns = sae_columns(file, spec.text)
+                    jobs.append(Job(layer, spec, seed, file.kind, _scorer_digest(file), columns))
     return jobs
+
+
+def _load_files(spec: Spec, seeds: Sequence[int]) -> dict[int | None, ScorerFile]:
+    """The scorer file of a spec under None; of one with `{seed}` that of each seed, alike in all but the seed.
+
+    Raises UserError where they are not, or where two of them are the same scorer.
+    """
+    if not spec.is_drawn:
+        return {None: load_scorer(spec.path(None))}
+    files: dict[int | None, ScorerFile] = {}
+    path_of: dict[str, Path] = {}
+    for seed in seeds:
+        path = spec.path(seed)
+        file = files[seed] = load_scorer(path)
+        if (digest := _scorer_digest(file)) in path_of:
+            raise UserError(
+                f"{path}: the same scorer as {path_of[digest]}, though repeats are to differ in their seed;"
+                f" train one for each seed, with --seed {seed} here"
+            )
+        path_of[digest] = path
+        first = spec.path(seeds[0])
+        if difference := first_difference(_alike(files[seeds[0]]), _alike(file)):
+            raise UserError(
+                f"{path}: it differs from {first} in more than the seed: {difference};"
+                " give files that were made with the same settings, one for each seed"
+            )
+    return files
+
+
+def _alike(found: ScorerFile) -> dict[str, Any]:
+    """What scorers that are repeats of each other agree in."""
+    settings = {name: value for name, value in found.provenance.settings.items() if name != "seed"}
+    trained_on = {f"trained on, {name}": value for name, value in found.trained_on.items()}
+    parents = sorted(found.provenance.parents) if trained_on_these(found, []) is not None else []
+    own = {"kind": found.kind, "prototypes": found.scorer.n_prototypes}
+    if isinstance(found.scorer, SAE):
+        own |= asdict(found.scorer.config)
+    return {**settings, **own, **trained_on, "shards": parents}
 
 
 def _identity(spec: Spec, layer: int, seed: int | None, train: ShardSet) -> str:

@@ -66,7 +66,7 @@ class ScoreStore:
         if job.spec.kind == "units":
             return Units(self._train.shape(job.layer)[1])
         if job.spec.kind == "file":
-            return load_scorer(Path(job.spec.text)).scorer
+            return load_scorer(job.spec.path(job.seed)).scorer
         return load_scorer(self.scorer_path(job)).scorer
 
     def scorer_path(self, job: Job) -> Path:

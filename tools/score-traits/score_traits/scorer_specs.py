@@ -22,11 +22,12 @@ COUNTED = {"random": 1, "kmeans": 2, "pca": 1}
 AnyScorer = Const | Units | Linear | SAE
 PLAIN = ("const", "units", "linear")
 EXPECTED = "const, units, linear, random:K, kmeans:K, pca:K, or the path of a scorer file that exists"
+SEED = "{seed}"  # in a path: each repeat has its own file
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What was asked for: its text as it was typed, its kind, K where it has one, its path for `file`."""
+    """What was asked for: its text as it was typed, its kind, K where it has one; of a `file` the text is its path."""
 
     text: str
     kind: str
@@ -40,7 +41,11 @@ class Spec:
     @property
     def is_drawn(self) -> bool:
         """Whether another seed gives another one."""
-        return self.kind in ("random", "kmeans")
+        return self.kind in ("random", "kmeans") or (self.kind == "file" and SEED in self.text)
+
+    def path(self, seed: int | None) -> Path:
+        """Of a `file`: where it lies, with the repeat's seed in place of `{seed}`."""
+        return Path(self.text if seed is None else self.text.replace(SEED, str(seed)))
 
 
 def parse_spec(text: str) -> Spec:
@@ -50,7 +55,7 @@ def parse_spec(text: str) -> Spec:
     kind, _, count = text.partition(":")
     if kind in COUNTED and count.isascii() and count.isdigit() and int(count) > 0:
         return Spec(text, kind, int(count))
-    if Path(text).exists():
+    if Path(text).exists() or SEED in text:
         return Spec(text, "file")
     near = near_names(kind, [*PLAIN, *COUNTED])
     raise UsageError(f"--scorer {text}: expected {EXPECTED}{near}")

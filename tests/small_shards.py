@@ -22,8 +22,9 @@ def write_shards(
     dtype: str = "float32",
     model: str = "timm/test",
     labels_np: np.ndarray | None = None,
+    digests: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write activations {N, P, D} as complete shards, with patch labels {N, P} if they are given.
+    """Write activations {N, P, D} as complete shards, and if given patch labels {N, P}, pictures' digests {N}.
 
     Of several layers the first holds them as they are, the second twice as large, and so on.
     """
@@ -41,6 +42,7 @@ def write_shards(
             np.full(len(rows), -1),
             np.tile([1, n_patches], (len(rows), 1)),
             np.stack([40 + rows, 60 + rows], axis=1),
+            None if digests is None else np.array(digests)[rows],
         )
         provenance = Provenance.of(SHARDS, "dump-acts", {"test": model})
         targets.append(folder / shard_name(index))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import re
@@ -20,11 +22,13 @@ from PIL import Image
 from processes import BIN, Tool, error_lines
 from tiny_models import VIT, make_folder, save_timm_weights
 
+from check_files.cli import app as check_app
 from dump_acts.cli import app
 from saetools.errors import UserError
 from saetools.shard_reader import Shard, open_shards
 
 dump = runner("dump-acts", app)
+check = runner("check-files", check_app)
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +161,68 @@ def test_bad_images_are_left_out_and_listed(weights: Path, tmp_path: Path, dtype
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
     again = dump(*settings(images, weights, out, "--dtype", dtype, "--cls", "--on-bad-image", "skip"))
     assert len(again.stdout.splitlines()) == 3
+
+
+def digest_by_hand(image: Path) -> str:
+    """As docs/formats.md defines it."""
+    rgb = np.asarray(Image.open(image).convert("RGB"))
+    height, width, _ = rgb.shape
+    told = height.to_bytes(4, "little") + width.to_bytes(4, "little") + rgb.tobytes()
+    return hashlib.blake2b(told, digest_size=16).hexdigest()
+
+
+def test_digests_tell_equal_pictures_of_different_files(weights: Path, tmp_path: Path) -> None:
+    images = make_folder(tmp_path / "set", {"ant": 5, "bee": 4})
+    Image.open(images / "ant" / "001.jpg").save(images / "bee" / "copy.png")  # another name and file format
+    turned = Image.open(images / "ant" / "002.jpg").transpose(Image.Transpose.ROTATE_90)
+    turned.save(images / "bee" / "turned.png")
+    (images / "bee" / "000.jpg").write_bytes(b"broken")
+    out = tmp_path / "acts"
+    dump(*settings(images, weights, out, "--on-bad-image", "skip"))
+    digest_of = {}
+    for shard in open_shards([out]).shards:
+        digest_of |= dict(zip(shard.examples.path, shard.examples.digest, strict=True))
+    assert digest_of == {path: digest_by_hand(images / path) for path in digest_of}
+    assert len(digest_of) == 10
+    assert digest_of["bee/copy.png"] == digest_of["ant/001.jpg"]
+    assert len(set(digest_of.values())) == 9
+    check("--deep", out)
+
+
+def test_a_recording_without_digests_is_read_and_goes_on(
+    images: Path, weights: Path, whole: Path, tmp_path: Path
+) -> None:
+    """As an earlier version began it: settings are the same, so its shards are kept as they are."""
+    out = tmp_path / "acts"
+    out.mkdir()
+    for path in whole.glob("shard-*.h5"):
+        with h5py.File(path) as old, h5py.File(out / path.name, "w", libver="v110") as new:
+            for name in old:
+                old.copy(name, new)
+            del new["examples/digest"]
+            told = json.loads(old.attrs["digests"])
+            del told["/examples/digest"]
+            new.attrs.update({**old.attrs, "digests": json.dumps(told)})
+    (out / "shard-000003.h5").unlink()
+    assert len(dump(*settings(images, weights, out)).stdout.splitlines()) == 16
+    shards = open_shards([out]).shards
+    assert [shard.examples.digest is not None for shard in shards] == [i == 3 for i in range(16)]
+    uids = [[shard.provenance.uid for shard in open_shards([folder]).shards] for folder in (out, whole)]
+    assert [mine == other for mine, other in zip(*uids, strict=True)] == [i != 3 for i in range(16)]
+    check(out)
+
+
+def test_digests_that_are_none(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "shard-000000.h5"
+    path.write_bytes((whole / path.name).read_bytes())
+    with h5py.File(path, "r+") as file:
+        file["examples/digest"][1] = b"\xff" * 32
+    with pytest.raises(UserError, match=r"/examples/digest .* 32 hexadecimal digits; record the shard again"):
+        Shard(path)
+    assert "damaged or changed" not in check(path, code=1).stdout
+    with h5py.File(path, "r+") as file:
+        file["examples/digest"][1] = b"0" * 32
+    assert "/examples/digest" in check("--deep", path, code=1).stdout
 
 
 class FolderSize(threading.Thread):

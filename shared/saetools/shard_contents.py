@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from saetools.errors import UserError
+from saetools.pictures import DIGEST_CHARACTERS
 from saetools.precision import STORED_TYPES
 from saetools.shard_layout import SHARDS, Examples, ShardHeader, layer_group, shard_name
 
@@ -166,15 +167,19 @@ def read_examples(file: h5py.File, path: Path) -> Examples:
     group = file.get("examples", {})
     if missing := [name for name in ("path", "index", "target", "grid") if name not in group]:
         raise UserError(f"{path}: /examples/{missing[0]} is missing; {AGAIN}")
-    size = None  # shards that were recorded before it was part of the format do not have it
+    size = digest = None  # shards that were recorded before they were part of the format do not have them
     if "size" in group:
         size = _read(file, "examples/size", path, np.int32, (len(group["path"]), 2))
+    if "digest" in group:
+        stored = np.dtype(f"S{DIGEST_CHARACTERS}")
+        digest = np.char.decode(_read(file, "examples/digest", path, stored, (len(group["path"]),)), "latin1")
     examples = Examples(
         _strings(group["path"]),
         group["index"][:],
         group["target"][:],
         group["grid"][:].astype(np.int16),
         size,
+        digest,
     )
     lengths = {len(examples.path), len(examples.index), len(examples.target), len(examples.grid)}
     if len(lengths) != 1:
@@ -186,6 +191,8 @@ def read_examples(file: h5py.File, path: Path) -> Examples:
             f"{path}: /examples/size is {size[size.min(axis=1) < 1][0].tolist()} for an image, expected a height"
             f" and a width; {AGAIN}"
         )
+    if digest is not None and not all(map(re.compile("[0-9a-f]{32}").fullmatch, digest)):
+        raise UserError(f"{path}: /examples/digest holds something else than 32 hexadecimal digits; {AGAIN}")
     return examples
 
 

@@ -84,8 +84,8 @@ class Examples:
 
     path {N} relative to the data set's root; index {N} int64 position in the whole data set;
     target {N} int64 class, -1 unknown; grid {N, 2} int16 rows and columns of patches; size {N, 2} int32
-    height and width in pixels of the image as it was decoded, None where that was not recorded; digest {N} 32
-    hexadecimal digits of the decoded picture, None where that was not recorded.
+    height and width in pixels of the image as it was decoded; digest {N} str of 32 characters, what
+    `saetools.pictures.picture_digest` says of it. size and digest are None where they were not recorded.
     """
 
     path: np.ndarray

@@ -13,6 +13,7 @@ import numpy as np
 
 from saetools.atomic import PARTIAL, atomic_path
 from saetools.checksums import row_sums
+from saetools.pictures import DIGEST_CHARACTERS
 from saetools.precision import STORED_TYPES, to_stored
 from saetools.provenance import Provenance, canonical_json
 from saetools.shard_layout import Examples, ShardHeader, layer_group
@@ -86,6 +87,7 @@ class ShardWriter:
         self._kept: list[int] = []
         self._grid = np.array(examples.grid, np.int16)
         self._size = None if examples.size is None else np.array(examples.size, np.int32)
+        self._digest = None if examples.digest is None else np.array(examples.digest, f"S{DIGEST_CHARACTERS}")
         self.skipped: dict[int, str] = {}
         self.per_image: set[str] = set()  # data sets that are filled image by image
         self._digests: dict[str, Any] = {}
@@ -127,12 +129,13 @@ class ShardWriter:
         *,
         grids: Mapping[int, np.ndarray] | None = None,
         sizes: np.ndarray | None = None,
+        digests: np.ndarray | None = None,
         labels: Mapping[int, np.ndarray] | None = None,
     ) -> None:
         """Record the next n images: activations {n, P, D}, and more where the shard has it, of every layer.
 
-        grids {n, 2} and labels {n, P} per layer; sizes {n, 2} of the images in pixels. Without grids or sizes,
-        those of `examples` hold.
+        grids {n, 2} and labels {n, P} per layer; sizes {n, 2} of the images in pixels, digests {n} of the images.
+        Without grids, sizes or digests, those of `examples` hold.
         Raises UserError where a value is not finite or does not fit into the stored type.
         """
         n = len(next(iter(patches.values())))
@@ -156,6 +159,9 @@ class ShardWriter:
         if sizes is not None:
             assert self._size is not None, "sizes of a shard whose examples have none"
             self._size[self._n_offered : self._n_offered + n] = sizes
+        if digests is not None:
+            assert self._digest is not None, "digests of a shard whose examples have none"
+            self._digest[self._n_offered : self._n_offered + n] = digests
         self._kept.extend(range(self._n_offered, self._n_offered + n))
         self._n_offered += n
 
@@ -185,6 +191,8 @@ class ShardWriter:
         self._write("examples/grid", self._grid[self._kept].reshape(-1, 2))
         if self._size is not None:
             self._write("examples/size", self._size[self._kept].reshape(-1, 2))
+        if self._digest is not None:
+            self._write("examples/digest", self._digest[self._kept])
         if self.skipped:
             rows = list(self.skipped)
             self._write_strings("skipped/path", [self._examples.path[i] for i in rows])

@@ -12,6 +12,7 @@ from dump_acts.image_sets import ImageSet
 from dump_acts.patch_labels import LabelSettings, label_patches, read_mask
 from dump_acts.vision_models import LayerShape
 from saetools.errors import UserError
+from saetools.pictures import picture_digest
 from saetools.preprocess import Preprocess
 
 
@@ -26,24 +27,26 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels uint8 {height, width, 3} as the model sees them; size (height, width) of the image as it was decoded;
-    labels uint16 {P} by stride, where there is a mask.
+    """pixels uint8 {height, width, 3} as the model sees them; size (height, width) and digest of the image as it was
+    decoded; labels uint16 {P} by stride, where there is a mask.
     """
 
     pixels: np.ndarray
     size: tuple[int, int]
+    digest: str
     labels: dict[int, np.ndarray]
 
 
 @dataclass
 class Group:
     """Images of one size to the model in a batch: their places in it {b}, pixels uint8 {b, height, width, 3},
-    sizes {b, 2} as they were decoded, and labels uint16 {b, P} by stride.
+    sizes {b, 2} and digests {b} as they were decoded, and labels uint16 {b, P} by stride.
     """
 
     places: list[int]
     pixels: torch.Tensor
     sizes: np.ndarray
+    digests: np.ndarray
     labels: dict[int, np.ndarray]
 
     def pin_memory(self) -> Group:
@@ -79,17 +82,18 @@ class Pictures(torch.utils.data.Dataset):
         path = self.images.root / self.images.path[i]
         try:
             with Image.open(path) as image:
-                pixels = self.decoding.preprocess.pixels(image)
-                width, height = image.size
+                picture = image.convert("RGB")
+            pixels, digest = self.decoding.preprocess.pixels(picture), picture_digest(picture)
+            width, height = picture.size
             if self.images.mask is None or self.decoding.labels is None:
-                return Picture(pixels, (height, width), {})
+                return Picture(pixels, (height, width), digest, {})
             path = self.images.root / self.images.mask[i]
             mask_hw = read_mask(path, self.decoding.preprocess, (width, height))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return f"{path}: it is not an image that can be decoded ({error}); mend it, or take it out"
         except UserError as error:
             return str(error)
-        return Picture(pixels, (height, width), self._labels(mask_hw, self.decoding.labels))
+        return Picture(pixels, (height, width), digest, self._labels(mask_hw, self.decoding.labels))
 
     def _labels(self, mask_hw: np.ndarray, settings: LabelSettings) -> dict[int, np.ndarray]:
         found = {}
@@ -133,5 +137,6 @@ def collate(items: Sequence[Picture | str]) -> Batch:
         }
         pixels = torch.from_numpy(np.stack([picture.pixels for picture in chosen]))
         sizes = np.array([picture.size for picture in chosen], np.int32)
-        groups.append(Group(places, pixels, sizes, labels))
+        digests = np.array([picture.digest for picture in chosen])
+        groups.append(Group(places, pixels, sizes, digests, labels))
     return Batch(groups, faults)

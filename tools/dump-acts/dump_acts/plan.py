@@ -24,9 +24,9 @@ SHARDS_PER_SET = 8  # ... of a small data set too
 SMALLEST_SHARD = 32  # images
 # What a shard holds beside its arrays, at most: attributes, and HDF5's own structures
 OVERHEAD_BYTES = 128 * 2**10
-# ... and of each image: its path's place, and its size. Not in `image_bytes`, by which images are dealt out to
-# shards: a recording that an earlier version began could not be gone on with
-ENTRY_BYTES = 48 + 8
+# ... and of each image: its path's place, its size, its digest. Not in `image_bytes`, by which images are dealt
+# out to shards: a recording that an earlier version began could not be gone on with
+ENTRY_BYTES = 48 + 8 + 32
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ def _open_shard(
         target=plan.images.target[rows.start : rows.stop],
         grid=np.zeros((len(rows), 2), np.int16),
         size=np.zeros((len(rows), 2), np.int32),
+        digest=np.full(len(rows), "", "U32"),
     )
     return new_shard(
         plan.target(index),

@@ -98,6 +98,7 @@ def _store(
     places = [place for group in batch.groups for place in group.places]
     order = np.argsort(places)
     size_n2 = np.concatenate([np.empty((0, 2), np.int32), *(group.sizes for group in batch.groups)])[order]
+    digest_n = np.concatenate([np.empty(0, "U32"), *(group.digests for group in batch.groups)])[order]
     for layer, shape in contents.layers.items() if places else ():
         groups = [found[layer] for found in acts]
         sizes = [len(group.places) for group in batch.groups]
@@ -119,6 +120,7 @@ def _store(
                 {layer: found[run] for layer, found in cls.items()} or None,
                 grids={layer: found[run] for layer, found in grids.items()},
                 sizes=size_n2[run],
+                digests=digest_n[run],
                 labels={layer: found[run] for layer, found in labels.items()} or None,
             )
             start = stop

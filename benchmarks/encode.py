@@ -23,6 +23,7 @@ import torch
 from scipy import sparse
 
 from encode_acts.encoder import Encoder
+from encode_acts.triangle import Triangle
 from saetools.latents_layout import LATENTS, LatentsHeader
 from saetools.latents_writer import new_latents
 from saetools.matmul import float32_matmul
@@ -36,6 +37,8 @@ CASES = [  # activation, D, S, k
     ("topk", 768, 6144, 32),
     ("topk", 768, 24576, 32),
     ("jumprelu", 768, 24576, 32),
+    ("kmeans", 192, 2048, 0),  # the triangle code: about half of the latents are kept
+    ("kmeans", 768, 6144, 0),
 ]
 
 
@@ -119,9 +122,9 @@ def main() -> None:
     print("| SAE | D | S | events a token | product | encoder | encoder and file | dense way |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for activation, d, s, k in CASES[:2] if args.quick else CASES:
-        sae = make_sae(activation, d, s, k)
+        sae = make_sae(activation if k else "relu", d, s, k or s // 2)
         x_bd = torch.randn(n, d, generator=torch.Generator().manual_seed(1))
-        encoder = Encoder(sae, 0.0, None, CPU)
+        encoder = Encoder(sae if k else Triangle(sae.W_dec), 0.0, None, CPU)
         with tempfile.TemporaryDirectory() as folder:
             rows: dict[str, Callable[[], object]] = {
                 "product": lambda sae=sae, x=x_bd, e=encoder: product(sae, x, e.tokens),

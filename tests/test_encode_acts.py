@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -18,6 +20,7 @@ from small_shards import clustered_acts, write_shards
 
 from encode_acts.cli import app
 from encode_acts.encoder import CPU_BYTES, LEAST_TOKENS, Encoder
+from encode_acts.triangle import Triangle
 from saetools.errors import UserError
 from saetools.latents_file import LatentsFile, open_latents
 from saetools.latents_layout import LATENTS, LatentsHeader
@@ -25,8 +28,9 @@ from saetools.latents_writer import new_latents
 from saetools.provenance import Provenance
 from saetools.sae import SAE, SAEConfig
 from saetools.scorer_file import SCORERS, ScorerFile, save_scorer
-from saetools.scorers import Linear
+from saetools.scorers import Linear, Nearest
 from saetools.shard_layout import Examples
+from saetools.shard_reader import Shard
 from saetools.slices import parse_slice
 
 encode_acts = runner("encode-acts", app)
@@ -54,9 +58,9 @@ def make_sae(activation: str, d: int = 16, s: int = 50, seed: int = 0) -> SAE:
     )
 
 
-def save(path: Path, scorer: SAE | Linear, **trained_on: object) -> Path:
-    kind = "sae" if isinstance(scorer, SAE) else "random"
-    provenance = Provenance.of(SCORERS, "test", {})
+def save(path: Path, scorer: SAE | Linear, parents: Sequence[str] = (), **trained_on: object) -> Path:
+    kind = "sae" if isinstance(scorer, SAE) else "kmeans" if isinstance(scorer, Nearest) else "random"
+    provenance = Provenance.of(SCORERS, "test", {}, parents)
     save_scorer(path, ScorerFile(kind, scorer, provenance, {**TRAINED_ON, **trained_on}))
     return path
 
@@ -231,6 +235,132 @@ def test_units_are_the_activations(shards: Path, acts: np.ndarray, tmp_path: Pat
     assert "expected a scorer file, or units" in error_lines(done)
 
 
+def triangle_by_definition(x_bd: np.ndarray, v_kd: np.ndarray) -> np.ndarray:
+    """max(0, mean_j d_j - d_k) in float64, by differences."""
+    d_bk = np.linalg.norm(x_bd[:, None].astype(np.float64) - v_kd.astype(np.float64), axis=2)
+    return np.maximum(0, d_bk.mean(axis=1, keepdims=True) - d_bk)
+
+
+@pytest.mark.parametrize(("offset", "k"), [(0.0, 50), (300.0, 50), (300.0, 2), (0.0, 1)])
+def test_the_triangle_code_on_both_paths(offset: float, k: int) -> None:
+    """Also of tokens that are centroids, and where nearly all of their length is common to all."""
+    rng = np.random.default_rng(5)
+    v_kd = (rng.normal(size=(k, 24)) + offset).astype(np.float32)
+    x_bd = np.concatenate([rng.normal(size=(70, 24)) + offset, v_kd]).astype(np.float32)
+    scorer = Triangle(torch.from_numpy(v_kd))
+    compiled = scorer(torch.from_numpy(x_bd)).numpy()
+    plain = scorer._torch(*scorer._squares(torch.from_numpy(x_bd))).numpy()
+    expected = triangle_by_definition(x_bd, v_kd)
+    for z_bk in (compiled, plain):
+        # At a centroid d = sqrt(rounding): the error there is of the size of sqrt(2^-24) |x - mean|.
+        np.testing.assert_allclose(np.maximum(z_bk, 0), expected, atol=5e-3)
+        np.testing.assert_allclose(np.maximum(z_bk[:70], 0), expected[:70], atol=2e-5 * max(1, offset / 10))
+        if k > 2:
+            assert 0.3 < (z_bk > 0).mean() < 0.7
+
+
+def test_the_triangle_code_by_hand() -> None:
+    """As docs/metrics.md has it."""
+    scorer = Triangle(torch.tensor([[0.0], [4.0], [10.0]]))
+    np.testing.assert_allclose(scorer(torch.tensor([[1.0]])).clamp(min=0), [[10 / 3, 4 / 3, 0]], rtol=1e-6)
+
+
+def test_latents_of_kmeans_are_the_triangle_code(shards: Path, acts: np.ndarray, tmp_path: Path) -> None:
+    x_bd = acts.reshape(-1, 16)
+    centroids = Nearest(torch.from_numpy((x_bd[::9] + x_bd[1::9][: len(x_bd[::9])]) / 2))
+    scorer = save(tmp_path / "kmeans.h5", centroids)
+    expected = triangle_by_definition(x_bd, centroids.vectors.numpy())
+    encode_acts(shards, "--scorer", scorer, "--out", tmp_path / "all")
+    np.testing.assert_allclose(dense(tmp_path / "all"), expected, atol=1e-4)
+    encode_acts(shards, "--scorer", scorer, "--out", tmp_path / "nearest", "--top", 1)
+    kept = dense(tmp_path / "nearest")
+    assert (np.count_nonzero(kept, axis=1) == 1).all()
+    np.testing.assert_array_equal(
+        kept.argmax(axis=1), centroids(torch.from_numpy(x_bd)).numpy().argmax(axis=1)
+    )
+    np.testing.assert_array_equal(kept.max(axis=1), dense(tmp_path / "all").max(axis=1))
+    assert LatentsFile(tmp_path / "all" / "latents-000000.npz").header.code == "triangle"
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        ("kmeans", ["--top", "1", "--threshold=-inf"], "--top 1 alone keeps the nearest"),
+        ("kmeans", ["--threshold=-inf"], "never negative"),
+        ("linear", ["--top", "8", "--threshold=-inf"], "leave out --top"),
+        ("linear", ["--threshold=-0.5"], "keep all with --threshold=-inf"),
+        ("units", ["--top", "8", "--threshold=-inf"], "leave out --top"),
+    ],
+)
+def test_some_negative_values_without_the_others_are_refused(
+    shards: Path, tmp_path: Path, kind: str, arguments: list[str], words: str
+) -> None:
+    """What is not kept reads as 0, which would be above what is."""
+    scorer: Path | str = kind
+    if kind != "units":
+        vectors = torch.randn(9, 16)
+        scorer = save(tmp_path / "s.h5", Nearest(vectors) if kind == "kmeans" else Linear(vectors))
+    done = encode_acts(shards, "--scorer", scorer, "--out", tmp_path / "out", *arguments, code=2)
+    assert words in error_lines(done) and not (tmp_path / "out").exists()
+    assert (
+        Path(scorer).suffix != ".h5"
+        or encode_acts(
+            shards,
+            "--scorer",
+            save(tmp_path / "sae.h5", make_sae("topk")),
+            "--out",
+            tmp_path / "sae",
+            *arguments,
+        ).stdout
+    )
+
+
+def as_version_1(path: Path, kind: str) -> None:
+    """Rewrite a file of latents as an earlier version wrote it."""
+    with np.load(path) as plain:
+        members = dict(plain)
+    text = json.loads(str(members["saetools"]))
+    text["format_version"] = 1
+    for name in ("code", "trained_on_these"):
+        del text["header"][name]
+    text["header"]["kind"] = kind
+    np.savez(path, **{**members, "saetools": np.array(json.dumps(text))})
+
+
+def test_kmeans_latents_of_an_earlier_version_are_not_mixed_in(shards: Path, tmp_path: Path) -> None:
+    scorer = save(tmp_path / "kmeans.h5", Nearest(torch.randn(9, 16)))
+    command = (shards, "--scorer", scorer, "--out", tmp_path / "out")
+    encode_acts(*command)
+    old = tmp_path / "out" / "latents-000000.npz"
+    as_version_1(old, "kmeans")
+    (tmp_path / "out" / "latents-000002.npz").unlink()
+    error = error_lines(encode_acts(*command, code=1))
+    assert "another code" in error and "'minus-squared-distance' against 'triangle'" in error
+    assert not (tmp_path / "out" / "latents-000002.npz").exists()
+    with pytest.raises(UserError, match="code: 'minus-squared-distance' against 'triangle'"):
+        open_latents([old, tmp_path / "out" / "latents-000001.npz"])
+    sae = (shards, "--scorer", save(tmp_path / "sae.h5", make_sae("topk")), "--out", tmp_path / "sae")
+    encode_acts(*sae)
+    as_version_1(tmp_path / "sae" / "latents-000000.npz", "sae")
+    encode_acts(*sae)  # latents of SAEs mean what they did
+    assert open_latents([tmp_path / "sae"]).header.trained_on_these is None
+
+
+def test_latents_say_whether_their_scorer_was_trained_on_them(shards: Path, tmp_path: Path) -> None:
+    first, second = (Shard(path).provenance.uid for path in sorted(shards.iterdir())[:2])
+    for name, parents, expected in (
+        ("some", [second, first], [True, True, False]),
+        ("none", ["elsewhere"], [False] * 3),
+        ("unknown", [], [None] * 3),
+    ):
+        scorer = save(tmp_path / f"{name}.h5", make_sae("topk"), parents)
+        encode_acts(shards, "--scorer", scorer, "--out", tmp_path / name)
+        files = open_latents([tmp_path / name]).files
+        assert [file.header.trained_on_these for file in files] == expected
+    encode_acts(shards, "--scorer", "units", "--out", tmp_path / "units")
+    assert open_latents([tmp_path / "units"]).header.trained_on_these is False
+
+
 def test_errors_say_what_to_do(shards: Path, acts: np.ndarray, tmp_path: Path) -> None:
     def refused(scorer: Path, *arguments: object, code: int = 1, source: Path = shards) -> str:
         return error_lines(
@@ -302,9 +432,9 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     text = str(members()["saetools"])
     np.savez(
         path,
-        **{**members(), "saetools": np.array(text.replace('"format_version": 1', '"format_version": 2'))},
+        **{**members(), "saetools": np.array(text.replace('"format_version": 2', '"format_version": 3'))},
     )
-    refused("version 2")
+    refused("version 3")
     np.savez(path, **{**members(), "saetools": np.array(text.replace('"layer"', '"lair"'))})
     refused("no 'layer'")
     path.unlink()

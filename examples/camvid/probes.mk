@@ -15,8 +15,8 @@ PROBES_BASELINES ?= random:1024 kmeans:1024 pca:192
 probes_out := out/camvid-probes/$(call digest,$(abspath $(CAMVID)) $(PROBES_MODEL) $(PROBES_WEIGHTS) $(PROBES_DUMP) $(PROBES_TRAIN) \
 	$(PROBES_TEST) $(PROBES_LAYER) $(PROBES_SAE) $(PROBES_BASELINES) $(SEED))
 probes_names := sae units $(foreach baseline,$(PROBES_BASELINES),$(firstword $(subst :, ,$(baseline))))
-# What is kept of scores that are not sparse: all of them, and of k-means the nearest centroid.
-probes_keep = $(if $(filter sae,$(1)),,--threshold=-inf $(if $(filter kmeans,$(1)),--top 1))
+# What is kept: of scores of both signs all; latents of SAEs and of k-means are 0 where there is nothing.
+probes_keep = $(if $(filter sae kmeans,$(1)),,--threshold=-inf)
 
 
 .PHONY: camvid-probes

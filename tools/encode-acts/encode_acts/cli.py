@@ -62,6 +62,7 @@ def encode_acts(
     from saetools.shard_reader import iterate_shards
 
     found = choose_scorer(scorer)
+    found.check_what_is_kept(threshold, top)
     settings = EncodingSettings(layer, threshold if threshold > -math.inf else None, top, dtype)
     shards = iterate_shards(iterate_paths(acts or [], "activation shards"))
     mine = (shard for shard in shards if part.takes(shard.header.shard_index))

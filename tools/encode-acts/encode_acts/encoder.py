@@ -3,7 +3,8 @@
     keep (b, k) where  z_bk > cut_k  and z_bk is among the m largest of token b
 
 with z the scorer's values before its activation function. That function is in the cut and in m: ReLU has a cut of 0,
-JumpReLU and BatchTopK their thresholds, TopK a cut of 0 and m = k. `--threshold` raises the cut, `--top` lowers m.
+JumpReLU and BatchTopK their thresholds, TopK a cut of 0 and m = k, k-means' triangle code a cut of 0. `--threshold`
+raises the cut, `--top` lowers m.
 Of equal values the lower latents are kept.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from encode_acts.triangle import Triangle
 from saetools.errors import UserError
 from saetools.matmul import float32_matmul
 from saetools.sae import SAE
@@ -46,7 +48,11 @@ class Encoder:
     """
 
     def __init__(
-        self, scorer: SAE | Linear | Units, threshold: float | None, top: int | None, device: torch.device
+        self,
+        scorer: SAE | Linear | Units | Triangle,
+        threshold: float | None,
+        top: int | None,
+        device: torch.device,
     ) -> None:
         self._scorer, self._device = scorer.to(device), device
         self._values, cut_s, most = _selection(self._scorer)
@@ -105,13 +111,15 @@ class Encoder:
 
 
 def _selection(
-    scorer: SAE | Linear | Units,
+    scorer: SAE | Linear | Units | Triangle,
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor, int | None]:
     """(values before the activation function, cut {K} on the CPU, most per token) of a scorer."""
     n = scorer.n_prototypes
     if isinstance(scorer, Linear | Units):
         return scorer, torch.full((n,), -torch.inf), None
     cut_s = torch.zeros(n)
+    if isinstance(scorer, Triangle):
+        return scorer, cut_s, None
     if scorer.threshold is not None:
         cut_s = scorer.threshold.cpu().clamp(min=0.0)
     most = scorer.config.k if scorer.config.activation == "topk" else None

@@ -86,6 +86,8 @@ def _encode_shard(
         n_examples_total=shard.header.n_examples_total,
         shard_index=shard.header.shard_index,
         n_shards=shard.header.n_shards,
+        code=scorer.code,
+        trained_on_these=scorer.was_trained_on(shard),
     )
     examples = replace(shard.examples, grid=shard.grid(layer))
     n_images = max(1, READ_BYTES // (4 * n_patches * d_model))
@@ -127,6 +129,11 @@ def _check_folder(folder: Path, scorer: ScorerChoice, settings: EncodingSettings
     for path in sorted(folder.glob("latents-*.npz")):
         found = LatentsFile(path)
         here = {**found.provenance.settings, "scorer": found.header.scorer}
+        if found.header.code != scorer.code and found.header.scorer == scorer.uid:
+            raise UserError(
+                f"{path}: its values are another code of the same scorer: {found.header.code!r} against"
+                f" {scorer.code!r}; choose another --out, or remove it"
+            )
         if difference := first_difference({name: here.get(name) for name in wanted}, wanted):
             raise UserError(
                 f"{path}: it was made with other settings: {difference}; choose another --out, or remove it"

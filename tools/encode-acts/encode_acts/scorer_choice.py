@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from encode_acts.triangle import Triangle
 from saetools.errors import UsageError, near_names
+from saetools.latents_layout import SCORE, TRIANGLE
 from saetools.sae import SAE
 from saetools.scorer_file import ScorerFile, load_scorer
 from saetools.scorer_inputs import check_scorer_fits
-from saetools.scorers import Linear, Units
+from saetools.scorers import Linear, Nearest, Units
 from saetools.shard_reader import Shard
 
 UNITS = "units"
@@ -31,12 +34,53 @@ class ScorerChoice:
         """What the latents say they were made by."""
         return UNITS if self.file is None else self.file.provenance.uid
 
-    def scorer_for(self, shard: Shard, layer: int) -> SAE | Linear | Units:
-        """The scorer; raises UserError where it was not made from activations like the shard's."""
+    @property
+    def code(self) -> str:
+        """What its latents' values are, see `LatentsHeader.code`."""
+        return TRIANGLE if self.file is not None and isinstance(self.file.scorer, Nearest) else SCORE
+
+    @property
+    def has_negative_values(self) -> bool:
+        """Whether an absent latent, which reads as 0, can stand for less than a value that was kept."""
+        return self.file is None or not (isinstance(self.file.scorer, SAE) or self.code == TRIANGLE)
+
+    def was_trained_on(self, shard: Shard) -> bool | None:
+        """Whether the shard is among those that the scorer was made from; None where it does not say."""
+        if self.file is None:
+            return False
+        parents = self.file.provenance.parents
+        return shard.provenance.uid in parents if parents else None
+
+    def scorer_for(self, shard: Shard, layer: int) -> SAE | Linear | Units | Triangle:
+        """What gives the latents; raises UserError where it was not made from activations like the shard's."""
         if self.file is None or self.path is None:
             return Units(shard.shape(layer)[1])
         check_scorer_fits(self.file, self.path, shard, layer)
-        return self.file.scorer
+        scorer = self.file.scorer
+        return Triangle(scorer.vectors) if isinstance(scorer, Nearest) else scorer
+
+    def check_what_is_kept(self, threshold: float, top: int | None) -> None:
+        """Raise UsageError where some negative values would be kept and the others read as 0, which is higher."""
+        text = f"--threshold={threshold:g}"
+        if threshold >= 0:
+            return
+        if self.code == TRIANGLE:
+            raise UsageError(
+                f"{text}: latents of k-means are never negative (mean distance less distance, 0 where far);"
+                " leave it out: --top 1 alone keeps the nearest centroid"
+            )
+        if not self.has_negative_values:
+            return
+        if threshold > -math.inf:
+            raise UsageError(
+                f"{text}: it keeps some of the negative values, and the others would read as 0, which is higher;"
+                " keep all with --threshold=-inf, or none with --threshold 0"
+            )
+        if top is not None:
+            raise UsageError(
+                f"{text} --top {top}: of negative values it keeps some, and the others would read as 0, which is"
+                " higher; leave out --top, or keep the largest positive ones with --threshold 0"
+            )
 
 
 def choose_scorer(text: str) -> ScorerChoice:

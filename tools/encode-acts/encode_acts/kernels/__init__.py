@@ -1,0 +1,1 @@
+"""numba kernels of encode-acts; their callers check the arguments."""

@@ -43,6 +43,13 @@ def dump_acts(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the shards; made where it is missing.")],
     split: Annotated[str | None, typer.Option(help="Only this split: train, test, a folder's name.")] = None,
+    split_validation: Annotated[
+        float | None,
+        typer.Option(
+            help="Part of train, such as 0.2, that --split train leaves out and --split validation records.",
+            metavar="SHARE",
+        ),
+    ] = None,
     layout: Annotated[str, typer.Option(help="auto, folder, cub200, masks or csv.")] = "auto",
     weights: Annotated[
         Path | None, typer.Option(help="Local weights (.safetensors, .pth) in place of the published ones.")
@@ -98,7 +105,7 @@ def dump_acts(
     Writes shards (HDF5, see docs/formats.md) and prints the path of each as soon as it is complete.
     Running the same command again records only what is missing.
     """
-    from dump_acts.image_sets import LAYOUTS, list_images
+    from dump_acts.image_sets import LAYOUTS, list_divided, list_images
     from dump_acts.patch_labels import RULES, LabelSettings
     from saetools.precision import STORED_TYPES
 
@@ -119,7 +126,11 @@ def dump_acts(
         if value not in known:
             raise UsageError(f"{flag} {value}: expected one of {', '.join(known)}")
     ignored = parse_numbers("--ignore", ignore, int) if ignore is not None else []
-    found = list_images(images, layout, split)  # before the slow imports: a typo should not take seconds
+    # Before the slow imports: a typo should not take seconds
+    if split_validation is None:
+        found = list_images(images, layout, split)
+    else:
+        found = list_divided(images, layout, split, split_validation)
     labels = None
     if found.mask is not None:
         labels = LabelSettings(patch_label or RULES[0], background or 0, sorted(ignored))

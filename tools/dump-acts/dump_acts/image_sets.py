@@ -11,11 +11,15 @@ import numpy as np
 
 from dump_acts.path_table import read_path_table
 from saetools import cub200
-from saetools.errors import UserError
+from saetools.errors import UsageError, UserError
+from saetools.path_hash import VALIDATION, uniform_of_paths
 
 LAYOUTS = ("auto", "folder", "cub200", "masks", "csv")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+TRAIN_NAMES = ("train", "training")
+# Folders of other names than these are taken for classes, not for splits
+SPLIT_NAMES = (*TRAIN_NAMES, "validation", "valid", "val", "dev", "test", "testing")
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class ImageSet:
     path: Sequence[str]
     target: np.ndarray
     mask: Sequence[str] | None = None
+    part: str | None = None  # the part that --split-validation made, in words
 
     def __len__(self) -> int:
         return len(self.path)
@@ -69,6 +74,61 @@ def list_images(source: Path, layout: str, split: str | None) -> ImageSet:
             f" expected CLASS/NAME with one of the endings {' '.join(sorted(SUFFIXES))}"
         )
     return images
+
+
+def list_divided(source: Path, layout: str, split: str | None, share: float) -> ImageSet:
+    """One side of a data set's training images, divided into train and validation: `share` of them, by their paths.
+
+    split: train (the others), or validation. What is divided is the split train (or training), and all images where
+    the data set has no splits. A class keeps its number on both sides. Raises UsageError for any other split, and
+    UserError where the data set has a validation split of its own, or one side would be empty.
+    """
+    if not 0 < share < 1:
+        raise UsageError(f"--split-validation {share:g}: expected a share above 0 and below 1, such as 0.2")
+    if split not in (*TRAIN_NAMES, "validation"):
+        raise UsageError(
+            f"--split-validation {share:g}: it divides the images to train on: add --split train or --split"
+            f" validation{f' (not {split})' if split else ''}, or leave it out"
+        )
+    divided = _divided_split(source, _recognise(source) if layout == "auto" else layout, split)
+    whole = list_images(source, layout, divided)
+    wanted = (uniform_of_paths(whole.path, VALIDATION) < share) == (split == "validation")
+    if not wanted.any():
+        raise UserError(
+            f"{source}: --split-validation {share:g} leaves {split} without any of {len(whole)} images;"
+            " choose another share"
+        )
+    rows = np.flatnonzero(wanted).tolist()
+    what = "validation" if split == "validation" else "all but the validation"
+    return ImageSet(
+        whole.root,
+        [whole.path[row] for row in rows],
+        whole.target[rows],
+        None if whole.mask is None else [whole.mask[row] for row in rows],
+        f"{what} part, a share of {share:g}, of {divided or 'all images'}",
+    )
+
+
+def _divided_split(source: Path, layout: str, split: str) -> str | None:
+    """The split that is divided, None for all images; raises UserError where that is not clear."""
+    if layout == "cub200":
+        return "train"
+    if layout == "csv":
+        return None
+    top = source / "images" if layout == "masks" else source
+    there = [name for name in SPLIT_NAMES if (top / name).is_dir()]
+    if own := [name for name in there if name in ("validation", "valid", "val", "dev")]:
+        raise UserError(
+            f"{top / own[0]}: the data set has a validation split of its own; leave --split-validation out and"
+            f" record --split {own[0]}"
+        )
+    train = [name for name in TRAIN_NAMES if name in there and split in (name, "train", "validation")]
+    if not train and (there or split == "training"):
+        raise UserError(
+            f"{top}: found no split {split if split in TRAIN_NAMES else 'train'!r} to divide by --split-validation,"
+            f" only {', '.join(there) or 'images without splits: use --split train'}"
+        )
+    return train[0] if train else None
 
 
 def _recognise(source: Path) -> str:

@@ -124,9 +124,10 @@ class Plan:
         missing = self.missing()
         needed = sum(self.shard_bytes(shard) for shard in missing)
         total = sum(self.shard_bytes(shard) for shard in range(self.n_shards))
+        part = f"; {self.images.part}" if self.images.part else ""
         facts = {
             "model": f"{outline.name}, {outline.n_layers} layers, {outline.hook}",
-            "images": f"{len(self.images)}, {'with' if self.contents.labels else 'without'} masks",
+            "images": f"{len(self.images)}, {'with' if self.contents.labels else 'without'} masks{part}",
             "layers": _layers(shapes, outline),
             "stored": f"{self.contents.dtype}, {format_bytes(self.contents.image_bytes)} an image",
             "preprocessing": _preprocessing(outline),

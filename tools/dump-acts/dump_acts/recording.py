@@ -134,7 +134,10 @@ def _batches(rows: range, batch_size: int) -> list[range]:
 
 def _identity(model: VisionModel, plan: Plan, settings: RunSettings) -> dict[str, Any]:
     """The settings that decide what is in the shards: two runs with the same can share a folder."""
+    # Only where it is there: recordings that an earlier version began can be gone on with
+    part = {} if plan.images.part is None else {"split_validation": plan.images.part}
     return {
+        **part,
         "model": model.outline.name,
         "weights": model.weights,
         "preprocess": model.outline.preprocess.to_settings(),

@@ -13,6 +13,7 @@ import torch
 
 from saetools.cli import logger
 from saetools.errors import UserError
+from saetools.path_hash import HOLDOUT, uniform_of_paths
 from saetools.provenance import canonical_json
 from saetools.scorer_inputs import choose_layer
 from saetools.shard_reader import Shard, iterate_shards
@@ -179,7 +180,7 @@ class ShardSource:
 
     def _held_out(self, shard: Shard) -> np.ndarray:
         """bool {N}. Decided by an image's path alone: the order and the sizes of shards do not matter."""
-        return np.array([_uniform(path) < self.holdout for path in shard.examples.path], dtype=bool)
+        return uniform_of_paths(shard.examples.path, HOLDOUT) < self.holdout
 
 
 def all_blocks(shards: Iterable[Shard], layer: int, excluded: Sequence[int] = ()) -> list[Block]:
@@ -222,9 +223,3 @@ def _listed(labels: Sequence[int]) -> str:
 
 def _shuffled(blocks: list[Block], rng: np.random.Generator) -> list[Block]:
     return [blocks[i] for i in rng.permutation(len(blocks))]
-
-
-def _uniform(path: str) -> float:
-    """A number in [0, 1) that is as good as random, the same for a path everywhere."""
-    digest = hashlib.blake2b(path.encode(), digest_size=8, person=b"holdout").digest()
-    return int.from_bytes(digest, "little") / 2**64

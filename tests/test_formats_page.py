@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -109,6 +110,8 @@ def test_scorer(made: Path) -> None:
 
 def test_tables(made: Path) -> None:
     assert list(pd.read_csv(made / "ap.csv").columns) == [row[0] for row in table("ap columns")]
+    (listed,) = json.loads((made / "ap.csv.json").read_text())["scorer_files"]
+    assert set(listed) == names("scorer files") - {"n_train"}
     assert set(pd.read_csv(made / "sae.metrics.csv").columns) == names("metrics columns")
     for sidecar, name in (
         ("ap.csv.json", "saetools-ap-table"),

@@ -31,11 +31,20 @@ class WholeCsv:
     provenance: Provenance
 
 
-def write_csv(path: Path, table: pd.DataFrame, provenance: Provenance) -> None:
-    """Write the provenance and then the table: where the table is, its provenance is too."""
-    sidecar = {**asdict(provenance), ROWS: len(table)}
-    write_text(sidecar_path(path), json.dumps(sidecar, indent=1, sort_keys=True) + "\n")
+def write_csv(
+    path: Path, table: pd.DataFrame, provenance: Provenance, more: Mapping[str, Any] | None = None
+) -> None:
+    """Write the provenance and then the table: where the table is, its provenance is too.
+
+    more: what else its sidecar says, which takes no part in what the table is (`sidecar_values` reads it).
+    """
+    write_sidecar(path, {**asdict(provenance), ROWS: len(table), **(more or {})})
     write_text(path, table.to_csv(index=False))
+
+
+def write_sidecar(path: Path, values: Mapping[str, Any]) -> None:
+    """The sidecar of the CSV at `path`, over the one that is there."""
+    write_text(sidecar_path(path), json.dumps(values, indent=1, sort_keys=True) + "\n")
 
 
 def read_csv(path: Path, formats: Format | Sequence[Format]) -> tuple[pd.DataFrame, Provenance]:

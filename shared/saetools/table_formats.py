@@ -2,7 +2,7 @@
 
 from saetools.provenance import Format
 
-AP_TABLE = Format("saetools-ap-table", 1, "score-traits")
+AP_TABLE = Format("saetools-ap-table", 2, "score-traits")
 TRAINING_METRICS = Format("saetools-training-metrics", 1, "train-sae")
 PROBE_TABLE = Format("saetools-probe-table", 1, "fit-probes")
 LATENT_TABLE = Format("saetools-latent-table", 1, "fit-probes")

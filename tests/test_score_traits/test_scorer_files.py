@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 from processes import error_lines
 from sklearn.metrics import average_precision_score
 
+from saetools.ap_tables import rows_of_scorer, scorer_files
 from saetools.provenance import Provenance
 from saetools.sae import SAE, SAEConfig
-from saetools.scorer_file import SCORERS, ScorerFile, save_scorer
+from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
 from saetools.shard_reader import open_shards
 
 
@@ -104,3 +106,54 @@ def test_a_scorer_that_was_trained_on_the_test_shards(birds, options, score_trai
     assert str(test.shards[0].path) in said
     swapped = ["--train", birds.test, "--test", birds.train, "--traits", birds.table, "--layer", 3]
     assert "trained on 3 of the --test shards" in score_traits(*swapped, "--scorer", good).stderr
+
+
+def test_the_sidecar_lists_every_scorer_file(birds, options, score_traits, tmp_path) -> None:
+    """By which the rows of a table are those of some latents' scorer; the list follows files that are written anew."""
+    for seed in (0, 1):
+        sae_file(tmp_path / f"sae-seed{seed}.h5", birds, seed)
+    one, spec, out = (
+        sae_file(tmp_path / "one.h5", birds, 7),
+        tmp_path / "sae-seed{seed}.h5",
+        tmp_path / "ap.csv",
+    )
+    specs = [part for scorer in (one, spec, "const", "random:5", "linear") for part in ("--scorer", scorer)]
+    command = [*options, *specs, "--repeats", 2, "--n-train", 40, "--out", out]
+    assert score_traits(*command, "--save-scorer", tmp_path / "saved").returncode == 0
+    listed = scorer_files(out)
+    paths = {
+        one: (str(one), "sae", 4, None),
+        **{tmp_path / f"sae-seed{s}.h5": (str(spec), "sae", 4, s) for s in (0, 1)},
+        **{tmp_path / f"saved/layer3-random-5-seed{s}.h5": ("random:5", "random", 5, s) for s in (0, 1)},
+        **{tmp_path / f"saved/layer3-linear-n40-seed{s}.h5": ("linear", "linear", 3, s) for s in (0, 1)},
+    }
+    names = ("spec", "kind", "n_prototypes", "seed")
+    assert [tuple(entry[name] for name in names) for entry in listed] == list(paths.values())
+    assert [entry["uid"] for entry in listed] == [load_scorer(path).provenance.uid for path in paths]
+    assert {entry["layer"] for entry in listed} == {3}
+    assert [entry.get("n_train") for entry in listed] == [None] * 5 + [40] * 2
+    table = pd.read_csv(out)
+    for path, (_, kind, k, seed) in paths.items():
+        mine = rows_of_scorer(out, table, uid=load_scorer(path).provenance.uid, kind=kind, n_prototypes=k)
+        assert sorted(set(mine.seed)) == ([0, 1] if seed is None else [seed])
+        assert set(mine.scorer) == {kind}
+        assert len(mine) == 3 * len(set(mine.seed))
+    text = out.read_bytes()
+    before = load_scorer(one).provenance.uid
+    sae_file(one, birds, 7)
+    assert score_traits(*command).returncode == 0
+    assert [entry["uid"] for entry in scorer_files(out)] == [
+        load_scorer(one).provenance.uid if entry["uid"] == before else entry["uid"] for entry in listed
+    ]
+    assert out.read_bytes() == text
+
+
+def test_nmse_standardized_stands_after_nmse(birds, options, score_traits, tmp_path) -> None:
+    old = sae_file(tmp_path / "old.h5", birds, 0)
+    new = sae_file(tmp_path / "new.h5", birds, 1)
+    found = load_scorer(new)
+    save_scorer(new, replace(found, evaluation={**found.evaluation, "nmse_standardized": 0.625}))
+    table = read(score_traits(*options, "--scorer", old, "--scorer", new))
+    assert list(table.columns)[-2:] == ["nmse", "nmse_standardized"]
+    assert table[table.checkpoint == str(old)].nmse_standardized.isna().all()
+    assert set(table[table.checkpoint == str(new)].nmse_standardized) == {0.625}

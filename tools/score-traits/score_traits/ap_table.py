@@ -37,6 +37,7 @@ COLUMNS = [
     "l0",
     "mse",
     "nmse",
+    "nmse_standardized",
 ]
 AP_BYTES = 128 * 2**20  # of AP held at a time
 

@@ -127,6 +127,7 @@ def score_traits(
         layers = [*parse_numbers("--layer", layer, int)]
     memory_bytes = parse_bytes("--memory", memory)
 
+    from saetools.ap_tables import SCORER_FILES, list_scorer_files
     from saetools.csv_files import write_csv
     from saetools.devices import choose_device
     from saetools.made_alike import read_made_alike
@@ -163,7 +164,9 @@ def score_traits(
         with score_folder(cache) as folder:
             table = maker.make(folder, chosen_device, save_scorer)
         if out is not None:
-            write_csv(out, table, provenance)
+            write_csv(out, table, provenance, {SCORER_FILES: maker.scorer_files})
+    elif out is not None:
+        list_scorer_files(out, maker.scorer_files)
     if summary:
         logger.info("the mean over traits with a positive in test\n%s", render_summary(summarise(table)))
     if per_group:

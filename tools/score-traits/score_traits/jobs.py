@@ -24,7 +24,7 @@ from score_traits.scorer_specs import COUNTED, Spec, sae_columns
 class Job:
     """A scorer of one layer; seed None where the scorer is the same for every seed.
 
-    identity: what decides the scorer, by content; columns: its own of the AP table
+    identity: what decides the scorer, by content; columns: its own of the AP table; file: the scorer file given
     """
 
     layer: int
@@ -33,6 +33,12 @@ class Job:
     name: str
     identity: str
     columns: dict[str, Any] = field(default_factory=dict)
+    file: ScorerFile | None = None
+
+    def listed(self, found: ScorerFile, seed: int | None, **more: object) -> dict[str, Any]:
+        """What the table's sidecar says of the scorer file that this job's scores are of."""
+        own = {"spec": self.spec.text, "kind": found.kind, "n_prototypes": found.scorer.n_prototypes}
+        return {**own, "layer": self.layer, "seed": seed, **more, "uid": found.provenance.uid}
 
     def score_settings(self, shards: ShardSet, pool: str, device: str) -> dict[str, Any]:
         """What decides the scores of all images of `shards`."""
@@ -69,7 +75,7 @@ def make_jobs(
             elif layer_of[spec] == layer:
                 for seed, file in files[spec].items():
                     columns = sae_columns(file, spec.text)
-                    jobs.append(Job(layer, spec, seed, file.kind, _scorer_digest(file), columns))
+                    jobs.append(Job(layer, spec, seed, file.kind, _scorer_digest(file), columns, file))
     return jobs
 
 

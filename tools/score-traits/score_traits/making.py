@@ -50,6 +50,8 @@ class TableMaker:
         for labelled in self.labelled.values():
             _check_sizes(settings, labelled)
             _check_prevalence(labelled, specs)
+        # of every scorer file, given or saved: what the table's sidecar says of it
+        self.scorer_files = [job.listed(job.file, job.seed) for job in self.jobs if job.file is not None]
 
     def provenance(self) -> Provenance:
         """What the table depends on, by content: shards by uid, scorers and traits by digest."""
@@ -76,7 +78,9 @@ class TableMaker:
                 tables += self._rows(job, scored, store, save_to)
                 progress.advance(1)
                 if save_to is not None and job.spec.is_fitted:
-                    _save(save_to / f"{_name(job)}.h5", load_scorer(store.scorer_path(job)))
+                    fitted = load_scorer(store.scorer_path(job))
+                    _save(save_to / f"{_name(job)}.h5", fitted)
+                    self.scorer_files.append(job.listed(fitted, job.seed))
         return pd.concat(tables, ignore_index=True)
 
     def _rows(self, job: Job, scored: Job, store: ScoreStore, save_to: Path | None) -> Iterator[pd.DataFrame]:
@@ -113,7 +117,9 @@ class TableMaker:
         }
         weight_td, bias_t = (torch.from_numpy(array).float() for array in (probes.weight_td, probes.bias_t))
         name = f"{_name(job)}-n{subset.n_train}-seed{subset.seed}.h5"
-        _save(folder / name, ScorerFile("linear", Linear(weight_td, bias_t), provenance, trained_on))
+        fitted = ScorerFile("linear", Linear(weight_td, bias_t), provenance, trained_on)
+        _save(folder / name, fitted)
+        self.scorer_files.append(job.listed(fitted, subset.seed, n_train=subset.n_train))
 
     @property
     def _unit(self) -> str:

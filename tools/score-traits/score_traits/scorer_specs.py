@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from saetools.ap_tables import SEED
 from saetools.errors import UsageError, near_names
 from saetools.sae import SAE
 from saetools.scorer_file import ScorerFile
@@ -22,7 +23,6 @@ COUNTED = {"random": 1, "kmeans": 2, "pca": 1}
 AnyScorer = Const | Units | Linear | SAE
 PLAIN = ("const", "units", "linear")
 EXPECTED = "const, units, linear, random:K, kmeans:K, pca:K, or the path of a scorer file that exists"
-SEED = "{seed}"  # in a path: each repeat has its own file
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,6 @@ def sae_columns(found: ScorerFile, path: str) -> dict[str, Any]:
         settings = found.provenance.settings
         columns |= {name: settings.get(name) for name in ("activation", "objective", "sparsity", "lr")}
         columns["activation"] = found.scorer.config.activation
-        columns |= {name: found.evaluation.get(name) for name in ("l0", "mse", "nmse")}
+        columns |= {name: found.evaluation.get(name) for name in ("l0", "mse", "nmse", "nmse_standardized")}
         columns["d_sae"] = found.scorer.n_prototypes
     return columns

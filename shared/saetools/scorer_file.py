@@ -24,7 +24,7 @@ __all__ = ["SCORERS", "ScorerFile", "load_scorer", "needs_threshold", "save_scor
 
 SCORERS = Format("saetools-scorer", 1, "train-sae")
 LATENTS = ("frequency", "mean_value")  # of each latent in the evaluation
-LINEAR_KINDS = ("random", "kmeans", "pca", "linear")
+LINEAR_KINDS = ("random", "random-centred", "kmeans", "pca", "pca-both", "units-both", "linear")
 
 
 def save_scorer(target: Path, contents: ScorerFile) -> None:

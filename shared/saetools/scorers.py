@@ -75,6 +75,11 @@ class Linear:
         return self.vectors.shape[1]
 
 
+def both_signs(scorer: Linear) -> Linear:
+    """Every direction with both signs: of K prototypes 2 K, where prototype K + k scores minus what k does."""
+    return Linear(torch.cat([scorer.vectors, -scorer.vectors]), torch.cat([scorer.bias, -scorer.bias]))
+
+
 class Nearest(Linear):
     """Scores by nearness: -|x - v|^2 = 2 x . v - |v|^2 - |x|^2, for vectors v {K, D}; its bias is -|v|^2.
 

@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
+from sklearn.metrics import average_precision_score
 
 from saetools.errors import UserError
 from saetools.scorer_file import load_scorer
@@ -18,7 +19,7 @@ from saetools.shard_reader import ShardSet, open_shards
 from score_traits import kmeans
 from score_traits.kmeans import fit_kmeans
 from score_traits.pca import fit_pca
-from score_traits.random_patches import draw_random
+from score_traits.random_patches import draw_random, draw_random_centred
 from score_traits.ridge import PENALTIES, fit_ridge
 
 CPU = torch.device("cpu")
@@ -54,6 +55,27 @@ def test_random_draws_every_patch_equally_often(shards, patches) -> None:
     ]
     counts = np.bincount(drawn, minlength=600)
     assert stats.chisquare(counts).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_centred_random_patches_are_those_of_random_around_the_mean_patch(shards, patches, seed) -> None:
+    """Against the definition in float64: the same draw, less the mean of all patches, of unit norm."""
+    found = draw_random_centred(shards, 3, 30, seed)
+    mean = patches.astype(np.float64).mean(0)
+    drawn = draw_random(shards, 3, 30, seed).vectors.double().numpy() - mean
+    expected = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    np.testing.assert_allclose(found.vectors.numpy(), expected, atol=1e-6)
+    scores = (patches - mean) @ expected.T
+    np.testing.assert_allclose(found(torch.from_numpy(patches)).numpy(), scores, atol=1e-4)
+    assert np.abs(scores).max() > 1
+
+
+def test_a_patch_at_the_mean_has_no_direction(new_shards, tmp_path) -> None:
+    acts = np.array([[[1.0, 2], [3, 4], [2, 3]]], np.float32)
+    found = draw_random_centred(open_shards([new_shards(tmp_path / "three", {3: acts}, ["a"])]), 3, 3, 0)
+    lengths = found.vectors.norm(dim=1)
+    assert sorted(lengths.tolist()) == pytest.approx([0, 1, 1])
+    assert torch.isfinite(found.vectors).all()
 
 
 @pytest.mark.parametrize("k", [1, 3, 7])
@@ -111,6 +133,40 @@ def test_kmeans_on_some_of_the_images(shards, patches, monkeypatch) -> None:
     assert len(set(seen[0])) == 8
 
 
+@pytest.mark.parametrize(("one", "both", "k"), [("units", "units-both", 6), ("pca:4", "pca-both:4", 4)])
+def test_both_signs_choose_among_each_direction_and_its_negative(
+    birds, score_traits, tmp_path, one, both, k
+) -> None:
+    """Prototype K + k has the AP of scoring by minus prototype k; the best of 2 K is chosen by its training AP."""
+    low_n = birds.acts[5].min(1).min(1)  # the trait: something is very low
+    labels_nt = np.column_stack([low_n < np.quantile(low_n, 0.3), birds.labels_nt])
+    rows = [f"{path},{','.join(map(str, row))}" for path, row in zip(birds.paths, labels_nt * 1, strict=True)]
+    (tmp_path / "traits.csv").write_text("\n".join(["path,low,a,b,c", *rows]) + "\n")
+    splits = ["--train", birds.train, "--test", birds.test, "--traits", tmp_path / "traits.csv", "--layer", 5]
+    done = score_traits(*splits, "--scorer", one, "--scorer", both, "--save-scorer", tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = frame(done.stdout)
+    if one == "units":
+        vectors_kd, bias_k = np.eye(6), np.zeros(6)
+    else:
+        scorer = load_scorer(tmp_path / f"layer5-pca-{k}.h5").scorer
+        vectors_kd, bias_k = scorer.vectors.double().numpy(), scorer.bias.double().numpy()
+    patches_npk = birds.acts[5].astype(np.float64) @ vectors_kd.T + bias_k
+    images_nk = np.concatenate([patches_npk.max(1), (-patches_npk).max(1)], axis=1)
+    found = table[table.scorer == both.partition(":")[0]]
+    assert set(found.n_prototypes) == {2 * k}
+    for trait, row in enumerate(found.itertuples()):
+        labels = labels_nt[:, trait]
+        on_train = [average_precision_score(labels[:60], images_nk[:60, p]) for p in range(2 * k)]
+        assert row.prototype == np.argmax(on_train)
+        assert row.ap_train == pytest.approx(max(on_train), abs=1e-9)
+        expected = average_precision_score(labels[60:], images_nk[60:, row.prototype])
+        assert row.ap == pytest.approx(expected, abs=1e-9)
+    single = table[table.scorer == one.partition(":")[0]].ap_train.to_numpy()
+    assert (found.ap_train.to_numpy() >= single - 1e-12).all()
+    assert (found.prototype >= k).any()
+
+
 @pytest.mark.parametrize(("spec", "words"), [("pca:8", "width 7"), ("kmeans:601", "600 patches")])
 def test_more_than_there_is(shards, spec, words) -> None:
     kind, k = spec.split(":")
@@ -162,10 +218,20 @@ def test_probes_ignore_unknown_labels_and_constant_features() -> None:
 def test_saved_scorers_score_as_they_did(birds, score_traits, tmp_path) -> None:
     """--save-scorer, then the files as scorers: the same rows; of linear with mean pooling, the same AP."""
     saved = tmp_path / "scorers"
-    specs = ["--scorer", "random:8", "--scorer", "kmeans:4", "--scorer", "pca:3"]
+    kinds = ["random:8", "random-centred:8", "kmeans:4", "pca:3", "pca-both:3", "units-both"]
+    specs = [part for kind in kinds for part in ("--scorer", kind)]
     first = score_traits(*birds.options, "--layer", 3, *specs, "--save-scorer", saved)
     assert first.returncode == 0, first.stderr
-    names = [f"layer3-{name}.h5" for name in ("random-8-seed0", "kmeans-4-seed0", "pca-3")]
+    saved_as = (
+        "random-8-seed0",
+        "random-centred-8-seed0",
+        "kmeans-4-seed0",
+        "pca-3",
+        "pca-both-3",
+        "units-both",
+    )
+    names = [f"layer3-{name}.h5" for name in saved_as]
+    assert [load_scorer(saved / name).kind for name in names] == [kind.partition(":")[0] for kind in kinds]
     assert sorted(path.name for path in saved.iterdir()) == sorted(names)
     files: list[object] = [part for name in names for part in ("--scorer", saved / name)]
     second = score_traits(*birds.options, "--layer", 3, *files)
@@ -190,8 +256,6 @@ def test_saved_scorers_score_as_they_did(birds, score_traits, tmp_path) -> None:
     direct = frame(linear.stdout)
     assert direct.prototype.tolist() == [0, 1, 2]
     loaded = load_scorer(path).scorer
-    from sklearn.metrics import average_precision_score
-
     images_nk = loaded(torch.from_numpy(birds.acts[3].reshape(-1, 6))).reshape(100, 4, 3).mean(1).numpy()
     for trait in range(3):
         expected = average_precision_score(birds.labels_nt[60:, trait], images_nk[60:, trait])

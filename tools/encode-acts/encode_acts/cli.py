@@ -19,7 +19,7 @@ app = new_app()
 @app.command()
 def encode_acts(
     scorer: Annotated[
-        str, typer.Option(help="A scorer file (an SAE, or random, kmeans, pca, linear), or units.")
+        str, typer.Option(help="A scorer file (an SAE, or one that score-traits saved), or units.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the latents; made where it is missing.")],
     acts: Annotated[

@@ -17,7 +17,7 @@ from saetools.scorer_file import ScorerFile, load_scorer
 from saetools.scorer_inputs import check_scorer_fits, trained_on_these, warn_if_trained_on
 from saetools.shard_reader import ShardSet
 from score_traits.score_files import activations_digest, key_of
-from score_traits.scorer_specs import COUNTED, Spec, sae_columns
+from score_traits.scorer_specs import FITTED, Spec, sae_columns
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _identity(spec: Spec, layer: int, seed: int | None, train: ShardSet) -> str:
     if not spec.is_fitted:
         return spec.kind
     made_of = {"spec": spec.text, "seed": seed, "activations": activations_digest(train, layer)}
-    return f"{spec.kind}-{key_of({**made_of, 'version': COUNTED[spec.kind]})}"
+    return f"{spec.kind}-{key_of({**made_of, 'version': FITTED[spec.kind]})}"
 
 
 def _scorer_digest(found: ScorerFile) -> str:

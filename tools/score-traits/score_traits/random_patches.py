@@ -33,6 +33,25 @@ def draw_random(train: ShardSet, layer: int, k: int, seed: int) -> Linear:
     return Linear(vectors_kd)
 
 
+def draw_random_centred(train: ShardSet, layer: int, k: int, seed: int) -> Linear:
+    """The patches x that `draw_random` draws, as unit vectors v from the mean m of all training patches.
+
+        v = (x - m) / |x - m|        score of a patch y: (y - m) . v
+
+    Activations have a large mean in common, which inner products of raw patches measure first of all. m is summed in
+    float64. A patch at the mean has no direction: its v is 0.
+    """
+    drawn_kd = draw_random(train, layer, k, seed).vectors.double()
+    sum_d = torch.zeros(train.shape(layer)[1], dtype=torch.float64)
+    n = 0
+    for block_bd in token_blocks(train, layer):
+        sum_d += block_bd.sum(0, dtype=torch.float64)
+        n += len(block_bd)
+    mean_d = sum_d / n
+    vectors_kd = torch.nn.functional.normalize(drawn_kd - mean_d, dim=1)
+    return Linear(vectors_kd.float(), -(vectors_kd @ mean_d).float())
+
+
 def token_blocks(train: ShardSet, layer: int, images: np.ndarray | None = None) -> Iterator[torch.Tensor]:
     """Yield the patches float32 {B, D} of all images, or of those at the ascending positions `images`."""
     n_patches, d_model = train.shape(layer)

@@ -12,17 +12,22 @@ from saetools.ap_tables import SEED
 from saetools.errors import UsageError, near_names
 from saetools.sae import SAE
 from saetools.scorer_file import ScorerFile
-from saetools.scorers import Const, Linear, Units
+from saetools.scorers import Const, Linear, Units, both_signs
 from saetools.shard_reader import ShardSet
 from score_traits.kmeans import fit_kmeans
 from score_traits.pca import fit_pca
-from score_traits.random_patches import draw_random
+from score_traits.random_patches import draw_random, draw_random_centred
 
 # kind -> raises its version when the same request gives another scorer, so that caches do not keep the old one
-COUNTED = {"random": 1, "kmeans": 2, "pca": 1}
+FITTED = {"random": 1, "random-centred": 1, "kmeans": 2, "pca": 1, "pca-both": 1, "units-both": 1}
+DRAWN = ("random", "random-centred", "kmeans")
 AnyScorer = Const | Units | Linear | SAE
-PLAIN = ("const", "units", "linear")
-EXPECTED = "const, units, linear, random:K, kmeans:K, pca:K, or the path of a scorer file that exists"
+PLAIN = ("const", "units", "units-both", "linear")
+COUNTED = ("random", "random-centred", "kmeans", "pca", "pca-both")
+EXPECTED = (
+    "const, units, units-both, linear, random:K, random-centred:K, kmeans:K, pca:K, pca-both:K, or the path of a"
+    " scorer file that exists"
+)
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,12 @@ class Spec:
     @property
     def is_fitted(self) -> bool:
         """Whether it is made of the training patches alone."""
-        return self.kind in COUNTED
+        return self.kind in FITTED
 
     @property
     def is_drawn(self) -> bool:
         """Whether another seed gives another one."""
-        return self.kind in ("random", "kmeans") or (self.kind == "file" and SEED in self.text)
+        return self.kind in DRAWN or (self.kind == "file" and SEED in self.text)
 
     def path(self, seed: int | None) -> Path:
         """Of a `file`: where it lies, with the repeat's seed in place of `{seed}`."""
@@ -65,10 +70,15 @@ def fit(spec: Spec, train: ShardSet, layer: int, seed: int, device: torch.device
     """Draw or fit the scorer on the training patches, in a few passes and bounded memory; raises UserError."""
     if spec.kind == "random":
         return draw_random(train, layer, spec.k, seed)
+    if spec.kind == "random-centred":
+        return draw_random_centred(train, layer, spec.k, seed)
     if spec.kind == "kmeans":
         return fit_kmeans(train, layer, spec.k, seed, device).scorer
-    assert spec.kind == "pca", spec.kind
-    return fit_pca(train, layer, spec.k, device)
+    if spec.kind == "units-both":
+        return both_signs(Linear(torch.eye(train.shape(layer)[1])))
+    assert spec.kind in ("pca", "pca-both"), spec.kind
+    found = fit_pca(train, layer, spec.k, device)
+    return both_signs(found) if spec.kind == "pca-both" else found
 
 
 def sae_columns(found: ScorerFile, path: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from saetools.sae import SAE, SAEConfig
 from saetools.sae_metrics import SAEEvaluation
 from saetools.scorer_file import load_scorer
 from saetools.shard_reader import open_shards
-from train_sae.sources import ShardSource, all_blocks
+from saetools.token_source import ShardSource, all_blocks
 from train_sae.stream import TokenStream
 
 BATCH, KS = 4096, (8, 16, 32, 64)

@@ -23,8 +23,8 @@ import numpy as np
 from saetools.provenance import Provenance
 from saetools.shard_layout import SHARDS, Examples, ShardHeader, shard_name
 from saetools.shard_writer import new_shard
+from saetools.token_source import ShardSource
 from train_sae.batch_entropy import batch_entropy
-from train_sae.sources import ShardSource
 from train_sae.stream import TokenStream
 
 BATCH, PATCHES, WIDTH = 4096, 196, 768

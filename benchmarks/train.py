@@ -47,8 +47,9 @@ Step = Callable[[torch.Tensor], object]
 
 
 def ours(kind: str, batch: int, d: int, s: int) -> Step:
-    from train_sae.initial import data_point_parameters
-    from train_sae.steps import StepSettings, make_step
+    from saetools.sae_start import make_start
+    from saetools.start_settings import StartSettings
+    from train_sae.steps import SAEParameters, StepSettings, make_step
 
     activation, *rest = kind.split("-")
     settings = StepSettings(
@@ -63,8 +64,8 @@ def ours(kind: str, batch: int, d: int, s: int) -> Step:
     )
     generator = torch.Generator().manual_seed(0)
     sample_nd = torch.randn(4096, d, generator=generator)
-    parameters = data_point_parameters(sample_nd, s, 0.8, "mean", start_l0, settings, generator)
-    step = make_step(parameters, settings, batch, 0)
+    start = make_start(StartSettings(s, activation, K, normalize="none", start_l0=start_l0), sample_nd)
+    step = make_step(SAEParameters.at_start(start), settings, batch, 0)
     return lambda x_bd: step.step(x_bd, 1e-5)
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from small_shards import write_shards
 
 from saetools.errors import UserError
+from saetools.pool_plan import Draw, Load, Replay, plan
+from saetools.token_source import ShardSource, all_blocks
 from train_sae.batch_entropy import batch_entropy
 from train_sae.fresh_memory import CHUNK, FreshMemory
-from train_sae.pool_plan import Draw, Load, Replay, plan
-from train_sae.sources import ShardSource, all_blocks
 from train_sae.stream import TokenStream
 
 N_IMAGES, N_PATCHES = 130, 7

@@ -115,7 +115,7 @@ def test_training_starts_with_the_first_shard_and_timing_changes_nothing(
 
 def test_batches_come_before_the_last_shard(shards: list[Path]) -> None:
     """The stream yields from the first shard while the list of shards is still open."""
-    from train_sae.sources import ShardSource
+    from saetools.token_source import ShardSource
     from train_sae.stream import TokenStream
 
     taken: list[Path] = []
@@ -132,7 +132,7 @@ def test_batches_come_before_the_last_shard(shards: list[Path]) -> None:
 
 
 def test_held_out_images_are_never_trained_on(tmp_path: Path) -> None:
-    from train_sae.sources import ShardSource
+    from saetools.token_source import ShardSource
     from train_sae.stream import TokenStream
 
     ids = np.repeat(np.arange(400, dtype=np.float32)[:, None, None], 4, axis=1)

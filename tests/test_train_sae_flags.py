@@ -19,15 +19,15 @@ from in_process import runner
 from processes import BIN
 from small_shards import clustered_acts, write_shards
 
+from saetools.sae_start import make_start
 from saetools.scorer_file import load_scorer
 from train_sae.cli import app, train_sae
 from train_sae.diagnostics import coherence, mean_correlation
-from train_sae.initial import data_point_parameters
 from train_sae.optimizers import make_training_step
 from train_sae.ranks import Ranks
 from train_sae.schedule import Schedule
 from train_sae.settings import TrainingSettings
-from train_sae.steps import Step, StepSettings
+from train_sae.steps import SAEParameters, Step, StepSettings
 
 SMALL = ["--d-sae", 48, "--k", 4, "--batch-size", 128, "--tokens", "3k", "--log-every", 10, "--device", "cpu"]
 JUMP = ["--activation", "jumprelu"]
@@ -278,14 +278,12 @@ def made_step(ranks: Ranks) -> Step:
     )
     settings = TrainingSettings(
         d_sae=40, tokens=1, batch_size=64, optimizer="adam", lr=1, warmup=0, decay="none", sparsity_warmup=0,
-        normalize="none", blend=0, b_dec="mean", start_l0=0, holdout=0, exclude_labels=(), pool_bytes=1, seed=3,
+        normalize="none", blend=0.8, b_dec="mean", start_l0=0, holdout=0, exclude_labels=(), pool_bytes=1, seed=3,
         log_every=1, autocast=False, step=step,
     )  # fmt: skip
     sample_nd = torch.randn(100, 10, generator=torch.Generator().manual_seed(2))
-    generator = torch.Generator().manual_seed(3)
-    return make_training_step(
-        data_point_parameters(sample_nd, 40, 0.8, "mean", 0, step, generator), settings, ranks
-    )
+    parameters = SAEParameters.at_start(make_start(settings.start(), sample_nd))
+    return make_training_step(parameters, settings, ranks)
 
 
 def test_two_halves_of_a_batch_are_one_batch(tmp_path: Path) -> None:

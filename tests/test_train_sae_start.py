@@ -10,9 +10,9 @@ import torch
 from in_process import runner
 from small_shards import clustered_acts, write_shards
 
+from saetools.sae_start import geometric_median, make_start
+from saetools.start_settings import StartSettings
 from train_sae.cli import app
-from train_sae.initial import data_point_parameters, geometric_median
-from train_sae.steps import StepSettings
 
 S = 48
 train = runner("train-sae", app)
@@ -27,17 +27,16 @@ def sample(n: int = 1000) -> torch.Tensor:
 
 def start(activation: str, start_l0: float = 0, **settings: float):
     """(parameters, their f {N, S} on the sample in float64, and its reconstruction)."""
-    step = StepSettings(activation=activation, **settings)
     x_nd = sample()
-    generator = torch.Generator().manual_seed(1)
-    made = data_point_parameters(x_nd, S, 0.8, "mean", start_l0, step, generator)
+    wanted = StartSettings(S, activation, normalize="none", start_l0=start_l0, seed=1, **settings)  # type: ignore[arg-type]
+    made = make_start(wanted, x_nd)
     z_ns = (x_nd - made.b_dec_d).double() @ made.enc_sd.double().T + made.b_enc_s.double()
     theta = made.log_threshold_s.double().exp() if made.log_threshold_s is not None else 0.0
     f_ns = torch.where(z_ns > theta, z_ns, 0).relu()
     if activation == "topk":
-        f_ns = torch.zeros_like(f_ns).scatter(1, f_ns.topk(step.k).indices, f_ns.topk(step.k).values)
+        f_ns = torch.zeros_like(f_ns).scatter(1, f_ns.topk(wanted.k).indices, f_ns.topk(wanted.k).values)
     if activation == "batchtopk":
-        f_ns = torch.where(f_ns >= f_ns.flatten().topk(step.k * len(f_ns)).values[-1], f_ns, 0)
+        f_ns = torch.where(f_ns >= f_ns.flatten().topk(wanted.k * len(f_ns)).values[-1], f_ns, 0)
     return made, f_ns, f_ns @ made.dec_sd.double() + made.b_dec_d.double()
 
 

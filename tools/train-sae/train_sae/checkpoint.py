@@ -16,9 +16,9 @@ from saetools.sae_metrics import SAEEvaluation
 from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
 from saetools.shard_reader import ShardSet
 from saetools.table_formats import TRAINING_METRICS
+from saetools.token_source import ShardSource
 from train_sae.resuming import state_path
 from train_sae.settings import TrainingSettings
-from train_sae.sources import ShardSource
 
 
 def metrics_path(out: Path) -> Path:
@@ -33,7 +33,9 @@ def check_trained(
     Of shards that were consumed there is nothing left to compare with.
     """
     found = load_scorer(out)
-    found_settings, settings_now = dict(found.provenance.settings), _to_json(settings, validation)
+    # The same shards may have come through a pipe, or to several processes.
+    found_settings = {**found.provenance.settings, **source.order}
+    settings_now = {**_to_json(settings, validation), **source.order}
     if not source.consume:
         found_settings["shards"], settings_now["shards"] = list(found.provenance.parents), _parents(source)
     if difference := first_difference(found_settings, settings_now):
@@ -58,7 +60,8 @@ def save(
     """
     summary = evaluation.summary()
     last = {**rows[-1], **{f"eval_{name}": value for name, value in summary.items()}}
-    csv, plain, parents = metrics_path(out), _to_json(settings, validation), _parents(source)
+    csv, parents = metrics_path(out), _parents(source)
+    plain = {**_to_json(settings, validation), **source.order}
     source_of = Provenance.of(TRAINING_METRICS, "train-sae", plain, parents)
     write_csv(csv, pd.DataFrame([*rows[:-1], last]), source_of)
     trained_on = {**source.header.source(), "layer": source.layer, "tokens": rows[-1]["tokens"]}

@@ -19,7 +19,8 @@ from saetools.cli import (
 )
 from saetools.errors import UsageError
 from saetools.paths import iterate_paths, reads_stdin
-from saetools.quantities import parse_bytes
+from saetools.quantities import parse_bytes, parse_count
+from saetools.start_settings import POOL_MEMORY, StartSettings
 from train_sae import options as given
 from train_sae.options import Flags
 
@@ -46,7 +47,7 @@ def train_sae(
     ] = None,
     d_sae: given.DSaeOption = None,
     expansion: given.ExpansionOption = 8,
-    activation: given.ActivationOption = "topk",
+    activation: given.ActivationOption = StartSettings.activation,
     objective: given.ObjectiveOption = "mse",
     k: given.KOption = None,
     l1: given.L1Option = None,
@@ -60,23 +61,23 @@ def train_sae(
     aux_weight: given.AuxWeightOption = None,
     dead_after: given.DeadAfterOption = "10M",
     tokens: given.TokensOption = "100M",
-    batch_size: given.BatchSizeOption = 4096,
+    batch_size: given.BatchSizeOption = StartSettings.batch_size,
     optimizer: given.OptimizerOption = "adam",
     lr: given.LrOption = 1e-3,
     warmup: given.WarmupOption = 0.05,
     decay: given.DecayOption = "cosine",
     sparsity_warmup: given.SparsityWarmupOption = 0.0,
     grad_clip: given.GradClipOption = None,
-    normalize: given.NormalizeOption = "sqrt-d",
-    blend: given.BlendOption = 0.8,
-    b_dec: given.BDecOption = "mean",
+    normalize: given.NormalizeOption = StartSettings.normalize,
+    blend: given.BlendOption = StartSettings.blend,
+    b_dec: given.BDecOption = StartSettings.b_dec,
     start_l0: given.StartL0Option = None,
     exclude_labels: given.ExcludeLabelsOption = None,
     val: Annotated[
         list[Path] | None, typer.Option(help="Evaluate on these shards in place of held-out images.")
     ] = None,
-    holdout: given.HoldoutOption = 0.05,
-    pool_memory: given.PoolMemoryOption = "2GB",
+    holdout: given.HoldoutOption = StartSettings.holdout,
+    pool_memory: given.PoolMemoryOption = POOL_MEMORY,
     grid: Annotated[
         str | None, typer.Option(help="Train every combination on one stream: 'lr=1e-4,3e-4 k=16,32'.")
     ] = None,
@@ -95,7 +96,7 @@ def train_sae(
         Path | None, typer.Option(help="Also log to TensorBoard, into this folder.")
     ] = None,
     wandb: Annotated[str | None, typer.Option(help="Also log to this project of Weights & Biases.")] = None,
-    seed: SeedOption = 0,
+    seed: SeedOption = StartSettings.seed,
     device: DeviceOption = "auto",
     autocast: given.AutocastOption = False,
     verbose: VerboseOption = False,
@@ -110,10 +111,10 @@ def train_sae(
     """
     from saetools.devices import choose_device
     from saetools.shard_reader import open_shards
+    from saetools.token_source import ShardSource
     from train_sae.grids import combine, parse_grid, read_sweep
     from train_sae.memory import available_bytes
     from train_sae.ranks import Ranks
-    from train_sae.sources import ShardSource
     from train_sae.trackers import Trackers
     from train_sae.trainer import Run
     from train_sae.training import Surroundings
@@ -133,6 +134,8 @@ def train_sae(
         raise UsageError(
             "--consume: held-out images would be gone before the evaluation; give shards with --val"
         )
+    if consume and any(parse_count("--tokens", each.tokens, least=0) == 0 for each in named.values()):
+        raise UsageError("--consume: --tokens 0 uses no shard to its end; leave it out")
     ranks = Ranks.join()
     if ranks.world > 1 and (arriving or consume):
         raise UsageError("with several processes the shards must be there: no stdin, no --consume")
@@ -169,8 +172,8 @@ def train_sae(
 
 def _train_all(runs: list[Run], around: Surroundings, validation: ShardSet | None, memory: int) -> None:
     """Train what is not there yet; print each path once its file is complete."""
+    from saetools.token_source import all_blocks
     from train_sae.checkpoint import check_trained, describe, save
-    from train_sae.sources import all_blocks
     from train_sae.training import evaluate, groups, train
 
     source, missing = around.source, []

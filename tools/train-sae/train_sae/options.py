@@ -12,6 +12,7 @@ import typer
 from saetools.cli import logger, parse_numbers
 from saetools.errors import UsageError
 from saetools.quantities import parse_bytes, parse_count
+from saetools.start_settings import B_DEC_STARTS, NORMALIZATIONS, START_L0, StartSettings
 
 if TYPE_CHECKING:
     from train_sae.settings import TrainingSettings
@@ -55,7 +56,7 @@ AuxKOption = Annotated[
 ]
 AuxWeightOption = Annotated[float | None, typer.Option(min=0, help="Weight of AuxK's loss. [default: 1/32]")]
 DeadAfterOption = Annotated[str, typer.Option(help="Tokens after which a latent that never fired is dead.")]
-TokensOption = Annotated[str, typer.Option(help="Tokens to train on: 500k, 100M.")]
+TokensOption = Annotated[str, typer.Option(help="Tokens to train on: 500k, 100M; 0 writes the start.")]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Tokens in a batch.")]
 OptimizerOption = Annotated[str, typer.Option(help="adam, or muon for the two matrices (slower on a CPU).")]
 LrOption = Annotated[float, typer.Option(min=0, help="Highest learning rate.")]
@@ -140,7 +141,6 @@ class Flags:
 
     def check(self) -> None:
         """Raise UsageError where a value is unknown or has no meaning beside the others."""
-        from train_sae.initial import B_DEC_STARTS, NORMALIZATIONS
         from train_sae.schedule import DECAYS
         from train_sae.settings import OPTIMIZERS
         from train_sae.steps.settings import ACTIVATIONS, OBJECTIVES
@@ -210,7 +210,7 @@ class Flags:
         from train_sae.steps import StepSettings
 
         n_latents = self.d_sae or self.expansion * d_model
-        k = 32 if self.k is None else self.k
+        k = StartSettings.k if self.k is None else self.k
         if k > n_latents or self.aux_k > n_latents:
             raise UsageError(
                 f"--k {k} --aux-k {self.aux_k}: there are only {n_latents} latents; raise --d-sae"
@@ -245,7 +245,7 @@ class Flags:
             )
         return TrainingSettings(
             d_sae=n_latents,
-            tokens=parse_count("--tokens", self.tokens),
+            tokens=parse_count("--tokens", self.tokens, least=0),
             batch_size=self.batch_size,
             optimizer=self.optimizer,
             lr=self.lr,
@@ -272,7 +272,7 @@ class Flags:
         return self.activation in ("relu", "jumprelu")
 
     def _start_l0(self) -> float:
-        return 0.0 if not self._thresholded() else 32.0 if self.start_l0 is None else self.start_l0
+        return 0.0 if not self._thresholded() else START_L0 if self.start_l0 is None else self.start_l0
 
     def _l1(self) -> float:
         return self.l1 if self.l1 is not None else 1e-2 if self.activation == "relu" else 0.0

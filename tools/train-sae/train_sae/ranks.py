@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from saetools.errors import UsageError
-from train_sae.initial import Normalization
+from saetools.sae_start import Normalization
 
 
 @dataclass(frozen=True)

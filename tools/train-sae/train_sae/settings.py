@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from saetools.start_settings import StartSettings
 from train_sae.steps.settings import StepSettings
 
 OPTIMIZERS = ("adam", "muon")
@@ -13,8 +14,8 @@ OPTIMIZERS = ("adam", "muon")
 @dataclass(frozen=True)
 class TrainingSettings:
     """d_sae S; tokens to train on, in whole batches; warmup and sparsity_warmup: shares of the steps; decay as in
-    schedule.py; normalize, blend, b_dec and start_l0 as in initial.py; holdout and exclude_labels as in sources.py;
-    log_every in steps; autocast: matrix products in bfloat16 on a GPU."""
+    schedule.py; normalize, blend, b_dec and start_l0 as in saetools.sae_start; holdout and exclude_labels as in
+    saetools.token_source; log_every in steps; autocast: matrix products in bfloat16 on a GPU."""
 
     d_sae: int
     tokens: int
@@ -38,7 +39,8 @@ class TrainingSettings:
 
     @property
     def n_steps(self) -> int:
-        return max(1, self.tokens // self.batch_size)
+        """0 where no tokens are asked for: then the start itself is the result."""
+        return max(1, self.tokens // self.batch_size) if self.tokens else 0
 
     def within_one_epoch(self, n_tokens: int) -> TrainingSettings:
         """The same, with no more tokens than there are."""
@@ -53,7 +55,18 @@ class TrainingSettings:
     @property
     def stream(self) -> tuple[Any, ...]:
         """What decides the batches: SAEs that agree in it are trained on one stream."""
-        return self.batch_size, self.holdout, self.exclude_labels, self.pool_bytes, self.seed
+        return (
+            self.n_steps > 0,
+            self.batch_size,
+            self.holdout,
+            self.exclude_labels,
+            self.pool_bytes,
+            self.seed,
+        )
+
+    def start(self, arriving: bool = False, processes: int = 1) -> StartSettings:
+        """What decides where it starts, of shards that arrive or are there, in one process or in several."""
+        return StartSettings.of({**self.to_json(), "arriving": arriving, "processes": processes})
 
     def to_json(self) -> dict[str, Any]:
         """All settings, flat, with the names that the AP table uses."""

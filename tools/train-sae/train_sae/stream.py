@@ -20,10 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from saetools.pool_plan import Draw, Load, Replay, plan, pool_capacity
+from saetools.sae_start import draw_sample
+from saetools.token_source import IMAGES_PER_BLOCK, Block, ShardSource
 from train_sae.batch_entropy import batch_entropy
 from train_sae.fresh_memory import FreshMemory
-from train_sae.pool_plan import Draw, Load, Replay, plan
-from train_sae.sources import IMAGES_PER_BLOCK, Block, ShardSource
 
 READ_AHEAD = 8  # blocks
 
@@ -47,8 +48,7 @@ class TokenStream:
         self, source: ShardSource, batch_size: int, pool_bytes: int, seed: int, skip: int = 0, rank: int = 0
     ) -> None:
         dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(source.dtype, torch.float32)
-        least = 2 * (batch_size + IMAGES_PER_BLOCK * source.n_patches)
-        capacity = max(least, pool_bytes // (source.d_model * dtype.itemsize))
+        capacity = pool_capacity(source, batch_size, pool_bytes)
         self._source = source
         # Memory is used where tokens are written, from the first slot on; torch.zeros would touch all of it.
         self._pool = torch.empty(capacity, source.d_model, dtype=dtype)
@@ -73,10 +73,12 @@ class TokenStream:
         self._actions = self._with_tokens()
         self._next = self._load_until_draw()  # so that there is a sample
 
-    def sample(self, n_tokens: int, seed: int) -> torch.Tensor:
-        """float32 {n, D}: different tokens out of those in the pool before the first batch; call it before that."""
-        n = self._n_loaded  # slots are taken in order as long as nothing has been drawn
-        slots = np.random.default_rng([seed, 3]).choice(n, min(n, n_tokens), replace=False)
+    def sample(self, seed: int) -> torch.Tensor:
+        """float32 {n, D}: different tokens out of those in the pool before the first batch; call it before that.
+
+        `saetools.sae_start.read_sample` gives the same without the pool.
+        """
+        slots = draw_sample(self._n_loaded, seed)  # they are taken in order as long as nothing has been drawn
         return self._pool[torch.from_numpy(slots)].float()
 
     def __iter__(self) -> Iterator[torch.Tensor]:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from saetools.sae import SAE, SAEConfig
+from saetools.sae_start import Normalization, Start, make_start
 from train_sae.diagnostics import diagnose
-from train_sae.initial import Normalization, choose_normalization, data_point_parameters
 from train_sae.optimizers import make_training_step
 from train_sae.ranks import Ranks
 from train_sae.resuming import TrainingState
@@ -42,6 +42,7 @@ class Trainer:
             settings.decay,
             round(settings.sparsity_warmup * settings.n_steps),
         )
+        self._untrained: SAE | None = None  # the result, where no step is to be made
         self.n_done = 0
         self.rows: list[dict[str, Any]] = []
         self._seconds_before = 0.0
@@ -49,20 +50,13 @@ class Trainer:
 
     def begin(self, sample_nd: torch.Tensor) -> None:
         """Choose normalisation and first parameters from a sample of tokens."""
-        settings = self.settings
-        normalization = choose_normalization(settings.normalize, sample_nd)
-        generator = torch.Generator().manual_seed(settings.seed)
-        parameters = data_point_parameters(
-            normalization.apply_(sample_nd),
-            settings.d_sae,
-            settings.blend,
-            settings.b_dec,
-            settings.start_l0,
-            settings.step,
-            generator,
-        )
+        start = make_start(self.settings.start(), sample_nd)
+        if not self.settings.n_steps:
+            self._untrained, self.rows = start.sae(), [self._row_of_start(start, sample_nd)]
+            return
+        parameters = SAEParameters.at_start(start)
         self._ranks.share(*parameters.trained().values())
-        self._set(self._ranks.share_normalization(normalization), parameters)
+        self._set(self._ranks.share_normalization(start.normalization), parameters)
 
     def resume(self, state: TrainingState) -> None:
         """Go on where the state was taken."""
@@ -124,6 +118,8 @@ class Trainer:
 
     def sae(self) -> SAE:
         """The SAE as it is now, on the CPU."""
+        if self._untrained is not None:
+            return self._untrained
         parameters = self._parameters
         return SAE(
             self._config(),
@@ -135,6 +131,13 @@ class Trainer:
             mean=self._normalization.mean,
             scale=self._normalization.scale,
         )
+
+    def _row_of_start(self, start: Start, sample_nd: torch.Tensor) -> dict[str, Any]:
+        """The only row of a run without steps, of normalised tokens; what a step would have to be made for is empty."""
+        sae = replace(start, normalization=Normalization(torch.zeros(sample_nd.shape[1]), 1.0)).sae()
+        noted = diagnose(sae, sample_nd, torch.Generator().manual_seed(self.settings.seed))
+        unknown = dict.fromkeys(("lr", "loss", "mse", "l1", "l0", "aux", "grad_norm", "l0_loss"))
+        return {"step": 0, "tokens": 0, **unknown, **noted, "dead": 0.0, "tokens_per_second": None}
 
     def _in_normalised_space(self) -> SAE:
         """The same for inputs that are normalised already; it shares the parameters' memory."""

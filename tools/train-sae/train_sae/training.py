@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,16 +14,15 @@ from saetools.matmul import float32_matmul
 from saetools.progress import Progress
 from saetools.sae import SAE
 from saetools.sae_metrics import SAEEvaluation
+from saetools.sae_start import read_sample
+from saetools.token_source import Block, ShardSource
 from train_sae.memory import peak_bytes
 from train_sae.ranks import Ranks
 from train_sae.resuming import check_shards, load_state, save_state
-from train_sae.sources import Block, ShardSource
 from train_sae.stopping import Stopped, StopSignals, leave
 from train_sae.stream import TokenStream
 from train_sae.trackers import Trackers
 from train_sae.trainer import Run, Trainer
-
-SAMPLE_TOKENS = 65_536  # for the normalisation, and as data points to start from
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,12 @@ def train(runs: Sequence[Run], around: Surroundings) -> list[Trainer]:
     shared = runs[0].settings
     source = around.source.view(shared.holdout, shared.exclude_labels)
     trainers = [Trainer(run, around.ranks, around.device) for run in runs]
-    states = {trainer: load_state(trainer.run.out, trainer.settings.to_json()) for trainer in trainers}
+    if not shared.n_steps:
+        sample_nd = read_sample(source, shared.start(**source.order))
+        for trainer in trainers:
+            trainer.begin(sample_nd.clone())
+        return trainers
+    states = {trainer: load_state(trainer.run.out, _identity(trainer, source)) for trainer in trainers}
     skip = min(state[0].n_steps if state else 0 for state in states.values())
     stream = TokenStream(
         source,
@@ -76,7 +81,7 @@ def train(runs: Sequence[Run], around: Surroundings) -> list[Trainer]:
     )
     for trainer, found in states.items():
         if found is None:
-            trainer.begin(stream.sample(SAMPLE_TOKENS, shared.seed))
+            trainer.begin(stream.sample(shared.seed))
         else:
             check_shards(trainer.run.out, found[1], source.identities())
             trainer.resume(found[0])
@@ -153,4 +158,9 @@ def _next_batch(batches: Iterator[torch.Tensor], stop: StopSignals, ranks: Ranks
 def _save(trainers: Sequence[Trainer], source: ShardSource, ranks: Ranks) -> None:
     if ranks.rank == 0:
         for trainer in trainers:
-            save_state(trainer.run.out, trainer.state(), trainer.settings.to_json(), source.identities())
+            save_state(trainer.run.out, trainer.state(), _identity(trainer, source), source.identities())
+
+
+def _identity(trainer: Trainer, source: ShardSource) -> dict[str, Any]:
+    """What must be the same for a run to go on."""
+    return {**trainer.settings.to_json(), **source.order}

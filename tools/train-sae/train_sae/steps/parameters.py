@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saetools.sae_start import Start
+
 Array = np.ndarray
 
 
@@ -61,6 +63,11 @@ class SAEParameters:
         dec = dec / np.where(norm_s > 0, norm_s, 1)[:, None]
         log_threshold = None if threshold_s is None else _float32(np.log(np.asarray(threshold_s, np.float64)))
         return cls(_float32(enc_sd), _float32(b_enc_s), _float32(dec), _float32(b_dec_d), log_threshold)
+
+    @classmethod
+    def at_start(cls, start: Start) -> SAEParameters:
+        """Those of an SAE before its first step, sharing its memory."""
+        return cls(start.enc_sd, start.b_enc_s, start.dec_sd, start.b_dec_d, start.log_threshold_s)
 
     @property
     def n_latents(self) -> int:

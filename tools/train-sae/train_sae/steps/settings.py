@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from saetools.start_settings import StartSettings
+
 ACTIVATIONS = ("topk", "batchtopk", "relu", "jumprelu")
 OBJECTIVES = ("mse", "matryoshka")
 
@@ -29,10 +31,10 @@ class StepSettings:
 
     activation: str = "topk"
     objective: str = "mse"
-    k: int = 32
+    k: int = StartSettings.k
     l1: float = 0.0
     l0: float = 0.0
-    bandwidth: float = 0.03
+    bandwidth: float = StartSettings.bandwidth
     n_prefixes: int = 10
     prefix_min: int = 1
     prefix_power: float = 0.5

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,14 @@ class Block:
         acts_nd = self.shard.images(self.layer, self.rows, buffer).flatten(0, 1)
         return acts_nd if self.kept is None else acts_nd[torch.from_numpy(self.kept)]
 
+    def at(self, places: np.ndarray) -> torch.Tensor:
+        """The tokens {len(places), D} at these places of `read`; only the images that they are from are read."""
+        n_patches = self.shard.shape(self.layer)[0]
+        kept = places if self.kept is None else self.kept[places]
+        images, which = np.unique(kept // n_patches, return_inverse=True)
+        acts_nd = self.shard.images(self.layer, self.rows[images]).flatten(0, 1)
+        return acts_nd[torch.from_numpy(which * n_patches + kept % n_patches)]
+
     def origins(self) -> tuple[np.ndarray, np.ndarray]:
         """int32 {n_tokens} each: the image that a token is from (its place in the data set), and its patch there."""
         n_patches = self.shard.shape(self.layer)[0]
@@ -71,13 +80,8 @@ class ShardSource:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self._arriving, self.holdout, self.excluded, self.consume = (
-            arriving,
-            holdout,
-            tuple(excluded),
-            consume,
-        )
-        self._rank, self._world = rank, world
+        self.arriving, self.holdout, self.excluded, self.consume = arriving, holdout, tuple(excluded), consume
+        self._rank, self.world = rank, world
         self._remaining = iterate_shards(paths)
         self._shards: list[Shard] = []
         self._all_arrived = [False]
@@ -105,13 +109,18 @@ class ShardSource:
         """Whether no shard is waited for any more."""
         return self._all_arrived[0]
 
+    @property
+    def order(self) -> dict[str, Any]:
+        """What the order of tokens depends on, beside the settings, the shards and their order (see StartSettings)."""
+        return {"arriving": self.arriving, "processes": self.world}
+
     def epoch(self, number: int, rng: np.random.Generator) -> Iterator[list[Block]]:
         """Yield groups of blocks, each in random order: one per arriving shard, or a single one."""
-        if number == 0 and self._arriving:
+        if number == 0 and self.arriving:
             for shard in self._arrivals():
                 yield _shuffled(self._expected(shard, self._training_blocks(shard)), rng)
         else:
-            mine = self._shards[self._rank :: self._world]
+            mine = self._shards[self._rank :: self.world]
             blocks = [
                 block for shard in mine for block in self._expected(shard, self._training_blocks(shard))
             ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saetools.errors import UserError
-from train_sae.sources import Block, ShardSource
+from saetools.token_source import IMAGES_PER_BLOCK, Block, ShardSource
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,13 @@ class Draw:
     """Make a batch of the tokens in these slots {batch_size}, which are free afterwards."""
 
     slots: np.ndarray
+
+
+def pool_capacity(source: ShardSource, batch_size: int, pool_bytes: int) -> int:
+    """Slots of a pool of that many bytes, which keeps tokens as the shards store them (int8 as float32)."""
+    itemsize = 2 if source.dtype in ("float16", "bfloat16") else 4
+    least = 2 * (batch_size + IMAGES_PER_BLOCK * source.n_patches)
+    return max(least, pool_bytes // (source.d_model * itemsize))
 
 
 def plan(

@@ -43,6 +43,7 @@ class Preprocess:
     mean, std: per channel, of values in [0, 1].
     native: (number of patches, pixels along a patch) where each image has the grid of that many patches
     that distorts its aspect least, and is squashed to it; size and resize are then those of no image.
+    deep_grey: how grey of more than 8 bits becomes 8 (`saetools.pictures.DEEP_GREY`), None where the data set has none.
     """
 
     size: Sequence[int]
@@ -53,12 +54,14 @@ class Preprocess:
     std: Sequence[float]
     fill: Sequence[int] = (0, 0, 0)
     native: Sequence[int] | None = None
+    deep_grey: str | None = None
 
     def to_settings(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """As plain JSON values; without deep_grey where it is None, so that 8-bit data sets keep their identity."""
         return {
             name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
             for name, value in asdict(self).items()
+            if (name, value) != ("deep_grey", None)
         }
 
     @staticmethod
@@ -76,8 +79,12 @@ class Preprocess:
         return Geometry(h, w, _offset(h, crop_h), _offset(w, crop_w), crop_h, crop_w)
 
     def pixels(self, image: Image) -> np.ndarray:
-        """The pixels uint8 {height, width, 3} that the model sees of an image, before normalisation."""
-        return self.transform(image.convert("RGB"), self.interpolation, tuple(self.fill))
+        """The pixels uint8 {height, width, 3} that the model sees of an RGB image, before normalisation.
+
+        Make it RGB by `saetools.pictures.rgb_picture`.
+        """
+        assert image.mode == "RGB", image.mode
+        return self.transform(image, self.interpolation, tuple(self.fill))
 
     def transform(self, image: Image, interpolation: str, fill: Any) -> np.ndarray:
         """Resize and crop an image of any mode (a mask: `nearest`, fill = the label of nothing)."""

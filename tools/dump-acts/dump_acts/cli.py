@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -149,11 +150,14 @@ def dump_acts(
     from dump_acts.recording import RunSettings, record
     from dump_acts.vision_models import load_model, outline_model
     from saetools.devices import choose_device
+    from saetools.pictures import DEEP_GREY, holds_deep_grey
 
     on_device = choose_device(device)
     outline = outline_model(
         model, weights=weights, mean=new_mean, std=new_std, native=native, layers=wanted_layers or [-1]
     )
+    if holds_deep_grey(found.root, found.path):
+        outline = replace(outline, preprocess=replace(outline.preprocess, deep_grey=DEEP_GREY))
     chosen = list(outline.shapes) if wanted_layers is None else outline.resolve_layers(wanted_layers)
     if cls and not outline.has_cls:
         raise UserError(f"{model}: it has no class token; leave --cls out")

@@ -12,7 +12,7 @@ from dump_acts.image_sets import ImageSet
 from dump_acts.patch_labels import LabelSettings, label_patches, read_mask
 from dump_acts.vision_models import LayerShape
 from saetools.errors import UserError
-from saetools.pictures import picture_digest
+from saetools.pictures import deep_grey_range, picture_digest, rgb_picture
 from saetools.preprocess import Preprocess
 
 
@@ -82,7 +82,12 @@ class Pictures(torch.utils.data.Dataset):
         path = self.images.root / self.images.path[i]
         try:
             with Image.open(path) as image:
-                picture = image.convert("RGB")
+                if deep_grey_range(image) is not None and self.decoding.preprocess.deep_grey is None:
+                    return (
+                        f"{path}: it is grey of more than 8 bits under the name of another file format;"
+                        " name it .png or .tif, as what it is"
+                    )
+                picture = rgb_picture(image, path)
             pixels, digest = self.decoding.preprocess.pixels(picture), picture_digest(picture)
             width, height = picture.size
             if self.images.mask is None or self.decoding.labels is None:

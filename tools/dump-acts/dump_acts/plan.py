@@ -185,7 +185,8 @@ def _preprocessing(outline: Outline) -> str:
     else:
         size = f"{how.resize_mode} to {_by(how.resize)}, centre {_by(how.size)}"
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (how.mean, how.std))
-    return f"{size}, {how.interpolation}, mean {mean}, std {std}"
+    deep = f", grey of more than 8 bits as {how.deep_grey}" if how.deep_grey else ""
+    return f"{size}, {how.interpolation}, mean {mean}, std {std}{deep}"
 
 
 def _by(size: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from saetools.errors import UserError
+from saetools.pictures import deep_grey_range, rgb_picture
 from saetools.preprocess import Preprocess, native_grid
 
 
@@ -61,7 +62,12 @@ def seen_pixels(root: Path, path: str, preprocess: Mapping[str, Any], recorded: 
     try:
         with Image.open(root / path) as image:
             _check_unchanged(root / path, (image.height, image.width), recorded, settings)
-            return settings.pixels(image)
+            if deep_grey_range(image) is not None and settings.deep_grey is None:
+                raise UserError(
+                    f"{root / path}: it is grey of more than 8 bits, which was clipped to white when its activations"
+                    " were recorded by an earlier version: run dump-acts and encode-acts again, into new folders"
+                )
+            return settings.pixels(rgb_picture(image, root / path))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{root / path}: it is not an image that can be decoded ({error}); restore it and run this again"

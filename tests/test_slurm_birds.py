@@ -55,7 +55,7 @@ def folder_for(tmp_path: Path, how: str) -> Path:
 
 
 def table_of(folder: Path) -> bytes:
-    return (folder / "out/sweeps/birds/table.csv").read_bytes()
+    return (folder / "out/sweeps/birds/table-validation.csv").read_bytes()
 
 
 def status(folder: Path, slurm: OneNode, *arguments: str) -> dict[str, str]:
@@ -93,7 +93,7 @@ def run_by_slurm(folder: Path, slurm: OneNode) -> None:
         held = folder / f"out/sweeps/birds/held-{layer}"
         held.parent.mkdir(parents=True, exist_ok=True)
         held.touch()
-    in_the_way = folder / "out/sweeps/birds/ap/layer7.csv"
+    in_the_way = folder / "out/sweeps/birds/ap/validation/layer7.csv"
     in_the_way.mkdir(parents=True)
 
     expand_sweep(folder, SWEEP, *arguments, "--sbatch", "jobs", env=slurm.environment)
@@ -126,6 +126,6 @@ def test_the_table_is_the_same_by_slurm_make_and_xargs(tmp_path: Path, slurm: On
     run_by_make(folders["make"])
     run_by_xargs(folders["xargs"])
 
-    table = pd.read_csv(folders["slurm"] / "out/sweeps/birds/table.csv")
+    table = pd.read_csv(folders["slurm"] / "out/sweeps/birds/table-validation.csv")
     assert len(table) == LAYERS * (SAES_OF_A_LAYER + BASELINES) * 2  # two training sizes
     assert table_of(folders["slurm"]) == table_of(folders["make"]) == table_of(folders["xargs"])

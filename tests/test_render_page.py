@@ -184,7 +184,7 @@ AP = "scorer,n_prototypes,layer,n_train,trait,prototype,ap,prevalence,checkpoint
         ("a,b\n1,2\n", "its columns are a, b"),
         ("latent,x\n3,1\n3,2\n", "several rows for one latent"),
         ("latent,x\n96,1\n", "it names latents from 96 to 96"),
-        (AP + "random,96,3,10,t,1,0.5,0.1,\n", "no row is of a 'sae' scorer with 96 prototypes on layer 3"),
+        (AP + "random,96,3,10,t,1,0.5,0.1,\n", "no row is of a sae scorer with 96 prototypes on layer 3"),
         (AP + "sae,96,3,9,t,1,0.5,0.1,a.h5\nsae,96,3,9,t,1,0.5,0.1,b.h5\n", "several scorers of this kind"),
         ("latent,x\n", "a header but no rows"),
     ],

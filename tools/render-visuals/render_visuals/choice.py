@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from render_visuals.csv_tables import LATENT_TABLES, read_table
+from render_visuals.csv_tables import LATENT_TABLES, check_made_from, read_table, rows_of_latents
 from render_visuals.survey import Survey
 from saetools.errors import UserError
+from saetools.latents_layout import LatentsHeader
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,16 @@ class Choice:
         return sorted(int(latent) for latent in drawn)
 
 
-def latents_of_table(path: Path) -> list[int]:
-    """The numbers in a table's column `latent` (latents.csv, probes.csv, index.csv) or `prototype` (AP table)."""
-    table, _ = read_table(path, LATENT_TABLES)
+def latents_of_table(path: Path, header: LatentsHeader) -> list[int]:
+    """The numbers in a table's column `latent` (latents.csv, probes.csv, index.csv) or `prototype` (AP table).
+
+    Of an AP table those rows count that are of the latents' scorer. Raises UserError where none is, or where the table
+    was made with another scorer.
+    """
+    table, provenance = read_table(path, LATENT_TABLES)
+    check_made_from(path, provenance, header)
+    if {"scorer", "prototype"} <= set(table.columns):
+        table = rows_of_latents(path, table, header)
     column = next((name for name in ("latent", "prototype") if name in table.columns), None)
     if column is None:
         near = difflib.get_close_matches("latent", list(table.columns), n=1)

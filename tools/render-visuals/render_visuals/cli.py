@@ -84,11 +84,12 @@ def latents_command(
     from render_visuals.latent_pictures import PictureSettings, draw_latents
     from saetools.latents_file import open_latents
 
+    opened = open_latents(latents)
     if table is not None:
-        chosen = latents_of_table(table)
+        chosen = latents_of_table(table, opened.header)
     choice = Choice(chosen, table, random, ranges[0], ranges[1], seed)
     settings = PictureSettings(images, out, choice, top, spread, _names(label_names), workers)
-    write_line(str(draw_latents(open_latents(latents), settings)))
+    write_line(str(draw_latents(opened, settings)))
 
 
 @app.command("page")
@@ -169,7 +170,7 @@ def heatmap_command(
 
     found = open_latents(latents)
     if from_table is not None:
-        chosen = latents_of_table(from_table)
+        chosen = latents_of_table(from_table, found.header)
     if chosen is not None:
         chosen = checked_latents(chosen, found.n_latents, str(from_table or "--latents"))
     groups = group_images(by, found.paths, images, table)

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saetools.ap_tables import rows_of_scorer
+from saetools.cli import logger
 from saetools.csv_files import count_rows, read_csv, sidecar_path, sidecar_values
 from saetools.errors import UserError
+from saetools.latents_layout import LatentsHeader
 from saetools.provenance import Format, Provenance
 from saetools.table_formats import AP_TABLE, LATENT_PICTURES, LATENT_RANKING, LATENT_TABLE, PROBE_TABLE
 
@@ -41,6 +44,40 @@ def read_table(path: Path, formats: Sequence[Format]) -> tuple[pd.DataFrame, Pro
     text = path.read_bytes()
     count_rows(path, text if text.endswith(b"\n") else text + b"\n", "mend it, or write it again")
     return table, None
+
+
+def check_made_from(path: Path, provenance: Provenance | None, header: LatentsHeader) -> None:
+    """Where a table says of which scorer it is, it must be that of the latents; raises UserError."""
+    settings = provenance.settings if provenance is not None else {}
+    scorer = settings.get("scorer")
+    # Tables that give no `kind` beside it may have had the kind for the scorer
+    named = isinstance(scorer, str) and ("kind" in settings or len(scorer) == 32)
+    if named and scorer != header.scorer:
+        raise UserError(
+            f"{path}: made with the scorer {scorer}, but the latents with {header.scorer};"
+            " give tables and latents of one scorer"
+        )
+
+
+def rows_of_latents(
+    path: Path, table: pd.DataFrame, header: LatentsHeader, scorer: Path | None = None
+) -> pd.DataFrame:
+    """The rows of an AP table that are of the latents' scorer; raises UserError where none is. scorer: its file."""
+    mine = rows_of_scorer(
+        path,
+        table,
+        uid=header.scorer,
+        kind=header.kind,
+        n_prototypes=header.n_latents,
+        layer=header.layer,
+        file=scorer,
+    )
+    if len(mine) < len(table):
+        logger.info(
+            "%s: %d of %d rows are of the scorer of these latents; the others are left out",
+            *(path, len(mine), len(table)),
+        )
+    return mine
 
 
 def read_own(path: Path) -> pd.DataFrame:

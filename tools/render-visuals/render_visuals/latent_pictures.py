@@ -66,7 +66,8 @@ def draw_latents(latents: LatentsSet, settings: PictureSettings) -> Path:
     tasks = _tasks(latents, places, found, chosen, shown, heat, settings)
     draw_all("drawing", draw_latent, [(task.target, task.key, task) for task in tasks], settings.workers)
     index = settings.out / "index.csv"
-    choice = {"chosen": chosen, "top": settings.top, "spread": settings.spread, "seed": settings.choice.seed}
+    choice = {"chosen": chosen, "top": settings.top, "spread": settings.spread, "seed": settings.choice.seed,
+              "scorer": latents.header.scorer, "kind": latents.header.kind}  # fmt: skip
     write_csv(
         index,
         _index(latents, found, tasks, chosen),

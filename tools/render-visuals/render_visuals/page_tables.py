@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from render_visuals.csv_tables import LATENT_TABLES, read_table
+from render_visuals.csv_tables import LATENT_TABLES, check_made_from, read_table, rows_of_latents
 from saetools.errors import UserError
 from saetools.latents_layout import LatentsHeader
-from saetools.provenance import Provenance
+from saetools.row_labels import PATCH
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,18 +66,21 @@ def read_tables(
     """Raises UserError where a table is of another kind, or of other latents.
 
     scorer: its file, whose name says which rows are meant where an AP table holds several of a kind and size.
-    label_names: what stands for classes that are patch labels.
+    label_names: what stands for the classes of a table that fit-probes made of patch labels.
     """
     known = Known()
     for path in paths:
         table, provenance = read_table(path, LATENT_TABLES)
-        _check_made_from(path, provenance, header)
+        check_made_from(path, provenance, header)
+        # Classes of images, and those of a table that does not say what they are, keep their numbers
+        of_patches = provenance is not None and provenance.settings.get("labels") == PATCH
+        names = label_names if of_patches else None
         if {"trait", "prototype", "ap"} <= set(table.columns):
             _add_traits(known, path, table, header, scorer)
         elif {"class", "latent", "ap", "r"} <= set(table.columns):
-            _add_classes(known, path, _with_class_names(table, label_names), header)
+            _add_classes(known, path, _with_class_names(table, names), header)
         elif "latent" in table.columns:
-            _add_latents(known, path, _with_class_names(table, label_names), header)
+            _add_latents(known, path, _with_class_names(table, names), header)
         else:
             raise UserError(
                 f"{path}: its columns are {', '.join(list(table.columns)[:8])}; expected latents.csv or probes.csv of"
@@ -99,37 +102,10 @@ def _with_class_names(table: pd.DataFrame, names: list[str] | None) -> pd.DataFr
     return table.assign(**{"class": [name(float(label)) for label in table["class"]]})
 
 
-def _check_made_from(path: Path, provenance: Provenance | None, header: LatentsHeader) -> None:
-    """Where a table says of which scorer it is, it must be this one."""
-    settings = provenance.settings if provenance is not None else {}
-    scorer = settings.get("scorer")
-    # Tables that give no `kind` beside it may have had the kind for the scorer
-    named = isinstance(scorer, str) and ("kind" in settings or len(scorer) == 32)
-    if named and scorer != header.scorer:
-        raise UserError(
-            f"{path}: made with the scorer {scorer}, but the latents with {header.scorer};"
-            " give tables and latents of one scorer"
-        )
-
-
 def _add_traits(
     known: Known, path: Path, table: pd.DataFrame, header: LatentsHeader, scorer: Path | None
 ) -> None:
-    mine = table[(table["scorer"] == header.kind) & (table["n_prototypes"] == header.n_latents)]
-    if "layer" in mine:
-        mine = mine[mine["layer"] == header.layer]
-    if not len(mine):
-        raise UserError(
-            f"{path}: no row is of a {header.kind!r} scorer with {header.n_latents} prototypes on layer {header.layer},"
-            " as these latents are; give the AP table of the same scorer"
-        )
-    if scorer is not None and "checkpoint" in mine and mine["checkpoint"].nunique() > 1:
-        mine = mine[[Path(str(name)).name == scorer.name for name in mine["checkpoint"]]]
-    if "checkpoint" in mine and mine["checkpoint"].nunique() != 1:
-        raise UserError(
-            f"{path}: it holds several scorers of this kind and size; give a table of one, or with --scorer the file"
-            " that its column checkpoint names"
-        )
+    mine = rows_of_latents(path, table, header, scorer)
     if "n_train" in mine:
         mine = mine[mine["n_train"] == mine["n_train"].max()]
     _add_best(known, path, mine.dropna(subset=["prototype", "ap"]), "prototype", "trait", header)

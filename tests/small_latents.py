@@ -23,13 +23,19 @@ def write_latents(
     n_shards: int = 2,
     scorer: str = "uid",
     dtype: str = "float32",
+    digests: Sequence[str] | None = None,
+    trained_on: Sequence[bool | None] | None = None,
 ) -> Path:
-    """Write latents {N, P, K}, every non-zero of them, as complete files of one scorer."""
+    """Write latents {N, P, K}, every non-zero of them, as complete files of one scorer.
+
+    digests {N}: of the pictures; trained_on {n_shards}: whether the scorer was made from each shard.
+    """
     n_images, n_patches, n_latents = f_npk.shape
     folder.mkdir(parents=True, exist_ok=True)
     for index, rows in enumerate(np.array_split(np.arange(n_images), n_shards)):
         header = LatentsHeader(
-            scorer, "sae", n_latents, n_patches, 3, {"model": "m"}, None, None, n_images, index, n_shards
+            *(scorer, "sae", n_latents, n_patches, 3, {"model": "m"}, None, None, n_images, index, n_shards),
+            trained_on_these=None if trained_on is None else trained_on[index],
         )
         examples = Examples(
             np.array([f"{prefix}/{row:04d}.jpg" for row in rows], object),
@@ -37,6 +43,7 @@ def write_latents(
             np.array([-1 if targets is None else targets[row] for row in rows]),
             np.tile([1, n_patches], (len(rows), 1)),
             np.stack([40 + rows, 60 + rows], axis=1),
+            None if digests is None else np.array(digests)[rows],
         )
         f_bk = f_npk[rows].reshape(-1, n_latents)
         at = np.nonzero(f_bk)

@@ -348,14 +348,82 @@ def test_classes_absent_in_a_split_are_reported(tmp_path: Path) -> None:
     assert summary["map"] == pytest.approx(tested["ap"].mean()) and summary["r"] == pytest.approx(
         tested["r"].mean()
     )
-    assert summary["coverage@0.3"] == pytest.approx((tested["ap"] >= 0.3).mean())
+    tau = 0.72  # 13 of 30 test rows are of the commonest class; half way from there to 1, two digits
+    assert (tested["prevalence"] * 30).max() == pytest.approx(13)
+    assert summary[f"coverage@{tau}"] == pytest.approx((tested["ap"] >= tau).mean())
 
 
 def test_tau_moves_the_coverage(case: Case) -> None:
-    table = pd.read_csv(case("tau-low", "--tau", "0.1") / "probes.csv")
-    for tau, name in ((0.1, "tau-low"), (0.6, "tau-high")):
+    table = pd.read_csv(case("tau-low", "--tau", "0.43") / "probes.csv")
+    coverage = []
+    for tau, name in ((0.43, "tau-low"), (0.6, "tau-high")):
         summary = pd.read_csv(case(name, "--tau", tau) / "summary.csv").iloc[0]
-        assert summary[f"coverage@{tau}"] == (table["ap"] >= tau).mean()
+        coverage.append(summary[f"coverage@{tau}"])
+        assert coverage[-1] == (table["ap"] >= tau).mean()
+        assert summary[f"coverage@{tau}_n"] == len(table)
+    assert coverage[0] > coverage[1]
+
+
+def test_a_tau_that_a_constant_reaches_is_refused(case: Case) -> None:
+    """Before anything is computed: the commonest label is on about 0.4 of the test rows."""
+    test_labels = case.labels["test"][case.labels["test"] != 65535]
+    highest = (test_labels == 0).mean()
+    case("tau-refused", "--tau", f"{highest - 1e-6:.9f}", code=1)
+    assert f"{highest:.3f} of the test rows are of class '0'" in case.stderr
+    assert f"leave --tau out for {np.ceil(50 * (1 + highest)) / 100:g}" in case.stderr
+    assert not (case.folder / "tau-refused").exists()
+    folder = case("tau-default")
+    default = np.ceil(50 * (1 + highest)) / 100
+    assert f"coverage@{default:g}" in pd.read_csv(folder / "summary.csv")
+    assert json.loads((folder / "summary.csv.json").read_text())["settings"]["tau"] == default
+
+
+def test_every_mean_comes_with_its_count(case: Case) -> None:
+    """A latent that fires on fewer than k rows has no purity@k, so a mean of purities is not of all latents."""
+    folder = case("counts")
+    summary = pd.read_csv(folder / "summary.csv").iloc[0]
+    classes, latents = (pd.read_csv(folder / name) for name in ("probes.csv", "latents.csv"))
+    best = latents.set_index("latent").loc[classes["latent"]]
+    for k in (16, 64, 256):
+        for name, table in ((f"purity@{k}", best), (f"purity@{k}_all", latents)):
+            defined = table[f"purity@{k}"].dropna()
+            assert summary[f"{name}_n"] == len(defined)
+            if len(defined):
+                assert summary[name] == pytest.approx(defined.mean())
+                assert f"{name} {summary[name]:.3f} (of {len(defined)})" in case.stderr
+    assert 0 < summary["purity@64_all_n"] < len(latents)
+
+
+def test_swapped_splits_are_told_by_what_the_scorer_was_trained_on(tmp_path: Path) -> None:
+    f_npk = np.random.default_rng(0).gamma(1.0, 1.0, (6, 5, 3)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, 3, (6, 5)).astype(np.uint16)
+    for split, seen in (("train", [True, True]), ("test", [False, False]), ("old", [None, None])):
+        write_latents(tmp_path / split, f_npk, labels_np=labels, prefix=split, trained_on=seen)
+    for train, test, warned in (("train", "test", False), ("test", "train", True), ("test", "old", False)):
+        done = fit_probes(
+            *("--train", tmp_path / train, "--test", tmp_path / test, "--out", tmp_path / f"{train}-{test}")
+        )
+        assert ("warning:" in done.stderr) == warned
+        assert ("trained on the activations of 2 of the 2 files of --test" in done.stderr) == warned
+
+
+def test_copies_of_training_pictures_in_test_are_refused(tmp_path: Path) -> None:
+    """By what they show; latents of shards that did not record it go on to be read."""
+    f_npk = np.random.default_rng(0).gamma(1.0, 1.0, (6, 5, 3)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, 3, (6, 5)).astype(np.uint16)
+    numbers = {"train": range(6), "test": range(5, 11), "apart": range(6, 12), "old": None}
+    for split, some in numbers.items():
+        digests = None if some is None else [f"{number:032x}" for number in some]
+        write_latents(tmp_path / split, f_npk, labels_np=labels, prefix=split, digests=digests)
+
+    def fit(test: str, code: int) -> str:
+        splits = ("--train", tmp_path / "train", "--test", tmp_path / test)
+        return fit_probes(*splits, "--out", tmp_path / f"to-{test}", code=code).stderr
+
+    assert "1 images of --test are the same pictures as images of --train" in fit("test", 1)
+    assert "'test/0000.jpg' as 'train/0005.jpg'" in fit("test", 1)
+    fit("apart", 0)
+    fit("old", 0)
 
 
 def test_ridge_makes_weights_smaller(case: Case) -> None:

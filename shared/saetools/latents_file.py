@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from saetools.cli import logger
 from saetools.errors import UserError
 from saetools.image_overlap import check_no_overlap
 from saetools.latents_layout import (
@@ -47,8 +48,10 @@ class LatentsFile:
         self.header = LatentsHeader.from_settings(values.pop("header", {}), path)
         self.provenance = Provenance(**values)
         self.count = self._load("count")
-        columns = ["path", "index", "target", "grid", *(["size"] if "size" in self._places else [])]
-        self.examples = Examples(*map(self._load, columns))
+        size = self._load("size") if "size" in self._places else None
+        digest = np.char.decode(self._load("digest"), "latin1") if "digest" in self._places else None
+        plain = map(self._load, ("path", "index", "target", "grid"))
+        self.examples = Examples(*plain, size, digest)
         self.n_images, self.n_patches, self.n_latents = (
             len(self.examples),
             self.header.n_patches,
@@ -174,12 +177,21 @@ def open_latents(paths: Iterable[Path]) -> LatentsSet:
 
 
 def check_splits(train: LatentsSet, test: LatentsSet) -> None:
-    """Raise UserError unless both were encoded alike, from different images."""
+    """Raise UserError unless both were encoded alike, from different images.
+
+    Warns where the scorer was trained on shards of the test side: results there say nothing of unseen images.
+    """
     first, other = train.files[0], test.files[0]
     check_same_encoding(first.header, first.path, other.header, other.path)
     check_no_overlap(
         (file.examples for file in train.files), (file.examples for file in test.files), other.path
     )
+    if same := [file.path for file in test.files if file.header.trained_on_these]:
+        logger.warning(
+            "warning: %s: the %s was trained on the activations of %d of the %d files of --test; results on them say"
+            " nothing of images that it has not seen; swap --train and --test if they were confused",
+            *(same[0], first.header.kind, len(same), len(test.files)),
+        )
 
 
 def _open_folder(folder: Path) -> Iterator[LatentsFile]:

@@ -38,10 +38,11 @@ MEMBERS: dict[str, tuple[str, str]] = {
     "target": ("<i8", "N"),
     "grid": ("<i2", "N,2"),
     "size": ("<i4", "N,2"),
+    "digest": ("|S32", "N"),
     "labels": ("<u2", "N,P"),
     HEADER: ("text", ""),
 }
-OPTIONAL = ("size", "labels")
+OPTIONAL = ("size", "digest", "labels")
 
 
 def latents_name(index: int) -> str:

@@ -114,6 +114,8 @@ def new_latents(
         }
         if examples.size is not None:
             plain["size"] = examples.size
+        if examples.digest is not None:
+            plain["digest"] = examples.digest
         if labels_np is not None:
             plain["labels"] = labels_np
         with atomic_path(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as zip:

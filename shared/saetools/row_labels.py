@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,6 +64,12 @@ class RowLabels:
         assert self.table is not None and self.known is not None
         return (self.known & (self.table.astype(np.float64) >= 0.5)).sum(axis=0)
 
+    @cached_property
+    def constant_ap(self) -> npt.NDArray[np.float64]:
+        """{C}: the AP of a constant, which is the share of positives; NaN for a class without rows."""
+        nothing = np.full(self.n_classes, np.nan)
+        return np.divide(self.positives, self.kept_rows, out=nothing, where=self.kept_rows > 0)
+
     def at(self, rows: npt.NDArray[np.integer], c: int) -> npt.NDArray[np.float64]:
         """y of class c at some kept rows; NaN where it is not known."""
         if self.ids is not None:
@@ -112,6 +119,27 @@ def read_labels(
     table = read_trait_table(Path(source), soft=True)
     first, other = _from_table(table, train, "--train"), _from_table(table, test, "--test")
     return LabelledSplits(table.name, first, other, pooled=True)
+
+
+def choose_tau(asked: float | None, splits: LabelledSplits) -> float:
+    """The AP from which on a class of the test rows counts as found: `asked`, or half way between what a constant
+    reaches for the commonest class and 1, rounded up to two digits.
+
+    Raises UserError where a constant reaches `asked`. Classes to which every row belongs tell nothing, and do not count.
+    """
+    constant_c = splits.test.constant_ap
+    constant_c = np.where(constant_c < 1, constant_c, np.nan)
+    if np.isnan(constant_c).all():
+        return 1.0 if asked is None else asked
+    c = int(np.nanargmax(constant_c))
+    highest = float(constant_c[c])
+    default = math.ceil(50 * (1 + highest) - 1e-9) / 100
+    if asked is not None and asked <= highest:
+        raise UserError(
+            f"--tau {asked:g}: a constant reaches it: {highest:.3f} of the test rows are of class"
+            f" {splits.names[c]!r};\nchoose one above that, or leave --tau out for {default:g}"
+        )
+    return default if asked is None else asked
 
 
 def _patch_labels(file: LatentsFile) -> npt.NDArray[np.int32]:

@@ -11,7 +11,7 @@ from saetools.errors import UsageError, near_names
 from saetools.latents_layout import SCORE, TRIANGLE
 from saetools.sae import SAE
 from saetools.scorer_file import ScorerFile, load_scorer
-from saetools.scorer_inputs import check_scorer_fits
+from saetools.scorer_inputs import check_scorer_fits, trained_on_these
 from saetools.scorers import Linear, Nearest, Units
 from saetools.shard_reader import Shard
 
@@ -46,10 +46,7 @@ class ScorerChoice:
 
     def was_trained_on(self, shard: Shard) -> bool | None:
         """Whether the shard is among those that the scorer was made from; None where it does not say."""
-        if self.file is None:
-            return False
-        parents = self.file.provenance.parents
-        return shard.provenance.uid in parents if parents else None
+        return False if self.file is None else trained_on_these(self.file, [shard.provenance.uid])
 
     def scorer_for(self, shard: Shard, layer: int) -> SAE | Linear | Units | Triangle:
         """What gives the latents; raises UserError where it was not made from activations like the shard's."""

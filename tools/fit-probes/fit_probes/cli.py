@@ -53,8 +53,14 @@ def fit_probes(
         ),
     ] = None,
     tau: Annotated[
-        float, typer.Option(min=0, max=1, help="coverage@TAU: share of classes with such an AP.")
-    ] = 0.3,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="coverage@TAU: share of classes with such an AP. Default: half way between the share of the"
+            " commonest class, which a constant reaches, and 1.",
+        ),
+    ] = None,
     memory: Annotated[
         str, typer.Option(help="Memory for the latents' values; what does not fit goes to disk, in --out.")
     ] = "4GB",

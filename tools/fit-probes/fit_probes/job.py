@@ -29,7 +29,7 @@ from saetools.latent_columns import Columns
 from saetools.latents_file import LatentsSet, check_splits
 from saetools.made_alike import read_made_alike
 from saetools.provenance import Format, Provenance
-from saetools.row_labels import PATCH, TARGET, LabelledSplits, read_labels
+from saetools.row_labels import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
 from saetools.slices import WHOLE, Slice
 from saetools.table_formats import LATENT_TABLE, PROBE_SUMMARY, PROBE_TABLE
 from saetools.trait_table import trait_table_digest
@@ -39,12 +39,13 @@ TABLES = {"probes.csv": PROBE_TABLE, "latents.csv": LATENT_TABLE, "summary.csv":
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """labels: patch, target, or the path of a table; the rest as on the command line."""
+    """labels: patch, target, or the path of a table; tau: None for what `choose_tau` takes; the rest as on the
+    command line."""
 
     labels: str
     ignore: list[int]
     ridge: float
-    tau: float
+    tau: float | None
 
 
 class Job:
@@ -67,6 +68,7 @@ class Job:
             raise UserError(
                 f"{train.files[0].path}: no training row has a label that counts; give others with --train"
             )
+        self._tau = choose_tau(settings.tau, self.splits)
         out.mkdir(parents=True, exist_ok=True)
         self._memory, self._device, self._threads = memory, device, threads
 
@@ -132,7 +134,7 @@ class Job:
             "model": header.source.get("model"),
             "layer": header.layer,
         }
-        summary = summary_table(what, classes, latents, probes, self.settings.tau)
+        summary = summary_table(what, classes, latents, probes, self._tau)
         return {"probes.csv": classes, "latents.csv": latents, "summary.csv": summary}
 
     def _report_absent(self, classes: pd.DataFrame) -> None:
@@ -151,7 +153,7 @@ class Job:
 
     def _table_provenance(self, name: str) -> Provenance:
         header = self.train.header
-        settings = {**self._identity, "tau": self.settings.tau, "scorer": header.scorer, "kind": header.kind}
+        settings = {**self._identity, "tau": self._tau, "scorer": header.scorer, "kind": header.kind}
         return Provenance.of(TABLES[name], "fit-probes", settings, [*self.train.uids, *self.test.uids])
 
     @cached_property

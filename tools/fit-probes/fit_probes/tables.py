@@ -110,8 +110,12 @@ def latent_table(probes: Probes, choice: Choice, results: LatentResults) -> pd.D
 def summary_table(
     what: dict[str, object], classes: pd.DataFrame, latents: pd.DataFrame, probes: Probes, tau: float
 ) -> pd.DataFrame:
-    """One row: means over the classes with a positive in test, of their best latents; `what` was probed."""
+    """One row: means over the classes with a positive in test, of their best latents; `what` was probed.
+
+    NAME_n: the number of latents or classes that the mean NAME is of, where it is not n_tested.
+    """
     tested = classes[classes["n_pos"] > 0]
+    told_apart = tested[tested["n_pos"] < tested["n_test"]]
     best = latents.set_index("latent").reindex(tested["latent"].dropna().astype(int))
     row: dict[str, object] = {
         **what,
@@ -122,21 +126,35 @@ def summary_table(
         "r": tested["r"].mean(),
         "map": tested["ap"].mean(),
         "f1": tested["f1"].mean(),
-        **{f"purity@{n}": best[f"purity@{n}"].mean() for n in TOP},
-        **{f"purity@{n}_all": latents[f"purity@{n}"].mean() for n in TOP},
-        f"coverage@{tau:g}": (tested["ap"] >= tau).mean() if len(tested) else np.nan,
+        **_means({f"purity@{n}": best[f"purity@{n}"] for n in TOP}),
+        **_means({f"purity@{n}_all": latents[f"purity@{n}"] for n in TOP}),
+        **_means({f"coverage@{tau:g}": (told_apart["ap"] >= tau).astype(float)}),
         "dead": (latents["frequency"] == 0).mean(),
         "converged": probes.converged.mean(),
     }
     return pd.DataFrame([row])
 
 
+def _means(columns: dict[str, pd.Series]) -> dict[str, object]:
+    """NAME: the mean where there is a value, NAME_n: of how many."""
+    return {
+        key: value
+        for name, column in columns.items()
+        for key, value in ((name, column.mean()), (f"{name}_n", int(column.notna().sum())))
+    }
+
+
 def render_summary(summary: pd.DataFrame) -> str:
     """One line for people."""
     row = summary.iloc[0]
-    shown = {"r": "R", "map": "mAP", "f1": "F1", **{name: name for name in row.index if "@" in name}}
-    figures = ", ".join(f"{said} {row[name]:.3f}" for name, said in shown.items())
-    return f"{int(row['n_tested'])} classes, {int(row['n_latents'])} latents, on test: {figures}"
+    figures = [f"{said} {row[name]:.3f}" for name, said in (("r", "R"), ("map", "mAP"), ("f1", "F1"))]
+    for name in row.index:
+        if "@" in str(name) and not str(name).endswith("_n"):
+            n = row.get(f"{name}_n")  # absent in version 1 of the table
+            value = "undefined" if np.isnan(row[name]) else f"{row[name]:.3f}"
+            figures.append(f"{name} {value}" + ("" if n is None else f" (of {int(n)})"))
+    what = f"{int(row['n_tested'])} classes, {int(row['n_latents'])} latents"
+    return f"{what}, on test, means of the classes unless said: {', '.join(figures)}"
 
 
 def flag_names(flags: int) -> str:

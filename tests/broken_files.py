@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -194,7 +195,9 @@ def broken_tables(name: str) -> dict[str, Kind]:
             f"{name}.json says",
         ),
         "of a later version": Kind(
-            rewrite(f"{name}.json", lambda text: text.replace('"format_version": 1', '"format_version": 7')),
+            rewrite(
+                f"{name}.json", lambda text: re.sub(r'"format_version": \d+', '"format_version": 7', text)
+            ),
             name,
             "found version 7",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -249,8 +250,33 @@ def test_options_change_the_outcome(planted: Planted) -> None:
     assert list(plain["budget"]) == [10, 25, 50, 100, 100]
     assert plain.equals(run("threads", "--threads", 1, "--memory", "1kB"))
     assert not plain.equals(run("seed", "--seed", 1))
-    assert run("tau", "--tau", 0)["value"][0] == 1 and run("tau1", "--tau", 1)["value"][0] == 0
-    assert run("ignore", "--ignore", "0,2")["value"][0] == 1  # one label is left: everything is of it
+    assert run("tau", "--tau", 0.5)["value"][0] > 0 and run("tau1", "--tau", 1)["value"][0] == 0
+    assert not plain.equals(run("ignore", "--ignore", 0, "--tau", 0.9))
+
+
+def test_what_a_constant_reaches_is_refused_before_anything_is_computed(planted: Planted) -> None:
+    """With a tau at or below the share of the commonest label every latent would count as found."""
+    label_n = planted.labels["test"].ravel()
+    shares = {label: (label_n[label_n != 65535] == label).mean() for label in (0, 1, 2)}
+    label, highest = max(shares.items(), key=lambda item: item[1])
+    default = np.ceil(50 * (1 + highest)) / 100
+    out = planted.folder / "constant"
+
+    def refused(*arguments: object) -> str:
+        error = error_lines(audit_latents(*planted.common, "--out", out, *arguments, code=1))
+        assert not out.exists()
+        return error
+
+    found = refused("--tau", f"{highest:.17g}")
+    assert f"{highest:.3f} of the test rows are of class '{label}'" in found
+    assert f"leave --tau out for {default:g}" in found
+    assert "a single label" in refused("--ignore", "0,2")
+    done = audit_latents(*planted.common, "--out", out, "--null", 2, "--bootstrap", 3, "--budgets", "2,3")
+    settings = json.loads((out / "yield.csv.json").read_text())["settings"]
+    assert settings["tau"] == default and f"an AP of at least {default:g}" in done.stderr
+    table = pd.read_csv(out / "yield.csv")
+    assert table["n_proposals"].tolist() == [2, 3, 3] and set(table["n_null"]) == {2}
+    assert set(table["n_latents"]) == {N_LATENTS} and "(of 3 proposals, 2 nulls)" in done.stderr
 
 
 def test_errors_say_what_to_do(planted: Planted, tmp_path: Path) -> None:

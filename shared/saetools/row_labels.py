@@ -125,7 +125,7 @@ def choose_tau(asked: float | None, splits: LabelledSplits) -> float:
     """The AP from which on a class of the test rows counts as found: `asked`, or half way between what a constant
     reaches for the commonest class and 1, rounded up to two digits.
 
-    Raises UserError where a constant reaches `asked`. Classes to which every row belongs tell nothing, and do not count.
+    Raises UserError where a constant reaches `asked`. Classes that every row belongs to tell nothing and are left out.
     """
     constant_c = splits.test.constant_ap
     constant_c = np.where(constant_c < 1, constant_c, np.nan)

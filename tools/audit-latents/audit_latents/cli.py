@@ -32,7 +32,15 @@ def audit_latents(
     budgets: Annotated[
         str, typer.Option(help="Numbers of proposals to look at.", metavar="B,...")
     ] = "10,25,50,100",
-    tau: Annotated[float, typer.Option(min=0, max=1, help="A proposal is found from this AP on.")] = 0.3,
+    tau: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="A proposal is found from this AP on. Default: half way between the share of the commonest patch"
+            " label, which a constant reaches, and 1.",
+        ),
+    ] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the images of --test.")] = 1000,
     null: Annotated[
         int, typer.Option(min=0, help="Rankings with K shuffled over the images of --train.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from saetools.latents_file import LatentsSet, check_splits
 from saetools.made_alike import read_made_alike
 from saetools.progress import Progress
 from saetools.provenance import Format, Provenance
-from saetools.row_labels import PATCH, TARGET, read_labels
+from saetools.row_labels import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
 from saetools.table_formats import LATENT_RANKING, YIELD
 from saetools.trait_table import trait_table_digest
 
@@ -32,13 +32,14 @@ TABLES = {"ranking.csv": LATENT_RANKING, "yield.csv": YIELD}
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """labels: K, target or the path of a table; trait: only this one of K; ignore: of H; the rest as typed."""
+    """labels: K, target or the path of a table; trait: only this one of K; ignore: of H; tau: None for what
+    `choose_tau` takes; the rest as typed."""
 
     labels: str
     trait: str | None
     ignore: list[int]
     budgets: list[int]
-    tau: float
+    tau: float | None
     resamples: int
     permutations: int
     seed: int
@@ -49,24 +50,38 @@ def run_audit(
 ) -> Iterator[Path]:
     """Write the tables, or keep them where all are there, and yield their paths; raises UserError."""
     check_splits(train, test)
+    held = read_labels(PATCH, test, test, settings.ignore)
+    if np.count_nonzero(held.test.positives) < 2:
+        raise UserError(
+            f"{test.files[0].path}: its patches that count have a single label, which every latent finds;"
+            " audit on latents with several, or leave fewer out with --ignore"
+        )
+    tau = choose_tau(settings.tau, held)
+    settings = replace(settings, tau=tau)
     out.mkdir(parents=True, exist_ok=True)
     paths = {name: out / name for name in TABLES}
     wanted = {name: _provenance(format, train, test, settings) for name, format in TABLES.items()}
     there = {name: read_made_alike(path, TABLES[name], wanted[name]) for name, path in paths.items()}
     tables = {name: table for name, table in there.items() if table is not None}
     if len(tables) < len(paths):
-        tables = _tables(train, test, settings, out, memory, threads)
+        tables = _tables(train, test, held, settings, out, memory, threads)
         for name, table in tables.items():
             write_csv(paths[name], table, wanted[name])
-    logger.info("%s", render(tables["yield.csv"], settings.tau))
+    logger.info("%s", render(tables["yield.csv"], tau))
     yield from paths.values()
 
 
 def _tables(
-    train: LatentsSet, test: LatentsSet, settings: AuditSettings, out: Path, memory: int, threads: int
+    train: LatentsSet,
+    test: LatentsSet,
+    held: LabelledSplits,
+    settings: AuditSettings,
+    out: Path,
+    memory: int,
+    threads: int,
 ) -> dict[str, pd.DataFrame]:
-    held = read_labels(PATCH, test, test, settings.ignore)
-    assert held.test.ids is not None
+    tau = settings.tau
+    assert held.test.ids is not None and tau is not None
     patches = Patches(held.test.ids, test.n_patches, len(held.names))
     asked = read_labels(settings.labels, train, train)
     names, y_nc, keep_n = _labels(asked.names, *columns_of(asked.train), settings.trait)
@@ -81,18 +96,19 @@ def _tables(
 
     with Columns(test, held.test.keep, False, memory, out) as columns:
         audited = audit(columns.blocks(), test.n_latents, patches, set(map(int, ranking.latent)), threads)
-    good_k = audited.best_ap >= settings.tau
+    good_k = audited.best_ap >= tau
     rng = np.random.default_rng([settings.seed, 1])
     null = np.zeros((len(shuffled), most), bool)
     for row, each in zip(null, shuffled, strict=True):
         row[: len(each.latent)] = good_k[each.latent]
     given = YieldInput(
         good_k[ranking.latent],
-        bootstrap(audited, ranking.latent, patches, settings.tau, settings.resamples, rng, threads),
+        bootstrap(audited, ranking.latent, patches, tau, settings.resamples, rng, threads),
         null,
         float(good_k.mean()),
+        len(good_k),
     )
-    table = ranking_table(ranking, audited, names, held.names, settings.tau)
+    table = ranking_table(ranking, audited, names, held.names, tau)
     return {"ranking.csv": table, "yield.csv": yield_table(given, table, settings.budgets)}
 
 

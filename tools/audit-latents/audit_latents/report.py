@@ -23,18 +23,22 @@ YIELD_COLUMNS = [
     "p",
     "chance",
     "labels_found",
+    "n_proposals",
+    "n_null",
+    "n_latents",
 ]
 
 
 @dataclass(frozen=True)
 class YieldInput:
     """found {R} of the proposals; resampled {B, R}; null {Q, R'} of the rankings with K shuffled; chance: of a latent
-    drawn at random."""
+    drawn at random, of n_latents."""
 
     found: npt.NDArray[np.bool_]
     resampled: npt.NDArray[np.bool_]
     null: npt.NDArray[np.bool_]
     chance: float
+    n_latents: int
 
 
 def ranking_table(
@@ -83,6 +87,9 @@ def yield_table(given: YieldInput, ranking: pd.DataFrame, budgets: list[int]) ->
                 else np.nan,
                 "chance": given.chance,
                 "labels_found": first["found_in"][first["found"]].nunique(),
+                "n_proposals": len(first),
+                "n_null": len(by_chance),
+                "n_latents": given.n_latents,
             }
         )
     return pd.DataFrame(rows)[YIELD_COLUMNS]
@@ -92,8 +99,10 @@ def render(table: pd.DataFrame, tau: float) -> str:
     """Lines for people."""
     lines = [f"share of the first B proposals with an AP of at least {tau:g} for a patch label"]
     for row in table.itertuples():
+        n_proposals = getattr(row, "n_proposals", None)  # absent in version 1 of the table
         name = f"area to {row.budget}" if row.measure == "area" else f"Yield({row.budget})"
         lines.append(
             f"{name:>12}  {row.value:.3f}  [{row.low:.3f}, {row.high:.3f}]  null {row.null_mean:.3f}, p = {row.p:.3f}"
+            + ("" if n_proposals is None else f" (of {n_proposals} proposals, {row.n_null} nulls)")
         )
     return "\n".join(lines)

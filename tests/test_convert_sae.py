@@ -14,10 +14,13 @@ from processes import Tool, error_lines
 from small_shards import write_shards
 
 from convert_sae.cli import app
+from saetools.errors import UserError
 from saetools.sae import SAE, SAEConfig
 from saetools.saelens_checkpoint import write_saelens
 from saetools.saev_checkpoint import read_saev, write_saev
 from saetools.scorer_file import load_scorer
+from saetools.scorer_inputs import check_scorer_fits
+from saetools.shard_reader import Shard
 
 HERE = Path(__file__).parent
 SAEV = sorted((HERE / "saev_checkpoints").glob("*.pt"))
@@ -94,7 +97,10 @@ def test_the_real_saelens_reads_what_we_write(tmp_path: Path) -> None:
     sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed; `make test-slow` has it")
     for path in FOREIGN:
         recorded, folder = expected(path), tmp_path / path.name
-        write_saelens(folder, load_scorer(path).scorer, {})
+        known = {
+            "saetools": {"trained_on": {"model": "timm/test", "layer": 3, "tokens": None}, "uid": "0" * 32}
+        }
+        write_saelens(folder, load_scorer(path).scorer, known)
         theirs = sae_lens.SAE.load_from_disk(folder)
         with torch.no_grad():
             f_bs = theirs.encode(recorded["x"])
@@ -154,6 +160,58 @@ def test_what_it_was_trained_on(tmp_path: Path) -> None:
     assert (trained_on["model"], trained_on["layer"]) == ("timm/test", 3)
     wide = write_shards(tmp_path / "wide", np.zeros((4, 3, 17), np.float32), n_shards=1)
     assert "width" in error_lines(convert(SAEV[0], tmp_path / "no.h5", "--acts", wide[0], code=1))
+
+
+def test_a_saelens_export_says_what_it_was_trained_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    acts = write_shards(tmp_path / "acts", np.zeros((4, 3, 16), np.float32), n_shards=1)
+    convert(SAEV[0], tmp_path / "sae.h5", "--acts", acts[0], "--layer", 3)
+    convert(tmp_path / "sae.h5", tmp_path / "lens")
+    ours, back = load_scorer(tmp_path / "sae.h5"), load_scorer(tmp_path / "lens")
+    shard = Shard(acts[0])
+    assert (
+        dict(back.trained_on)
+        == dict(ours.trained_on)
+        == {"tokens": None, "layer": 3, **shard.header.source()}
+    )
+    told = json.loads((tmp_path / "lens" / "cfg.json").read_text())["metadata"]["saetools"]
+    assert told["uid"] == ours.provenance.uid
+    check_scorer_fits(back, tmp_path / "lens", shard, 3)
+    assert "does not say what it was trained on" not in caplog.text
+    other = write_shards(tmp_path / "other", np.zeros((4, 3, 16), np.float32), n_shards=1, model="timm/else")
+    with pytest.raises(UserError, match="it was trained on other activations"):
+        check_scorer_fits(back, tmp_path / "lens", Shard(other[0]), 3)
+    convert(tmp_path / "lens", tmp_path / "back.h5")
+    assert dict(load_scorer(tmp_path / "back.h5").trained_on) == dict(ours.trained_on)
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"sae_lens_version": "6.0", "model_name": "gpt2"}])
+def test_a_folder_that_saelens_made_does_not_say(
+    metadata: dict[str, str] | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "lens"
+    shutil.copytree(HERE / "saelens_folders" / "topk", folder)
+    cfg = json.loads((folder / "cfg.json").read_text())
+    cfg.pop("metadata", None)
+    (folder / "cfg.json").write_text(json.dumps(cfg if metadata is None else {**cfg, "metadata": metadata}))
+    found = load_scorer(folder)
+    assert found.trained_on == {}
+    acts = write_shards(tmp_path / "acts", np.zeros((4, 3, found.d_model), np.float32), n_shards=1)
+    check_scorer_fits(found, folder, Shard(acts[0]), 3)
+    assert "does not say what it was trained on" in caplog.text
+
+
+def test_broken_words_on_training_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "lens"
+    shutil.copytree(HERE / "saelens_folders" / "topk", folder)
+    cfg = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(
+        json.dumps({**cfg, "metadata": {"saetools": {"trained_on": {"model": "x"}}}})
+    )
+    said = error_lines(convert(folder, tmp_path / "out.h5", code=1))
+    assert "cfg.json: its metadata says 'saetools'" in said
+    assert "convert the SAE again" in said
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from saetools.scorer_types import ScorerFile
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 ARCHITECTURES = ("standard", "topk", "jumprelu")
+OURS = "saetools"  # in `metadata`: what we know of an SAE that we exported
 
 
 def is_saelens(path: Path) -> bool:
@@ -67,7 +69,30 @@ def read_saelens(folder: Path) -> ScorerFile:
     activation = {"standard": "relu"}.get(architecture, architecture)
     sae = make_sae(SAEConfig(d, s, activation, k if activation == "topk" else None), tensors)
     uid = hashlib.sha256(weights.read_bytes()).hexdigest()[:32]
-    return foreign_scorer(folder, sae, uid, "saelens", 1, cfg)
+    return replace(foreign_scorer(folder, sae, uid, "saelens", 1, cfg), trained_on=_trained_on(folder, cfg))
+
+
+def metadata_of(found: ScorerFile) -> dict[str, Any]:
+    """What a scorer says that it was trained on, and its uid, as plain JSON for the folder's `metadata`."""
+    if not found.trained_on:
+        return {}
+    return {OURS: {"trained_on": dict(found.trained_on), "uid": found.provenance.uid}}
+
+
+def _trained_on(folder: Path, cfg: dict[str, Any]) -> dict[str, Any]:
+    """What `metadata_of` wrote; nothing of a folder that SAELens made. Raises UserError where it is broken."""
+    metadata = cfg.get("metadata")
+    ours = metadata.get(OURS) if isinstance(metadata, dict) else None
+    if ours is None:
+        return {}
+    trained_on = ours.get("trained_on") if isinstance(ours, dict) else None
+    needed = {"model", "weights", "hook", "preprocess", "layer"}
+    if not isinstance(trained_on, dict) or not needed <= set(trained_on):
+        raise UserError(
+            f"{folder / CONFIG}: its metadata says {OURS!r}, but not what the SAE was trained on"
+            f" ({', '.join(sorted(needed))}); convert the SAE again with convert-sae"
+        )
+    return trained_on
 
 
 def write_saelens(folder: Path, sae: SAE, metadata: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ def convert_sae(
     Prints OUT's path. A converted file's input normalisation is folded into its weights.
     """
     from saetools.sae import SAE
-    from saetools.saelens_checkpoint import write_saelens
+    from saetools.saelens_checkpoint import metadata_of, write_saelens
     from saetools.saev_checkpoint import read_saev, write_saev
     from saetools.scorer_file import load_scorer, save_scorer
 
@@ -75,7 +75,7 @@ def convert_sae(
     elif out.suffix == ".pt":
         write_saev(out, found.scorer)
     else:
-        write_saelens(out, found.scorer, {name: str(value) for name, value in found.trained_on.items()})
+        write_saelens(out, found.scorer, metadata_of(found))
     config = found.scorer.config
     logger.info("%s: %s, %d latents of width %d", out, config.activation, config.d_sae, config.d_model)
     write_line(str(out))

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import error_lines
 
-from collect_runs.pareto import is_gain, pareto_front
 from saetools.csv_files import read_csv, write_csv
+from saetools.pareto import is_gain, pareto_front
 from saetools.provenance import Format, Provenance
 from saetools.table_formats import AP_TABLE as AP
 from saetools.table_formats import COLLECTED_RUNS
+from saetools.table_formats import PROBE_SUMMARY as SUMMARY
 from saetools.table_formats import PROBE_TABLE as PROBES
 from saetools.table_formats import TRAINING_METRICS as TRAINING
 
@@ -194,6 +195,95 @@ def test_the_front_is_what_nothing_dominates(rows) -> None:
         for mine in costs
     ]
     assert pareto_front(table, ["nmse", "l0", "map"]).tolist() == expected
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 2, st.sampled_from("ab")), min_size=1, max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_each_group_has_its_own_front(rows) -> None:
+    table = pd.DataFrame(rows, columns=["nmse", "l0", "layer"])
+    found = pareto_front(table, ["nmse", "l0"], list(table["layer"]))
+    for layer, mine in table.groupby("layer"):
+        alone = pareto_front(mine, ["nmse", "l0"])
+        assert found[mine.index].tolist() == alone.tolist(), layer
+
+
+def test_a_front_for_each_layer_model_and_data_set(tool, tmp_path) -> None:
+    """A row that another layer, model or data set would beat is on the front of its own."""
+    paths = []
+    for number, (model, layer, val, nmse) in enumerate(
+        [("m", 3, "a", 0.5), ("m", 3, "a", 0.4), ("m", 7, "a", 0.6), ("n", 3, "a", 0.7), ("m", 3, "b", 0.8)]
+    ):
+        log = pd.DataFrame({"step": [1], "eval_nmse": [nmse], "eval_l0": [8.0]})
+        path, known = (
+            tmp_path / f"{number}.metrics.csv",
+            Provenance.of(TRAINING, "t", {"val": [val], "lr": nmse}),
+        )
+        write_csv(path, log, known, {"trained_on": {"model": model, "weights": model * 8, "layer": layer}})
+        paths.append(path)
+    table = read(tool("collect-runs", *paths, "--pareto", "nmse,l0").stdout)
+    assert table.pareto.fillna("").tolist() == ["", "*", "*", "*", "*"]
+    assert table.layer.tolist() == [3, 3, 7, 3, 3]
+    assert not {"weights", "hook", "data"} & set(table.columns)
+    rows = [
+        ap_rows({"a": ap}, layer=layer, n_train=n, scorer=f"s{i}")
+        for i, (layer, n, ap) in enumerate([(3, 10, 0.9), (3, 10, 0.5), (7, 10, 0.4), (3, 20, 0.3)])
+    ]
+    ap = write_table(tmp_path / "ap.csv", pd.concat(rows), AP)
+    table = read(tool("collect-runs", ap, "--pareto", "map").stdout)
+    assert table.pareto.fillna("").tolist() == ["*", "", "*", "*"]
+
+
+def test_the_deviation_is_empty_where_nothing_varied_and_counts_are_said(tool, tmp_path) -> None:
+    rows = [ap_rows({"a": 0.3, "b": 0.1}, scorer="const", n_prototypes=1, seed=s) for s in range(3)]
+    rows += [ap_rows({"a": 0.3 + 0.1 * s}, scorer="sae", seed=s, nmse=[0.1, 0.3, None][s]) for s in range(3)]
+    path = write_table(tmp_path / "a.csv", pd.concat(rows), AP)
+    done = tool("collect-runs", path, "--columns", "runs,map,map_sd,nmse,nmse_sd")
+    table = read(done.stdout).set_index("scorer")
+    assert table.runs.tolist() == [3, 3]
+    assert np.isnan(table.map_sd["const"])
+    assert table.map_sd["sae"] == pytest.approx(np.std([0.3, 0.4, 0.5], ddof=1))
+    assert table.nmse["sae"] == pytest.approx(0.2)
+    assert table.nmse_sd["sae"] == pytest.approx(np.std([0.1, 0.3], ddof=1))
+    assert (
+        "nmse: the mean of 1 rows is of fewer runs than the column `runs` says (the first: of 2 of 3)"
+        in done.stderr
+    )
+    assert "map_sd" in error_lines(tool("collect-runs", path, "--columns", "mpa_sd", code=2))
+
+
+def test_scorers_have_names_not_uids(tool, tmp_path) -> None:
+    """Of probes, the kind; of AP tables in Markdown, the file too where there are several of a kind."""
+    uids = ["1" * 32, "2" * 32]
+    paths = []
+    for number, uid in enumerate(uids):
+        rows = pd.DataFrame(
+            {"scorer": ["sae"], "model": ["m"], "layer": [3], "n_latents": [8], "map": [0.5 + number]}
+        )
+        settings = {"scorer": uid, "kind": "sae"}
+        paths.append(write_table(tmp_path / f"{number}" / "summary.csv", rows, SUMMARY, settings))
+        classes = pd.DataFrame({"class": ["a", "b"], "ap": [0.5, 0.7]})
+        paths.append(write_table(tmp_path / f"{number}" / "probes.csv", classes, PROBES, settings))
+    done = tool(
+        "collect-runs", *paths[::2], "--by", "scorer,n_latents", "--columns", "map", "--format", "markdown"
+    )
+    assert done.stdout.splitlines()[2].split() == ["|", "sae", "|", "8", "|", "1.000", "|"]
+    done = tool("collect-runs", *paths)
+    assert not any(uid in done.stdout for uid in uids)
+    table = read(done.stdout)
+    assert table.file.tolist() == list(map(str, paths))
+    assert set(table.scorer) == {"sae"}
+    saes = [("k16.h5", 0.5), ("k32.h5", 0.7), (None, 0.1)]
+    rows = [ap_rows({"a": ap}, scorer="sae" if file else "pca", checkpoint=file) for file, ap in saes]
+    path = write_table(tmp_path / "ap.csv", pd.concat(rows), AP)
+    lines = tool("collect-runs", path, "--format", "markdown", "--columns", "map").stdout.splitlines()
+    assert [line.split("|")[1].strip() for line in lines] == [
+        "scorer",
+        "-------",
+        "sae k16",
+        "sae k32",
+        "pca",
+    ]
+    assert "k16" in tool("collect-runs", path).stdout and "checkpoint" not in lines[0]
 
 
 def test_what_is_better_when_large() -> None:

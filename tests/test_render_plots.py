@@ -95,6 +95,75 @@ def test_the_front_joins_those_that_nothing_beats(tables: dict[str, list[Path]])
     assert axes.collections[0].get_offsets().tolist() == [[32, 0.4], [64, 0.35]]  # type: ignore[union-attr]
 
 
+def test_a_front_for_each_layer_and_model(tmp_path: Path) -> None:
+    """Of metrics by what they say of their training, of AP tables by their columns; --y standardized errors."""
+    paths = []
+    for number, (layer, l0, nmse) in enumerate(
+        [(3, 16, 0.5), (3, 32, 0.6), (7, 16, 0.7), (7, 32, 0.8), (7, 8, 0.9)]
+    ):
+        row = {
+            "tokens": [9],
+            "loss": [0.0],
+            "eval_l0": [l0],
+            "eval_nmse": [nmse],
+            "eval_nmse_standardized": [1 - nmse],
+        }
+        paths.append(tmp_path / f"run{number}.metrics.csv")
+        known = Provenance.of(TRAINING_METRICS, "train-sae", {})
+        write_csv(paths[-1], pd.DataFrame(row), known, {"trained_on": {"model": "m", "layer": layer}})
+    axes = draw_kind("front", paths).axes[0]
+    fronts = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axes.get_lines()}
+    assert fronts == {
+        "Pareto front, layer 3": [[16, 0.5]],
+        "Pareto front, layer 7": [[8, 0.9], [16, 0.7]],
+    }
+    assert [text.get_text() for text in axes.texts] == ["run0", "run4", "run2"]
+    axes = draw_kind("front", paths, y="nmse_standardized").axes[0]
+    assert axes.get_ylabel() == "NMSE of standardized dimensions"
+    line = axes.get_lines()[0]
+    np.testing.assert_allclose(line.get_xydata(), [[16, 0.5], [32, 0.4]])  # type: ignore[arg-type]
+
+    rows = [
+        {
+            "scorer": "sae",
+            "n_prototypes": 4,
+            "checkpoint": f"k{k}.h5",
+            "model": model,
+            "layer": 3,
+            "n_train": n,
+        }
+        | {"trait": "t", "ap": 0.5, "prevalence": 0.1, "l0": k, "nmse": nmse}
+        for model, k, nmse in (("m", 8, 0.5), ("m", 16, 0.6), ("other", 32, 0.7))
+        for n in (10, 20)
+    ]
+    axes = draw_kind("front", [write_table(tmp_path / "ap.csv", pd.DataFrame(rows), AP_TABLE)]).axes[0]
+    assert axes.get_title(loc="right") == "3 SAEs"
+    assert [str(line.get_label()) for line in axes.get_lines()] == ["Pareto front, m", "Pareto front, other"]
+    assert [text.get_text() for text in axes.texts] == ["sae k8", "sae k32"]
+
+
+def test_the_column_of_the_front(tables: dict[str, list[Path]], tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "a.png"]
+    said = error_lines(render("plot", "front", *tables["front"], "--y", "nmse_standardised", *out, code=2))
+    assert "did you mean nmse_standardized?" in said
+    error_lines(render("plot", "map", *tables["map"], "--y", "nmse", *out, code=2))
+    said = error_lines(render("plot", "front", *tables["front"], "--y", "nmse_standardized", *out, code=1))
+    assert "nmse_standardized" in said
+    axes = draw_kind("front", tables["front"]).axes[0]
+    assert axes.get_ylabel() == "NMSE"
+
+
+def test_scorers_of_a_kind_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    rows = [
+        {"scorer": scorer, "n_prototypes": 4, "checkpoint": file, "layer": 3, "n_train": 10}
+        | {"trait": "t", "ap": 0.5, "prevalence": 0.1}
+        for scorer, file in (("sae", "x/k8-seed{seed}.h5"), ("sae", "x/k16.h5"), ("pca", None))
+    ]
+    path = write_table(tmp_path / "ap.csv", pd.DataFrame(rows), AP_TABLE)
+    lines = [str(line.get_label()) for line in draw_kind("map", [path]).axes[0].get_lines()]
+    assert lines == ["sae k8, 4", "sae k16, 4", "pca, 4"]
+
+
 def test_map_is_the_mean_over_traits(tables: dict[str, list[Path]]) -> None:
     figure = draw_kind("map", tables["map"])
     assert len(figure.axes) == 2  # a panel for each layer

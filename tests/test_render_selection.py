@@ -17,7 +17,6 @@ from render_visuals.heat import ImagePlaces, gather_heat
 from render_visuals.kernels.bins import N_BINS, lower_edge
 from render_visuals.near_misses import near_misses
 from render_visuals.neighbours import nearest_rows
-from render_visuals.plots.sweep_plots import pareto_front
 from render_visuals.seriation import heat_matrix, seriate, telling_latents
 from render_visuals.survey import survey
 from saetools.errors import UserError
@@ -227,12 +226,3 @@ def test_groups_by_genus_species_and_column(tmp_path: Path) -> None:
     ]:
         with pytest.raises(UserError, match=what):
             group_images(by, paths, tmp_path, where)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=12))
-def test_pareto_front(points: list[tuple[int, int]]) -> None:
-    l0, nmse = (np.array(part, float) for part in zip(*points, strict=True))
-    best = {points[i] for i in pareto_front(l0, nmse)}
-    beaten = {p for p in points if any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)}
-    assert best == set(points) - beaten

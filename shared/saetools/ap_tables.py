@@ -12,6 +12,7 @@ from saetools.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pandas.core.groupby import SeriesGroupBy
 
 SCORER_FILES = "scorer_files"  # in the sidecar of an AP table
 SEED = "{seed}"  # in the path of a scorer file: each repeat has its own
@@ -129,6 +130,11 @@ def name_scorers(table: pd.DataFrame) -> list[str]:
         for file in several
     }
     return [names[key] for key in zip(kinds, files, strict=True)]
+
+
+def spread(groups: SeriesGroupBy) -> pd.Series:
+    """The standard deviation of each group's values (over seeds, ...): empty where nothing varied, never 0."""
+    return groups.std().where(groups.max() > groups.min())
 
 
 def _plain_path(checkpoint: str, layer: object) -> str:

@@ -157,3 +157,25 @@ def test_nmse_standardized_stands_after_nmse(birds, options, score_traits, tmp_p
     assert list(table.columns)[-2:] == ["nmse", "nmse_standardized"]
     assert table[table.checkpoint == str(old)].nmse_standardized.isna().all()
     assert set(table[table.checkpoint == str(new)].nmse_standardized) == {0.625}
+
+
+def test_the_summary_names_files_and_leaves_the_deviation_empty_where_nothing_varied(
+    birds, options, score_traits, tmp_path
+) -> None:
+    for seed in (0, 1):
+        sae_file(tmp_path / f"wide-seed{seed}.h5", birds, seed)
+    specs = [tmp_path / "wide-seed{seed}.h5", sae_file(tmp_path / "other.h5", birds, 3), "const"]
+    scorers = [part for spec in specs for part in ("--scorer", spec)]
+    done = score_traits(*options, *scorers, "--repeats", 2, "--summary", "--per-group")
+    table = read(done)
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in done.stderr.splitlines() if "|" in line
+    ]
+    head = rows[0]
+    assert head[:7] == ["scorer", "prototypes", "layer", "train images", "seeds", "mAP", "sd"]
+    shown = {row[0]: row for row in rows[2:5]}
+    assert list(shown) == ["sae wide", "sae other", "const"]
+    per_seed = table[table.checkpoint == str(specs[0])].groupby("seed").ap.mean()
+    assert shown["sae wide"][4:7] == ["2", f"{per_seed.mean():.3f}", f"{per_seed.std():.3f}"]
+    assert [shown[name][6] for name in ("sae other", "const")] == ["", ""]
+    assert {row[0] for row in rows[7:]} == set(shown)

@@ -35,13 +35,16 @@ def collect_runs(
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(help="Only these columns beside those of --by.", metavar="COLUMN,..."),
+        typer.Option(
+            help="Only these columns beside those of --by; NAME_sd: standard deviation between runs.",
+            metavar="COLUMN,...",
+        ),
     ] = None,
     pareto: Annotated[
         str | None,
         typer.Option(
             help="Mark the rows that no other beats in all of these: nmse,l0. mAP and its like are better when"
-            " large, the rest when small.",
+            " large, the rest when small. Each layer, model and data set has its own front.",
             metavar="COLUMN,...",
         ),
     ] = None,
@@ -63,10 +66,10 @@ def collect_runs(
 
     import pandas as pd
 
-    from collect_runs.gathering import check_columns, default_by, gather, missing_runs
-    from collect_runs.pareto import pareto_front
-    from collect_runs.runs import read_runs
+    from collect_runs.gathering import check_columns, comparable, default_by, gather, missing_runs
+    from collect_runs.runs import HIDDEN, read_runs
     from collect_runs.writing import render, write
+    from saetools.pareto import pareto_front
 
     by_names, shown, goals, order = (_names(text) for text in (by, columns, pareto, sort))
     paths = _paths(files or [])
@@ -74,18 +77,20 @@ def collect_runs(
     found = [read_runs(path, by_names) for path in paths if path not in absent]
     if not found:
         raise UserError(f"{absent[0] if absent else 'no tables'}: nothing to collect; name tables that exist")
-    runs = pd.concat([runs for runs, _ in found], ignore_index=True)
+    every = pd.concat([runs for runs, _ in found], ignore_index=True)
+    runs = every.drop(columns=[name for name in HIDDEN if name in every])
     check_columns("--by", by_names or [], runs)
     told_apart = by_names or default_by(runs)
-    table = gather(runs, told_apart)
+    sorted_by = [name.removeprefix("-") for name in order or []]
+    table = gather(runs, told_apart, [*(shown or []), *sorted_by])
     if goals:
         check_columns("--pareto", goals, table)
-        table["pareto"] = ["*" if on_front else "" for on_front in pareto_front(table, goals)]
+        on_front = pareto_front(table, goals, comparable(every, told_apart))
+        table["pareto"] = ["*" if best else "" for best in on_front]
     if order:
-        names = [name.removeprefix("-") for name in order]
-        check_columns("--sort", names, table)
+        check_columns("--sort", sorted_by, table)
         rising = [not name.startswith("-") for name in order]
-        table = table.sort_values(names, ascending=rising, kind="stable", ignore_index=True)
+        table = table.sort_values(sorted_by, ascending=rising, kind="stable", ignore_index=True)
     if shown:
         check_columns("--columns", shown, table)
         table = table[list(dict.fromkeys([*told_apart, *shown, *(["pareto"] if goals else [])]))]

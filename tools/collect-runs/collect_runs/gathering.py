@@ -7,7 +7,10 @@ from itertools import product
 
 import pandas as pd
 
+from saetools.ap_tables import spread
+from saetools.cli import logger
 from saetools.errors import UsageError, near_names
+from saetools.pareto import APART
 
 DEFAULT_BY = ["scorer", "n_prototypes", "checkpoint", "layer", "n_train"]
 # One axis of a sweep together: a scorer has its own number of prototypes, a checkpoint its own layer.
@@ -18,7 +21,8 @@ RESULTS = ["runs", "traits", "map", "map_sd", "ap_5", "ap_95"]
 def default_by(runs: pd.DataFrame) -> list[str]:
     """What tells runs apart without --by: the columns of AP tables, and of others the file."""
     found = [name for name in DEFAULT_BY if name in runs and runs[name].notna().any()]
-    return found if found and runs["scorer"].notna().all() else ["file", *found]
+    all_ap = "scorer" in found and "n_train" in found and runs["n_train"].notna().all()
+    return found if all_ap else ["file", *found]
 
 
 def check_columns(option: str, names: Sequence[str], runs: pd.DataFrame) -> None:
@@ -29,10 +33,12 @@ def check_columns(option: str, names: Sequence[str], runs: pd.DataFrame) -> None
             raise UsageError(f"{option} {name}: no run has such a column{near}")
 
 
-def gather(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def gather(runs: pd.DataFrame, by: Sequence[str], wanted: Sequence[str] = ()) -> pd.DataFrame:
     """One row per combination of `by`, in order of appearance: numbers are means over runs.
 
-    `runs` counts them, `map_sd` is the standard deviation of mAP between them; text stays where all runs agree.
+    `runs` counts them; text stays where all runs agree. `map_sd` is the standard deviation of mAP between runs, empty
+    where nothing varied; `wanted` names others, `nmse_sd` for that of `nmse`. Says on stderr of which columns a mean is
+    of fewer runs than `runs` says, because some have no value.
     """
     groups = runs.groupby(list(by), sort=False, dropna=False)
     columns: dict[str, pd.Series] = {"runs": groups.size()}
@@ -41,14 +47,34 @@ def gather(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
             continue
         if pd.api.types.is_numeric_dtype(runs[name]) and not pd.api.types.is_bool_dtype(runs[name]):
             columns[str(name)] = groups[name].mean()
+            if f"{name}_sd" in wanted or (name == "map" and (columns["runs"] > 1).any()):
+                columns[f"{name}_sd"] = spread(groups[name])
+            n_known = groups[name].count()
+            if len(fewer := n_known[(n_known > 0) & (n_known < columns["runs"])]):
+                logger.info(
+                    "%s: the mean of %d rows is of fewer runs than the column `runs` says (the first: of %d of %d);"
+                    " the others have no value",
+                    *(name, len(fewer), fewer.iloc[0], columns["runs"][fewer.index[0]]),
+                )
         elif (groups[name].nunique(dropna=False) <= 1).all():
             columns[str(name)] = groups[name].first()
-    if "map" in columns and (columns["runs"] > 1).any():
-        columns["map_sd"] = groups["map"].std()
     columns.pop("seed", None)
     ordered = [name for name in RESULTS if name in columns]
-    rest = [name for name in columns if name not in RESULTS and not columns[name].isna().all()]
+    asked = {*ordered, *wanted}
+    rest = [
+        name for name in columns if name not in RESULTS and (name in asked or not columns[name].isna().all())
+    ]
     return pd.DataFrame({name: columns[name] for name in [*ordered, *rest]}).reset_index()
+
+
+def comparable(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:
+    """For each row of `gather`, of what its runs are: rows with the same may be compared on one front (APART)."""
+    names = [name for name in APART if name in runs]
+    if not names:
+        return [""] * runs.groupby(list(by), sort=False, dropna=False).ngroups
+    joined = runs[names].astype(str).agg("|".join, axis=1)
+    groups = joined.groupby([runs[name] for name in by], sort=False, dropna=False)
+    return list(groups.agg(lambda values: "; ".join(sorted(set(values)))))
 
 
 def missing_runs(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from saetools.csv_files import check_columns, read_csv
+from saetools.csv_files import check_columns, read_csv, sidecar_values
 from saetools.errors import UserError
+from saetools.pareto import measured_on
 from saetools.provenance import Provenance
 from saetools.table_formats import AP_TABLE, COLLECTED_RUNS, TABLES, TRAINING_METRICS
 
@@ -16,6 +17,12 @@ from saetools.table_formats import AP_TABLE, COLLECTED_RUNS, TABLES, TRAINING_ME
 AP_RUN = ["scorer", "n_prototypes", "checkpoint", "model", "layer", "n_train", "seed"]
 GROUP, GROUP_MARK = "group", "::"
 EVALUATION = "eval_"
+HIDDEN = (
+    "weights",
+    "hook",
+    "data",
+)  # digests and the like: they tell fronts apart, but say nothing to people
+NAMES = ("model", "scorer")  # text that a table says of all its rows
 FORMATS = [format for format in TABLES if format != COLLECTED_RUNS]
 
 
@@ -26,6 +33,8 @@ def read_runs(path: Path, by: Sequence[str] | None) -> tuple[pd.DataFrame, Prove
     `ap_5` and `ap_95`, per group of traits where `by` has `group`.
     Training metrics: the last row, the evaluation under plain names.
     Any other: the means of its numbers. Raises UserError where it is not one of our tables, or broken.
+    `scorer` is the kind of the scorer, never its uid. Columns of `measured_on` are
+    added where the table does not have them.
     """
     table, provenance = read_csv(path, FORMATS)
     if provenance.format == AP_TABLE.name:
@@ -34,7 +43,13 @@ def read_runs(path: Path, by: Sequence[str] | None) -> tuple[pd.DataFrame, Prove
         runs = _last_row(table, path, provenance)
     else:
         means = table.select_dtypes("number").mean().to_frame().T.assign(rows=len(table))
+        for name in NAMES:
+            if name in table and name not in means and table[name].nunique(dropna=False) == 1:
+                means.insert(0, name, table[name].iloc[0])
         runs = _with_settings(means, provenance)
+    for name, value in measured_on(sidecar_values(path)).items():
+        if name not in runs:
+            runs[name] = value
     runs.insert(0, "file", str(path))
     return runs, provenance
 
@@ -78,10 +93,16 @@ def _last_row(table: pd.DataFrame, path: Path, provenance: Provenance) -> pd.Dat
 
 
 def _with_settings(row: pd.DataFrame, provenance: Provenance) -> pd.DataFrame:
-    """Plain settings become columns, where the table has no column of that name."""
+    """Plain settings become columns, where the table has no column of that name.
+
+    Of probes, `scorer` in the settings is a uid and `kind` what people call it.
+    """
+    settings = dict(provenance.settings)
+    if "kind" in settings:
+        settings["scorer"] = settings.pop("kind")
     plain = {
         name: value
-        for name, value in provenance.settings.items()
+        for name, value in settings.items()
         if isinstance(value, str | int | float | bool) and name not in row
     }
     return pd.concat([pd.DataFrame([plain]), row], axis=1) if plain else row

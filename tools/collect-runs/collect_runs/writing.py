@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from collect_runs.latex import render_latex
+from saetools.ap_tables import name_scorers
 from saetools.atomic import write_text
 from saetools.csv_files import write_csv
 from saetools.markdown_tables import render_markdown
@@ -16,9 +17,14 @@ from saetools.table_formats import COLLECTED_RUNS
 
 
 def render(table: pd.DataFrame, format: str) -> str:
-    """The whole text, with a line feed at the end. CSV keeps all digits, the others are for people."""
+    """The whole text, with a line feed at the end.
+
+    CSV keeps all digits; the others are for people: there a scorer has its one name in place of its kind and path.
+    """
     if format == "csv":
         return table.to_csv(index=False)
+    if {"scorer", "checkpoint"} <= set(table.columns):
+        table = table.assign(scorer=name_scorers(table)).drop(columns="checkpoint")
     names = [str(name) for name in table.columns]
     rows = [[_plain(cell) for cell in row] for row in table.itertuples(index=False)]
     return (render_markdown if format == "markdown" else render_latex)(names, rows) + "\n"

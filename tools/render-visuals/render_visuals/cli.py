@@ -186,26 +186,38 @@ def plot_command(
     ],
     files: Annotated[list[Path], typer.Argument(help="CSV tables of our tools.", metavar="FILES...")],
     out: Annotated[Path, typer.Option(help="The figure: .png, .svg or .pdf.")],
+    y: Annotated[
+        str | None,
+        typer.Option(
+            help="Of front: what stands against L0, nmse (the default), nmse_standardized or mse.",
+            metavar="COLUMN",
+        ),
+    ] = None,
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
     """Draw a figure from CSV tables, and print its path.
 
-    front: NMSE against L0 of many SAEs. training: a run's metrics. map: mAP against training images. layers: mAP
-    against layer. traits: AP by group of attributes. prevalence: AP against prevalence. histogram: frequency and
-    value of latents.
+    front: NMSE against L0 of many SAEs, a front for each layer, model and data set. training: a run's metrics. map: mAP
+    against training images. layers: mAP against layer. traits: AP by group of attributes. prevalence: AP against
+    prevalence. histogram: frequency and value of latents.
     """
     from render_visuals.figures import check_target, save_figure
 
     check_target(out)
     from render_visuals.plots.kinds import KINDS, draw_kind
+    from render_visuals.plots.sweep_plots import ERRORS
     from saetools.errors import near_names
 
     if kind not in KINDS:
         raise UsageError(
             f"{kind}: no such kind of plot; known are {', '.join(KINDS)}{near_names(kind, list(KINDS))}"
         )
-    save_figure(draw_kind(kind, files), out)
+    if y is not None and (kind != "front" or y not in ERRORS):
+        raise UsageError(
+            f"--y {y}: it is for front, and one of {', '.join(ERRORS)}{near_names(y, list(ERRORS))}"
+        )
+    save_figure(draw_kind(kind, files, **({"y": y} if y is not None else {})), out)
     write_line(str(out))
 
 

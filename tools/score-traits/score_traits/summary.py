@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from saetools.ap_tables import name_scorers, spread
 from saetools.markdown_tables import render_markdown
 
 RUN = ["scorer", "n_prototypes", "checkpoint", "layer", "n_train"]
@@ -13,8 +14,9 @@ GROUP_MARK = "::"
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """mAP and the 5% and 95% quantiles of AP over the traits with a positive in test, per RUN.
 
-    With several seeds these are means over seeds, and `sd` is the standard deviation of mAP between them. Bounds of
-    the interval and the null's mAP, where the table has them, are averaged too.
+    With several seeds these are means over `seeds` of them, and `sd` is the standard deviation of mAP between them,
+    empty where all gave the same. Bounds of the interval and the null's mAP, where the table has them, are averaged
+    too.
     """
     found = table.dropna(subset=["ap"])
     per_seed = found.groupby([*RUN, "seed"], sort=False, dropna=False)
@@ -34,7 +36,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     summary = runs.mean()
     n_seeds = runs.size()
     if (n_seeds > 1).any():
-        summary.insert(1, "sd", runs["mAP"].std())
+        summary.insert(1, "sd", spread(runs["mAP"]))
         summary.insert(0, "seeds", n_seeds)
     return summary.reset_index()
 
@@ -71,12 +73,16 @@ def render_summary(summary: pd.DataFrame) -> str:
             "null_map_95": "null 95%",
         }
     )
-    shown = shown.drop(columns="checkpoint")
-    return render_markdown(list(shown.columns), shown.itertuples(index=False))
+    return _render(shown)
 
 
 def render_groups(groups: pd.DataFrame) -> str:
     """The same of `summarise_groups`."""
     shown = groups.rename(columns={"n_prototypes": "prototypes", "n_train": "train images"})
-    shown = shown.drop(columns="checkpoint")
+    return _render(shown)
+
+
+def _render(table: pd.DataFrame) -> str:
+    """Each scorer under its one name, and files so under theirs."""
+    shown = table.assign(scorer=name_scorers(table)).drop(columns="checkpoint")
     return render_markdown(list(shown.columns), shown.itertuples(index=False))

@@ -63,8 +63,8 @@ def save(
     csv, parents = metrics_path(out), _parents(source)
     plain = {**_to_json(settings, validation), **source.order}
     source_of = Provenance.of(TRAINING_METRICS, "train-sae", plain, parents)
-    write_csv(csv, pd.DataFrame([*rows[:-1], last]), source_of)
     trained_on = {**source.header.source(), "layer": source.layer, "tokens": rows[-1]["tokens"]}
+    write_csv(csv, pd.DataFrame([*rows[:-1], last]), source_of, {"trained_on": trained_on})
     provenance = Provenance.of(SCORERS, "train-sae", plain, parents)
     save_scorer(
         out,

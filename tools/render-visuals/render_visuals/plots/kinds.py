@@ -23,7 +23,7 @@ Table = tuple[Path, "pd.DataFrame"]
 class Kind:
     """formats: of those tables of ours that it can be drawn from."""
 
-    draw: Callable[[Sequence[Table]], Figure]
+    draw: Callable[..., Figure]
     formats: Sequence[Format]
 
 
@@ -38,7 +38,7 @@ KINDS = {
 }
 
 
-def draw_kind(kind: str, paths: Sequence[Path]) -> Figure:
+def draw_kind(kind: str, paths: Sequence[Path], **options: str) -> Figure:
     """The figure of this kind from these CSV files; raises UserError where one is broken or lacks a column."""
     found = KINDS[kind]
-    return found.draw([(path, read_table(path, found.formats)[0]) for path in paths])
+    return found.draw([(path, read_table(path, found.formats)[0]) for path in paths], **options)

@@ -9,81 +9,122 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from render_visuals.figures import FAINT, INK, colour_of, legend_above, new_figure
-from saetools.csv_files import check_columns
+from saetools.ap_tables import name_scorers
+from saetools.csv_files import check_columns, sidecar_path, sidecar_values
 from saetools.errors import UserError
+from saetools.pareto import APART, measured_on, pareto_front
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-LABELLED = 12  # points of the front with a name beside them
+LABELLED = 12  # points of fronts with a name beside them
+ERRORS = {"nmse": "NMSE", "nmse_standardized": "NMSE of standardized dimensions", "mse": "MSE"}
+TITLES = {"weights": "weights", "hook": "place in the block", "data": "data set"}
 
 
-def front(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
-    """NMSE against L0, one point per SAE; those that no other SAE beats in both are joined and named."""
-    names, l0, nmse = _points(tables)
+def front(tables: Sequence[tuple[Path, pd.DataFrame]], y: str = "nmse") -> Figure:
+    """NMSE (or the column `y`) against L0, a point for each SAE; those that no other beats in both are joined, named.
+
+    SAEs of another layer, model or data set are no competitors: each of these has a front of its own.
+    """
+    points = _points(tables, y)
+    l0, errors = points["l0"].to_numpy(), points[y].to_numpy()
+    best_r = pareto_front(points, ["l0", y], list(points["front"]))
     figure = new_figure(6.4, 4.4)
     axes = figure.add_subplot()
-    best = pareto_front(l0, nmse)
-    others = np.setdiff1d(np.arange(len(l0)), best)
-    axes.scatter(l0[others], nmse[others], s=20, color=FAINT, label="beaten by another", zorder=2)
-    axes.plot(
-        l0[best], nmse[best], color=colour_of(0), marker="o", markersize=5, label="Pareto front", zorder=3
-    )
+    fronts = list(dict.fromkeys(points["front"]))
     middle = np.sqrt(l0.min() * l0.max()) if l0.min() > 0 else l0.mean()
-    for i in best if len(best) <= LABELLED else ():
-        side, shift = ("left", 6) if l0[i] <= middle else ("right", -6)
-        axes.annotate(
-            names[i], (l0[i], nmse[i]), (shift, 5), ha=side, textcoords="offset points", fontsize=7, color=INK
-        )
+    for number, name in enumerate(fronts):
+        mine_r = (points["front"] == name).to_numpy()
+        colour = colour_of(number)
+        beaten = np.flatnonzero(mine_r & ~best_r)
+        said = "beaten by another" if number == 0 else "_beaten"  # said once in the legend
+        faint = FAINT if len(fronts) == 1 else colour
+        axes.scatter(l0[beaten], errors[beaten], s=20, color=faint, alpha=0.6, zorder=2, label=said)
+        best = np.flatnonzero(mine_r & best_r)
+        best = best[np.lexsort((errors[best], l0[best]))]
+        label = f"Pareto front{f', {name}' if name else ''}"
+        axes.plot(l0[best], errors[best], color=colour, marker="o", markersize=5, label=label, zorder=3)
+        for i in best if best_r.sum() <= LABELLED else ():
+            side, shift = ("left", 6) if l0[i] <= middle else ("right", -6)
+            axes.annotate(
+                points["name"].iloc[i],
+                (l0[i], errors[i]),
+                (shift, 5),
+                ha=side,
+                textcoords="offset points",
+                fontsize=7,
+                color=INK,
+            )
     if l0.min() > 0 and l0.max() / l0.min() > 3:
         axes.set_xscale("log")
-    if nmse.min() > 0 and nmse.max() / nmse.min() > 10:
+    if errors.min() > 0 and errors.max() / errors.min() > 10:
         axes.set_yscale("log")
     axes.set_xlabel("L0: latents that fire, mean over patches")
-    axes.set_ylabel("NMSE")
+    axes.set_ylabel(ERRORS[y])
     legend_above(axes)
     axes.set_title(f"{len(l0)} SAEs", loc="right")
     return figure
 
 
-def pareto_front(l0: np.ndarray, nmse: np.ndarray) -> np.ndarray:
-    """Numbers of the points that no other has at most as large in both and smaller in one, by ascending L0."""
-    order = np.lexsort((nmse, l0))
-    lowest = np.minimum.accumulate(np.concatenate([[np.inf], nmse[order][:-1]]))
-    kept = order[nmse[order] < lowest]
-    return np.array(kept, np.int64)
+def _points(tables: Sequence[tuple[Path, pd.DataFrame]], y: str) -> pd.DataFrame:
+    """name, l0, y and front of every SAE, from tables of many, or metrics of one training each (eval_l0, eval_...).
 
+    front: what the SAEs on it have in common and others have not: `layer 7`; nothing where all are comparable.
+    """
+    import pandas as pd
 
-def _points(tables: Sequence[tuple[Path, pd.DataFrame]]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """From tables of many SAEs (columns l0, nmse), or metrics of one training each (eval_l0, eval_nmse)."""
-    names: list[str] = []
-    points: list[tuple[float, float]] = []
+    found: list[pd.DataFrame] = []
     for path, table in tables:
-        if {"eval_l0", "eval_nmse"} <= set(table.columns):
-            rows = table.dropna(subset=["eval_l0", "eval_nmse"]).tail(1)
-            found = [(path.name.removesuffix(".csv").removesuffix(".metrics"), rows, "eval_l0", "eval_nmse")]
+        if {"eval_l0", f"eval_{y}"} <= set(table.columns):
+            rows = table.dropna(subset=["eval_l0", f"eval_{y}"]).tail(1)
+            rows = rows[["eval_l0", f"eval_{y}"]].set_axis(["l0", y], axis=1)
+            rows = rows.assign(name=path.name.removesuffix(".csv").removesuffix(".metrics"))
         else:
-            check_columns(path, table, ["l0", "nmse"], "the plot of the front")
+            check_columns(path, table, ["l0", y], "the plot of the front")
             name = next((column for column in ("run", "name", "checkpoint") if column in table.columns), None)
-            rows = table.dropna(subset=["l0", "nmse"])
-            rows = rows.drop_duplicates([*([name] if name else []), "l0", "nmse"])
-            labels = (
-                [Path(str(v)).stem for v in rows[name]]
-                if name
-                else [f"{path.stem} {i}" for i in range(len(rows))]
-            )
-            found = [(label, rows.iloc[[i]], "l0", "nmse") for i, label in enumerate(labels)]
-        for label, row, x, y in found:
-            if len(row):
-                names.append(label)
-                points.append((float(row[x].iloc[0]), float(row[y].iloc[0])))
-    if not points:
+            rows = table.dropna(subset=["l0", y])
+            own = [column for column in APART if column in rows and column != "n_train"]
+            if not len(rows):
+                names = []
+            elif name == "checkpoint" and "scorer" in rows:
+                names = name_scorers(rows)
+            else:
+                names = [Path(str(v)).stem for v in rows[name]] if name else [path.stem] * len(rows)
+            rows = rows[["l0", y, *own]].assign(name=names).drop_duplicates()
+            if not name:
+                rows = rows.assign(name=[f"{path.stem} {i}" for i in range(len(rows))])
+        sidecar = sidecar_values(path) if sidecar_path(path).is_file() else {}
+        for column, value in measured_on(sidecar).items():
+            if column not in rows:
+                rows = rows.assign(**{column: value})
+        found.append(rows)
+    points = pd.concat(found, ignore_index=True)
+    if not len(points):
         raise UserError(
-            f"{tables[0][0]}: no row has both L0 and NMSE; give metrics of finished trainings, AP tables of SAEs,"
-            " or collected runs"
+            f"{tables[0][0]}: no row has both L0 and {ERRORS[y]}; give metrics of finished trainings, AP tables of"
+            " SAEs, or collected runs"
         )
-    return names, np.array([x for x, _ in points]), np.array([y for _, y in points])
+    return points.assign(front=_fronts(points))
+
+
+def _fronts(points: pd.DataFrame) -> list[str]:
+    """What tells each point's front apart from others, in words."""
+    parts: list[list[str]] = [[] for _ in range(len(points))]
+    for column in APART:
+        if column not in points or points[column].nunique(dropna=False) == 1:
+            continue
+        values = list(dict.fromkeys(points[column]))
+        for part, value in zip(parts, points[column], strict=True):
+            known = isinstance(value, str) or not np.isnan(value)
+            if column == "layer":
+                part.append(f"layer {value:g}" if known else "layer unknown")
+            elif column in ("weights", "hook", "data"):  # no words for people: numbered
+                part.append(f"{TITLES[column]} {values.index(value) + 1}")
+            else:
+                part.append(str(value) if known else f"{column} unknown")
+    return [", ".join(part) for part in parts]
 
 
 def training(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from render_visuals.figures import FAINT, colour_of, legend_above, log_limits, new_figure
+from saetools.ap_tables import name_scorers
 from saetools.csv_files import check_columns
 from saetools.errors import UserError
 
@@ -135,28 +136,11 @@ def _rows(tables: Sequence[tuple[Path, pd.DataFrame]]) -> pd.DataFrame:
     rows = pd.concat([table for _, table in tables], ignore_index=True).dropna(subset=["ap", "n_train"])
     if not len(rows):
         raise UserError(f"{tables[0][0]}: no trait has an AP (none has a positive among the test images)")
-    several = (
-        rows.assign(of=_checkpoints(rows)).groupby(["scorer", "n_prototypes"])["of"].transform("nunique") > 1
-    )
-    names = [
-        f"{scorer}, {int(k)}" if scorer != "const" else "const"
-        for scorer, k in zip(rows["scorer"], rows["n_prototypes"], strict=True)
-    ]
     labels = [
-        f"{name}, {of}" if many and of else name
-        for name, of, many in zip(names, _checkpoints(rows), several, strict=True)
+        name if scorer == "const" else f"{name}, {int(k)}"
+        for name, scorer, k in zip(name_scorers(rows), rows["scorer"], rows["n_prototypes"], strict=True)
     ]
     return rows.assign(label=labels)
-
-
-def _checkpoints(rows: pd.DataFrame) -> list[str]:
-    if "checkpoint" not in rows:
-        return [""] * len(rows)
-    # Checkpoints of one sweep over layers differ in name by the layer alone, which a plot shows anyway.
-    return [
-        Path(str(name)).stem.replace(f"layer{layer}", "") if isinstance(name, str) else ""
-        for name, layer in zip(rows["checkpoint"], rows.get("layer", rows["scorer"]), strict=True)
-    ]
 
 
 def _largest_training(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Average precision of the images drawn again and again, from which confidence intervals are made.
+"""Average precision of the images drawn again and again, and the confidence intervals that are made of it.
 
 AP of a few images is, on average, higher than that of many from the same source: the precision at a positive
 counts that positive itself. `debiased_average_precision` takes every positive out of its own precision; intervals
@@ -7,6 +7,8 @@ are made of it. Definitions and demands on scores as in `saetools.average_precis
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 
 from saetools.kernels.average_precision_kernels import RESAMPLES, average_precision_weighted_columns
@@ -14,6 +16,7 @@ from saetools.scores_and_labels import checked_labels, checked_scores, refuse_no
 from saetools.workers import share_out
 
 _MOST_COPIES = np.iinfo(np.uint16).max
+_NORMAL_QUANTILE = NormalDist().inv_cdf(0.975)
 
 
 def average_precision_weighted(
@@ -46,24 +49,63 @@ def debiased_average_precision(
     valid_nt: np.ndarray | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Estimate of the AP on very many images of the same source, float64 {R, T}, for each resample.
+    """Debiased AP: an estimate of the AP on very many images of the same source, float64 {R, T}, per resample.
 
-    With P positives, and c positives among the n images that score at least as high as positive i, which is there
-    m times:
+    This project's own estimator; docs/metrics.md derives it. With P positives, and c positives among the n images
+    that score at least as high as positive i, which is there m times:
 
-        AP = 1/P sum_i m a / (a + b)     a = P (c - m)     b = (P - m) (n - c)
+        AP° = 1/P sum_i m a / (a + b)     a = P (c - m)     b = (P - m) (n - c)
 
-    so a positive takes no part in the precision at its own score, and the others stand in for it, which keeps the
-    prevalence (where c = P the factor P - m cancels, also when it is zero). Where nothing else scores as high
-    (c = m = n), the term is half way between 1 and that of the next positive.
+    The recall at the score of i is estimated from the other positives, (c - m) / (P - m), the prevalence and the
+    false positives as they are; where c = P that recall is 1, also when nothing else is left. Where nothing else
+    scores as high (c = m = n), the term is half way between 1 and that of the next positive.
 
-    With rows of counts drawn from a multinomial over the images, the 2.5% and 97.5% quantiles of the result
-    are the bootstrap interval of AP, and those of the rows' means that of mAP (the percentile method: Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). Quantiles of plain AP do not cover the AP of
-    many images: it is biased upwards, and more so in resamples. Arguments and errors as
-    `average_precision_weighted`.
+    Arguments and errors as `average_precision_weighted`.
     """
     return _weighted(scores_nt, labels_nt, counts_rn, valid_nt, threads, debiased=True)
+
+
+def effective_positives(
+    ap_t: np.ndarray, n_positives_t: np.ndarray, groups_t: np.ndarray, resampled_rt: np.ndarray
+) -> np.ndarray:
+    """To how many independent positives those of each trait amount, float64 {T}, from groups_t to n_positives_t.
+
+    ap_t: debiased AP; resampled_rt: the same of resamples of the groups (images or classes)
+    groups_t: effective number of groups that hold the positives; with one positive in each group n_positives_t
+
+    AP of n independent positives has a variance of about AP (1 - AP) / n, which is solved for n, with the variance
+    of the resamples times G / (G - 1). With one group, or an AP so close to 0 or 1 that its variance says nothing,
+    it is the number of groups.
+    """
+    margin_t = 0.5 / (groups_t + 1)
+    inside_t = (groups_t > 1) & (ap_t > margin_t) & (ap_t < 1 - margin_t)
+    n_t = np.array(groups_t, float)
+    for t in np.flatnonzero(inside_t):
+        ap_r = resampled_rt[:, t]
+        ap_r = ap_r[~np.isnan(ap_r)]
+        variance = ap_r.var() * groups_t[t] / (groups_t[t] - 1) if len(ap_r) else np.inf
+        most = float(n_positives_t[t])
+        independent = most if variance == 0 else ap_t[t] * (1 - ap_t[t]) / variance
+        n_t[t] = min(max(independent, groups_t[t]), most)
+    return n_t
+
+
+def logit_interval(ap_t: np.ndarray, n_t: np.ndarray) -> np.ndarray:
+    """95% intervals {2, T} of AP that was measured as ap_t with n_t >= 1 independent positives.
+
+        theta = AP, but at least h and at most 1 - h          h = 1 / (2 (n + 1))
+        1 / (1 + exp(-(logit theta -+ 1.96 tau)))             tau = (n theta (1 - theta))^(-1/2)
+
+    The logit interval of Boyd, Eng and Page (Area under the precision-recall curve: point estimates and confidence
+    intervals, ECML PKDD 2013). The bounds on theta are ours: at 0 and 1 the logit is infinite. There, where
+    AP <= h, the lower end is 0, and where AP >= 1 - h, the upper end is 1.
+    """
+    h_t = 0.5 / (n_t + 1)
+    theta_t = np.clip(ap_t, h_t, 1 - h_t)
+    logit_t = np.log(theta_t / (1 - theta_t))
+    reach_t = _NORMAL_QUANTILE / np.sqrt(n_t * theta_t * (1 - theta_t))
+    low_t, high_t = 1 / (1 + np.exp(reach_t - logit_t)), 1 / (1 + np.exp(-reach_t - logit_t))
+    return np.stack([np.where(ap_t <= h_t, 0.0, low_t), np.where(ap_t >= 1 - h_t, 1.0, high_t)])
 
 
 def _weighted(

@@ -137,3 +137,34 @@ def test_exit_codes_of_the_process(options, score_traits_process) -> None:
 )
 def test_more_than_there_is(options, score_traits, arguments, words) -> None:
     refused(score_traits(*options, *arguments), 1, words)
+
+
+def test_bootstrap_by_class_needs_traits_that_several_classes_can_have(birds, score_traits, tmp_path) -> None:
+    shards = ["--train", birds.train, "--test", birds.test, "--layer", 3, "--scorer", "units"]
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("1,2\n")
+    by_class = ["--bootstrap", 5, "--bootstrap-by", "class"]
+    for traits in (["--traits", "target"], ["--pairs", pairs]):
+        refused(score_traits(*shards, *traits, *by_class), 2, "--bootstrap-by class", "--bootstrap-by image")
+    done = score_traits(*shards, "--traits", birds.table, "--bootstrap-by", "class")
+    refused(done, 2, "--bootstrap-by class", "--bootstrap R")
+    done = score_traits(*shards, "--traits", birds.table, "--bootstrap", 5, "--bootstrap-by", "bird")
+    refused(done, 2, "--bootstrap-by bird", "image or class")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (np.where(np.arange(40) % 4 == 0, -1, 2), ["10 test images have no class", "'test/0/60.png'"]),
+        (np.full(40, 2), ["all test images are of one class"]),
+    ],
+)
+def test_bootstrap_by_class_needs_the_classes(
+    birds, new_shards, score_traits, tmp_path, target, words
+) -> None:
+    test = new_shards(
+        tmp_path / "test", {3: birds.acts[3][60:], 5: birds.acts[5][60:]}, birds.paths[60:], target=target
+    )
+    options = ["--train", birds.train, "--test", test, "--traits", birds.table, "--layer", 3]
+    done = score_traits(*options, "--scorer", "units", "--bootstrap", 5, "--bootstrap-by", "class")
+    refused(done, 1, str(test), "--bootstrap-by class", *words)

@@ -12,7 +12,7 @@ import torch
 
 from saetools.average_precision import average_precision
 from saetools.pooling import pool_scores
-from saetools.resampled_average_precision import debiased_average_precision
+from saetools.resampled_average_precision import debiased_average_precision, logit_interval
 from saetools.sae import SAE, SAEConfig
 from saetools.sae_metrics import SAEEvaluation
 from saetools.scorers import Units
@@ -60,7 +60,7 @@ def test_the_table(new_shards, score_traits, tmp_path) -> None:
     pairs.write_text("red,other\n")
 
     shards = ["--train", folders["train"], "--test", folders["test"]]
-    done = score_traits(*shards, "--traits", csv, "--scorer", "units", "--scorer", "const")
+    done = score_traits(*shards, "--traits", csv, "--scorer", "units", "--scorer", "const", "--bootstrap", 20)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(io.StringIO(done.stdout))
     units = table[table.scorer == "units"].set_index("trait")
@@ -92,6 +92,17 @@ def test_the_table(new_shards, score_traits, tmp_path) -> None:
     found["red, AP°"] = debiased_average_precision(
         scores_nk[~is_train, :1], red[~is_train, None], once
     ).item()
+    is_hooked = np.array([row[5] for row in rows])[~is_train, None]
+    found["hooked, AP°"] = debiased_average_precision(
+        scores_nk[~is_train, 1:], is_hooked == "1", once, valid_nt=is_hooked != "?"
+    ).item()
+    for trait, row in units.iterrows():
+        found |= {f"{trait}, lower end": row.ap_low, f"{trait}, upper end": row.ap_high}
+    lower, upper = logit_interval(np.ones(1), np.ones(1))[:, 0]
+    found |= {
+        "one positive above all others, lower end": lower,
+        "one positive above all others, upper end": upper,
+    }
     for name in ("threshold", "precision", "recall", "f1"):
         found[f"red against other, {name if name != 'f1' else 'F1'}"] = pair[name][0]
     check(found, results("results"))

@@ -9,7 +9,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from saetools.resampled_average_precision import debiased_average_precision
+from saetools.resampled_average_precision import (
+    debiased_average_precision,
+    effective_positives,
+    logit_interval,
+)
 
 
 def table_of(done) -> pd.DataFrame:
@@ -104,18 +108,31 @@ def test_the_cache_is_used_and_keyed_by_content(birds, score_traits, tmp_path, m
     assert scored == [4, 4, 2, 2]  # another pool scores everything anew, another seed only what is drawn
 
 
-def test_intervals_are_quantiles_over_resampled_test_images(birds, score_traits) -> None:
-    found = table_of(score_traits(*birds.options, "--layer", 5, "--scorer", "units", "--bootstrap", 300))
+@pytest.mark.parametrize("by", ["image", "class"])
+def test_intervals_are_made_of_resampled_test_images(birds, score_traits, by) -> None:
+    """Image i is of class i % 5: by class, eight images are drawn together."""
+    options = [*birds.options, "--layer", 5, "--scorer", "units", "--bootstrap", 300, "--bootstrap-by", by]
+    found = table_of(score_traits(*options))
     images_nk = birds.acts[5].max(1)[60:].astype(np.float32)
     labels = birds.labels_nt[60:]
-    counts = np.random.default_rng([0, 3]).multinomial(40, np.full(40, 1 / 40), size=256)
-    ap = debiased_average_precision(images_nk[:, found.prototype], labels, counts)
-    low, high = np.nanquantile(ap, (0.025, 0.975), axis=0)
-    np.testing.assert_allclose(found.ap_low, low, atol=0.05)  # 256 of the 300 resamples
-    np.testing.assert_allclose(found.ap_high, high, atol=0.05)
-    means = np.nanmean(ap, axis=1)
-    assert found.map_low.iloc[0] == pytest.approx(np.quantile(means, 0.025), abs=0.03)
-    assert found.map_high.iloc[0] == pytest.approx(np.quantile(means, 0.975), abs=0.03)
+    group = np.arange(40) % 5 if by == "class" else np.arange(40)
+    n = group.max() + 1
+    counts = np.random.default_rng([0, 3]).multinomial(n, np.full(n, 1 / n), size=300)[:, group]
+    scores = images_nk[:, found.prototype]
+    (ap,) = debiased_average_precision(scores, labels, np.ones((1, 40), int))
+    resampled = debiased_average_precision(scores, labels, counts)
+    per_group = np.array([np.bincount(group[has]) for has in labels.T], dtype=object)
+    groups = np.array([p.sum() ** 2 / (p**2).sum() for p in per_group], float)
+    n_pos = effective_positives(ap, labels.sum(0), groups, resampled)
+    assert (n_pos == labels.sum(0)).all() == (by == "image")
+    low, high = logit_interval(ap, n_pos)
+    np.testing.assert_allclose(found.ap_low, low, rtol=1e-9)
+    np.testing.assert_allclose(found.ap_high, high, rtol=1e-9)
+    means = np.nanmean(resampled, axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    bias = means.mean() - ap.mean()
+    assert found.map_low.iloc[0] == pytest.approx(min(low - bias, 2 * ap.mean() - high))
+    assert found.map_high.iloc[0] == pytest.approx(max(high - bias, 2 * ap.mean() - low))
     assert (found.ap_low < found.ap_high).all()
     assert found.map_low.nunique() == 1
 

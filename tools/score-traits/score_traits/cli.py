@@ -87,6 +87,14 @@ def score_traits(
     bootstrap: Annotated[
         int, typer.Option(min=0, help="95% intervals from this many resamples of the test images.")
     ] = 0,
+    bootstrap_by: Annotated[
+        str,
+        typer.Option(
+            help="What --bootstrap draws: each image by itself, or all images of a class together, for traits that"
+            " a class has as a whole.",
+            metavar="image|class",
+        ),
+    ] = "image",
     null: Annotated[int, typer.Option(min=0, help="mAP with training labels shuffled this many times.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The AP table; default: CSV on stdout.")] = None,
     summary: Annotated[bool, typer.Option("--summary", help="Print mAP per scorer to stderr.")] = False,
@@ -123,6 +131,15 @@ def score_traits(
         raise UsageError("--certainty and --drop-not-visible are for CUB-200-2011's folder as --traits")
     if patch_traits and pool != "max":
         raise UsageError(f"--pool {pool}: --patch-traits scores patches, which are not pooled")
+    if bootstrap_by not in ("image", "class"):
+        raise UsageError(f"--bootstrap-by {bootstrap_by}: expected image or class")
+    if bootstrap_by == "class" and not bootstrap:
+        raise UsageError("--bootstrap-by class: it needs --bootstrap R too, the number of resamples")
+    if bootstrap_by == "class" and (pairs is not None or traits == "target"):
+        raise UsageError(
+            "--bootstrap-by class: each of these traits is one class, which resampled classes hold or lack as a whole;"
+            " use --bootstrap-by image"
+        )
     layers: list[int | None] = [None]
     if layer is not None:
         layers = [*parse_numbers("--layer", layer, int)]
@@ -154,6 +171,7 @@ def score_traits(
         pool=pool,
         seeds=tuple(range(seed, seed + repeats)),
         bootstrap=bootstrap,
+        bootstrap_by=bootstrap_by,
         null=null,
         memory=memory_bytes,
     )

@@ -24,7 +24,7 @@ from score_traits.rows import Subset, counted_rows, probe_rows
 from score_traits.score_store import ScoreStore
 from score_traits.scorer_specs import Spec
 from score_traits.settings import ScoringSettings
-from score_traits.trait_sources import TraitSettings, read_patch_traits, read_traits
+from score_traits.trait_sources import TraitSettings, read_patch_traits, read_traits, with_test_classes
 from score_traits.traits import Labelled
 
 
@@ -47,6 +47,10 @@ class TableMaker:
             self.labelled = {layer: read_patch_traits(train, test, layer) for layer in settings.layers}
         else:
             self.labelled = dict.fromkeys(settings.layers, read_traits(traits, train, test))
+        if settings.bootstrap_by == "class":
+            self.labelled = {
+                layer: with_test_classes(labelled, test, layer) for layer, labelled in self.labelled.items()
+            }
         for labelled in self.labelled.values():
             _check_sizes(settings, labelled)
             _check_prevalence(labelled, specs)

@@ -115,8 +115,9 @@ def _rows(
     columns = {**columns, "seed": subset.seed, "n_train": subset.n_train}
     table = rows_of(labelled.names, test, choice, ap_t, columns)
     if settings.bootstrap:
-        resample = partial(resampled_ap, n_resamples=settings.bootstrap, seed=subset.seed)
-        found = intervals(run(measure=resample))
+        group_n = labelled.test_groups
+        resample = partial(resampled_ap, group_n=group_n, n_resamples=settings.bootstrap, seed=subset.seed)
+        found = intervals(run(measure=resample), test, group_n)
         table["ap_low"], table["ap_high"] = found.ap_2t
         table["map_low"], table["map_high"] = found.map_2
     if labelled.is_pairs:

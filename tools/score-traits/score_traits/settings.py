@@ -16,6 +16,7 @@ class ScoringSettings:
     pool:      as in saetools.pooling; of no meaning for patch traits
     seeds:     one repeat each
     bootstrap: resamples of the test images; 0 for none
+    bootstrap_by: what is drawn, `image` or `class` (all test images of one)
     null:      shuffles of the training labels; 0 for none
     memory:    bytes that scores may take in memory at a time
     """
@@ -25,11 +26,12 @@ class ScoringSettings:
     pool: str
     seeds: Sequence[int]
     bootstrap: int
+    bootstrap_by: str
     null: int
     memory: int
 
     def plain(self) -> dict[str, Any]:
         """What decides the table, as JSON."""
-        names = ("layers", "n_train", "pool", "seeds", "bootstrap", "null")
+        names = ("layers", "n_train", "pool", "seeds", "bootstrap", "bootstrap_by", "null")
         values = {name: getattr(self, name) for name in names}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,7 @@ def _classes(train: ShardSet, test: ShardSet) -> tuple[list[str], tuple[np.ndarr
     A class is called by the folder its images lie in, where all images of one target lie in folders of one name
     of their own; else by its number.
     """
-    targets = [np.concatenate([shard.examples.target for shard in shards.shards]) for shards in (train, test)]
+    targets = [_targets(train), _targets(test)]
     both = np.concatenate(targets)
     paths = [*train.paths, *test.paths]
     if (both < 0).any():
@@ -129,6 +129,30 @@ def _classes(train: ShardSet, test: ShardSet) -> tuple[list[str], tuple[np.ndarr
     if "" in names or len(set(names)) < len(names):
         names = [f"class {number}" for number in classes]
     return names, (class_n[: len(targets[0])], class_n[len(targets[0]) :])
+
+
+def with_test_classes(labelled: Labelled, test: ShardSet, layer: int) -> Labelled:
+    """The same, with the class of each test row; raises UserError where an image has none, or all have the same."""
+    rows_per_image = test.shape(layer)[0] if labelled.unit == "patch" else 1
+    image_of_row = labelled.test.row_n // rows_per_image
+    class_of_row = _targets(test)[image_of_row]
+    if (class_of_row < 0).any():
+        images = np.unique(image_of_row[class_of_row < 0])
+        raise UserError(
+            f"{test.shards[0].path}: --bootstrap-by class: {len(images)} test images have no class, for example"
+            f" {test.paths[images[0]]!r};\nrecord images from class folders, or use --bootstrap-by image"
+        )
+    classes, class_n = np.unique(class_of_row, return_inverse=True)
+    if len(classes) < 2:
+        raise UserError(
+            f"{test.shards[0].path}: --bootstrap-by class: all test images are of one class; expected two or more"
+        )
+    return replace(labelled, test_class_n=class_n)
+
+
+def _targets(shards: ShardSet) -> np.ndarray:
+    """The class {N} of each image, -1 where it is not known."""
+    return np.concatenate([shard.examples.target for shard in shards.shards])
 
 
 def read_patch_traits(train: ShardSet, test: ShardSet, layer: int) -> Labelled:

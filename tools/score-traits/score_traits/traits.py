@@ -70,6 +70,7 @@ class Labelled:
     """The traits' names, and their labels on both splits.
 
     unit: what a row is, `image` or `patch`; is_pairs: traits are one class against one other
+    test_class_n: int64, the class of each test row, from 0; None where the bootstrap draws images, not classes
     """
 
     names: list[str]
@@ -77,6 +78,12 @@ class Labelled:
     test: Split
     unit: str = "image"
     is_pairs: bool = False
+    test_class_n: np.ndarray | None = None
+
+    @property
+    def test_groups(self) -> np.ndarray:
+        """Of each test row the number of what the bootstrap draws: its class or its image."""
+        return self.test.image_n if self.test_class_n is None else self.test_class_n
 
     @property
     def digest(self) -> str:

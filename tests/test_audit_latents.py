@@ -97,6 +97,48 @@ def test_the_first_to_enter_pulls_most() -> None:
     np.testing.assert_array_equal(both.latent, ranking.latent)
 
 
+@pytest.mark.parametrize(("seed", "most"), [(0, 3), (1, 6), (2, 12), (3, 1000)])
+def test_paths_that_stop_early_rank_as_whole_paths(seed: int, most: int) -> None:
+    """Over several labels: the ranking is that of every label's path followed to its own end."""
+    rng = np.random.default_rng(seed)
+    z_nk, _ = draw(seed, n=150, k=30)
+    design = Design(in_columns(z_nk))
+    x_nk = z_nk / np.where(z_nk.std(axis=0) > 1e-9, z_nk.std(axis=0), 1)
+    own = rng.integers(2, 30, 8)
+    y_nc = (rng.random((150, 8)) < special.expit(2 * (x_nk[:, own] - x_nk[:, own].mean(axis=0)))).astype(
+        float
+    )
+    y_nc[:, 5] = 1
+    asked: list[int] = []
+    paths, path_of = {}, Design.path
+
+    def counting(self: Design, y_n: np.ndarray, most: int, **limits: int) -> object:
+        asked.append(limits["steps"])
+        return path_of(self, y_n, most, **limits)
+
+    for c in (0, 1, 2, 3, 4, 6, 7):
+        paths[c] = design.path(np.ascontiguousarray(y_nc[:, c]), most)
+    entries = [
+        (-path.share_k[k], -abs(path.coefficient_k[k]), k, c)
+        for c, path in paths.items()
+        for k in range(30)
+        if path.share_k[k] > 0
+    ]
+    expected: dict[int, int] = {}
+    for _, _, k, c in sorted(entries):
+        expected.setdefault(k, c)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Design, "path", counting)
+        found = rank(design, y_nc, most)
+    assert found.latent.tolist() == list(expected)[:most]
+    assert found.label.tolist() == list(expected.values())[:most]
+    for k, c, share, coefficient in zip(
+        found.latent, found.label, found.share, found.coefficient, strict=True
+    ):
+        assert (share, coefficient) == (paths[c].share_k[k], paths[c].coefficient_k[k])
+    assert most > 30 or asked[-1] < asked[0]
+
+
 def test_yields_by_hand() -> None:
     found = np.array([[True, False, True], [False, False, False]])
     np.testing.assert_allclose(yields(found, 4), [[1, 1 / 2, 2 / 3, 2 / 4], [0, 0, 0, 0]])

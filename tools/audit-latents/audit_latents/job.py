@@ -87,7 +87,8 @@ def _tables(
     names, y_nc, keep_n = _labels(asked.names, *columns_of(asked.train), settings.trait)
     most = max(settings.budgets)
     design = Design(_whole(train, keep_n, memory, out))
-    ranking = rank(design, y_nc[keep_n], most)
+    with Progress("ranking", total=len(names), unit="labels") as progress:
+        ranking = rank(design, y_nc[keep_n], most, progress.advance)
     if not len(ranking.latent):
         raise UserError(
             f"{settings.labels}: no latent tells its labels apart on the training images; nothing to audit"

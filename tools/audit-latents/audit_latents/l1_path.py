@@ -52,8 +52,11 @@ class Design:
     def n_latents(self) -> int:
         return len(self.indptr) - 1
 
-    def path(self, y_n: npt.NDArray[np.float64], most: int, least_share: float = LEAST_SHARE) -> Path:
-        """Follow the path until `most` latents have entered, or the penalty is `least_share` of the first.
+    def path(
+        self, y_n: npt.NDArray[np.float64], most: int, least_share: float = LEAST_SHARE, steps: int = STEPS
+    ) -> Path:
+        """Follow the path until `most` latents have entered, or the penalty is `least_share` of the first; at most so
+        many of its steps.
 
         y: {N} labels from 0 to 1, neither all 0 nor all 1.
         """
@@ -66,12 +69,12 @@ class Design:
         if first <= 0.0:
             return Path(np.zeros(self.n_latents), coefficient_k, beta_k, 0.0, 0.0)
         shares = np.geomspace(1.0, least_share, STEPS)
-        steps, intercept = l1_path(
+        done, intercept = l1_path(
             self.indptr,
             self.rows,
             self.x,
             y_n,
-            first * shares,
+            first * shares[:steps],
             most,
             TOLERANCE,
             entry_k,
@@ -79,7 +82,7 @@ class Design:
             beta_k,
         )
         share_k = np.where(entry_k >= 0, shares[np.maximum(entry_k, 0)], 0.0)
-        return Path(share_k, coefficient_k, beta_k, intercept, first * shares[steps - 1])
+        return Path(share_k, coefficient_k, beta_k, intercept, first * shares[done - 1])
 
 
 def _column_sums(values: npt.NDArray[np.float64], indptr: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -357,6 +357,10 @@ def test_latents_say_whether_their_scorer_was_trained_on_them(shards: Path, tmp_
         encode_acts(shards, "--scorer", scorer, "--out", tmp_path / name)
         files = open_latents([tmp_path / name]).files
         assert [file.header.trained_on_these for file in files] == expected
+    for tokens, kind in ((0, "untrained"), (1, "sae")):
+        path = save(tmp_path / f"{kind}.h5", make_sae("topk"), tokens=tokens)
+        encode_acts(shards, "--scorer", path, "--out", tmp_path / kind)
+        assert open_latents([tmp_path / kind]).header.kind == kind
     encode_acts(shards, "--scorer", "units", "--out", tmp_path / "units")
     assert open_latents([tmp_path / "units"]).header.trained_on_these is False
 

@@ -27,7 +27,11 @@ class ScorerChoice:
 
     @property
     def kind(self) -> str:
-        return UNITS if self.file is None else self.file.kind
+        """The file's; `untrained` of an SAE that has seen no token (train-sae --tokens 0), which is a control."""
+        if self.file is None:
+            return UNITS
+        seen = self.file.trained_on.get("tokens")
+        return "untrained" if self.file.kind == "sae" and seen == 0 else self.file.kind
 
     @property
     def uid(self) -> str:

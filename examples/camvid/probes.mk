@@ -18,6 +18,7 @@ PROBES_BASELINES ?= random:1024 random-centred:1024 kmeans:1024 pca:192
 PROBES_TAU ?= 0.5
 SEEDS ?= 0 1 2
 
+probes_comma := ,
 probes_acts := out/camvid-probes/acts-$(call digest,$(abspath $(CAMVID)) $(PROBES_MODEL) $(PROBES_WEIGHTS) $(PROBES_DUMP) $(PROBES_LAYER))
 probes_out := out/camvid-probes/$(call digest,$(probes_acts) $(PROBES_TRAIN) $(PROBES_VALIDATION) $(PROBES_SAE) $(PROBES_BASELINES))
 probes_tables := $(probes_out)/probes-$(PROBES_TEST)-$(PROBES_TAU)
@@ -31,7 +32,7 @@ probes_keep = $(if $(filter sae-% untrained-% kmeans-%,$(1)),,--threshold=-inf)
 .PHONY: camvid-probes
 camvid-probes: $(probes_names:%=$(probes_tables)/%/.complete)
 	@$(BIN)/collect-runs $(probes_names:%=$(probes_tables)/%/summary.csv) --by scorer,n_latents --sort=-map --format markdown \
-		--columns 'runs,r,map,map_sd,f1,purity@16,purity@16_n,purity@16_all,purity@16_all_n,coverage@$(PROBES_TAU)'
+		--columns 'runs,r,map,$(if $(word 2,$(SEEDS)),map_sd$(probes_comma))f1,purity@16,purity@16_n,purity@16_all,purity@16_all_n,coverage@$(PROBES_TAU)'
 
 $(probes_acts)/%/.complete: | .venv/.installed
 	$(BIN)/dump-acts '$(CAMVID)' --split $* --out $(@D) --model '$(PROBES_MODEL)' --layers=$(PROBES_LAYER) \

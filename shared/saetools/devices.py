@@ -23,3 +23,8 @@ def choose_device(name: str) -> torch.device:
             f"--device {name}: this machine has none, or torch was built without it; use cpu or auto"
         )
     return device
+
+
+def exact_type(device: torch.device) -> torch.dtype:
+    """The type of sums that become metrics: float64, or float32 on mps, which has no other."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -10,7 +10,7 @@ from torch import Tensor
 from train_sae.ranks import Ranks
 from train_sae.settings import TrainingSettings
 from train_sae.steps import SAEParameters, Step, make_step
-from train_sae.steps.plain import TorchStep
+from train_sae.steps.plain import LateReport, TorchStep
 
 
 def make_training_step(parameters: SAEParameters, settings: TrainingSettings, ranks: Ranks) -> Step:
@@ -44,7 +44,10 @@ class MuonAndAdam:
             self._muon.state[value] = {"momentum_buffer": first[name]}
         old = step.optimiser
         vectors = [value for value in trained.values() if value.ndim == 1]
-        self._adam = torch.optim.Adam(vectors, lr=0.0, betas=step.settings.betas, eps=step.settings.eps)
+        fused = old.defaults["fused"]  # on a GPU the count of steps is there, and stays there
+        self._adam = torch.optim.Adam(
+            vectors, lr=0.0, betas=step.settings.betas, eps=step.settings.eps, fused=fused
+        )
         for value in vectors:
             self._adam.state[value] = old.state[value]
         self.state = self._adam.state  # what counts steps
@@ -68,6 +71,7 @@ class ParallelStep(TorchStep):
 
     def connect(self, ranks: Ranks) -> None:
         self._ranks = ranks
+        self._tokens_per_step *= ranks.world
         for value in self._trained.values():
             value.register_post_accumulate_grad_hook(self._average)
 
@@ -77,12 +81,12 @@ class ParallelStep(TorchStep):
 
     def step(
         self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0, log_norm: bool = False
-    ) -> dict[str, float]:
-        report = super().step(x_bd, lr, sparsity_scale, log_norm)
+    ) -> LateReport:
+        report = super().step(x_bd, lr, sparsity_scale, log_norm).tensors
         with torch.no_grad():
             self._ranks.minimum_(self._fired_s)  # fired anywhere
-            self._fired_s[self._fired_s > 0] += (self._ranks.world - 1) * len(x_bd)
-        values = torch.tensor([*report.values(), *self.running], dtype=torch.float64)
+            self._fired_s += torch.where(self._fired_s > 0, (self._ranks.world - 1) * len(x_bd), 0)
+        values = torch.stack([*report.values(), *self._running]).to(self._running)
         self._ranks.mean_(values)
-        self.running[:] = values[-2:].numpy()
-        return dict(zip(report, values.tolist(), strict=False))
+        self._running = values[-2:]
+        return LateReport(dict(zip(report, values, strict=False)))

@@ -94,14 +94,15 @@ class Trainer:
         """One step on x {B, D}, which is changed in place; the row of the metrics table, where one is due."""
         settings, number = self.settings, self.n_done
         due = number % settings.log_every == 0 or number + 1 == settings.n_steps
-        x_bd = self._normalization.apply_(x_bd).to(self._device)
+        there = self._device
+        x_bd = self._normalization.apply_(x_bd).to(there, non_blocking=there.type == "cuda")
         generator = torch.Generator().manual_seed(settings.seed + number)
         noted = diagnose(self._in_normalised_space(), x_bd, generator) if due else {}
         lr = self._schedule.at(number)
         scale = self._schedule.sparsity_at(number)
-        report = {"aux": 0.0, **self._step.step(x_bd, lr, scale, log_norm=due)}
+        report = self._step.step(x_bd, lr, scale, log_norm=due)
         self.n_done += 1
-        if not due:
+        if not due:  # its values are not looked at: on a GPU that would wait for the step
             return None
         tokens = self.n_done * settings.batch_size
         dead = float((self._step.fired_s >= settings.step.dead_after_tokens).mean())
@@ -109,6 +110,7 @@ class Trainer:
             "step": self.n_done,
             "tokens": tokens,
             "lr": lr,
+            "aux": 0.0,
             **report,
             "l0_loss": settings.step.l0 * scale * report["l0"],
             **noted,

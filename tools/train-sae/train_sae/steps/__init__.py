@@ -40,6 +40,7 @@ The gradient: its part parallel to the rows of W_dec is removed; then it is scal
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -69,12 +70,13 @@ class Step(Protocol):
 
     def step(
         self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0, log_norm: bool = False
-    ) -> dict[str, float]:
+    ) -> Mapping[str, float]:
         """One step on x {B, D}, float32, B at most the batch size; the parameters change in place.
 
         Returns, of the parameters before the step: `loss`; its parts `mse` (of the whole dictionary), `l1` and, with
         AuxK, `aux`, both with their weights; `l0`, active latents per token; `grad_norm` (before clipping) if the
-        settings clip it or `log_norm` asks for it: sparse steps take a pass more for it.
+        settings clip it or `log_norm` asks for it: sparse steps take a pass more for it. On a GPU, looking at a
+        value waits until the step is done.
         """
         ...
 

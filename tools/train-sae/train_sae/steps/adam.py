@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,8 +40,15 @@ class Adam:
         parameters.trained()[name].addcdiv_(m, v.sqrt().mul_(root).add_(eps), value=-rate)
 
 
-def clip_factor(norm: float, grad_clip: float | None) -> float:
+@overload
+def clip_factor(norm: float, grad_clip: float | None) -> float: ...
+@overload
+def clip_factor(norm: Tensor, grad_clip: float) -> Tensor: ...
+def clip_factor(norm: float | Tensor, grad_clip: float | None) -> float | Tensor:
     """What to multiply gradients with, so that their global norm is at most `grad_clip`."""
+    if isinstance(norm, Tensor):  # a norm on a device stays there
+        assert grad_clip is not None
+        return (grad_clip / (norm + 1e-6)).clamp(max=1.0)
     return 1.0 if grad_clip is None else min(1.0, grad_clip / (norm + 1e-6))
 
 

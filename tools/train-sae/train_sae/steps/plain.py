@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
@@ -10,10 +11,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saetools.devices import exact_type
 from train_sae.steps.adam import clip_factor
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.prefixes import prefixes_of_step
 from train_sae.steps.settings import StepSettings
+
+# On a GPU, steps between two looks at which latents may be dead: each look makes the host wait for the device.
+STEPS_PER_LOOK = 32
+
+
+class LateReport(Mapping[str, float]):
+    """What a step says of itself, still on the device; the first look at a value reads all, and waits for the step."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        self.tensors = {name: value.detach() for name, value in values.items()}
+        self._read: dict[str, float] | None = None
+
+    def __getitem__(self, name: str) -> float:
+        if self._read is None:
+            self._read = dict(zip(self.tensors, torch.stack([*self.tensors.values()]).tolist(), strict=True))
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
 
 
 class JumpReLU(torch.autograd.Function):
@@ -40,7 +64,11 @@ class JumpReLU(torch.autograd.Function):
 
 
 class TorchStep:
-    """The step of the formulas in `train_sae.steps`; `autocast`: matrix products in bfloat16."""
+    """The step of the formulas in `train_sae.steps`; `autocast`: matrix products in bfloat16.
+
+    A step only queues work on the device, so that the host can be some steps ahead. It waits where the report is
+    read, where a state is taken and, with AuxK, once in `STEPS_PER_LOOK` steps.
+    """
 
     def __init__(
         self,
@@ -54,7 +82,11 @@ class TorchStep:
         self.device = parameters.dec_sd.device
         self.autocast = autocast
         self.step_count = 0
-        self.running = np.zeros(2)
+        self._running = torch.zeros(2, dtype=exact_type(self.device), device=self.device)
+        self._tokens_per_step = batch_size
+        self._longest_silence = 0  # no latent has been off for more tokens: what the host knows of fired_s
+        self._look_every = 1 if self.device.type == "cpu" else STEPS_PER_LOOK
+        self._may_be_dead: Tensor | None = None
         self._fired_s = torch.zeros(parameters.n_latents, dtype=torch.int64, device=self.device)
         self._trained = parameters.trained()
         fused = self.device.type == "cuda"
@@ -77,15 +109,15 @@ class TorchStep:
     def threshold_s(self) -> np.ndarray | None:
         """As `CpuStep.threshold_s`."""
         if self.settings.activation == "batchtopk":
-            total, weight = self.running
+            total, weight = self._running.tolist()
             return np.full(self.parameters.n_latents, total / weight if weight else 0.0, dtype=np.float32)
         threshold_s = self.parameters.threshold_s
         return None if threshold_s is None else threshold_s.detach().cpu().numpy()
 
     def step(
         self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0, log_norm: bool = False
-    ) -> dict[str, float]:
-        x_bd = x_bd.to(self.device, torch.float32)
+    ) -> LateReport:
+        x_bd = x_bd.to(self.device, torch.float32, non_blocking=self.device.type == "cuda")
         self.optimiser.zero_grad(set_to_none=True)
         report, f_bs = self._losses(x_bd, sparsity_scale)
         report["loss"].backward()
@@ -97,15 +129,18 @@ class TorchStep:
                 gradients = [value.grad for value in self._trained.values() if value.grad is not None]
                 norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
                 report["grad_norm"] = norm
-                torch._foreach_mul_(gradients, clip_factor(float(norm), self.settings.grad_clip))
+                if self.settings.grad_clip is not None:
+                    factor = clip_factor(norm.to(exact_type(self.device)), self.settings.grad_clip)
+                    torch._foreach_mul_(gradients, factor.to(norm))
             self.optimiser.param_groups[0]["lr"] = lr
             self.optimiser.step()
             norm_s1 = torch.linalg.vector_norm(dec_sd, dim=1, keepdim=True)
             dec_sd /= torch.where(norm_s1 > 0, norm_s1, 1)
             self._fired_s += len(x_bd)
-            self._fired_s[(f_bs > 0).any(0)] = 0
+            self._fired_s.masked_fill_((f_bs > 0).any(0), 0)
         self.step_count += 1
-        return {name: float(value.detach()) for name, value in report.items()}
+        self._longest_silence += self._tokens_per_step
+        return LateReport(report)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         state = {
@@ -114,17 +149,22 @@ class TorchStep:
             "fired_s": self.fired_s.copy(),
         }
         if self.settings.activation == "batchtopk":
-            state["running_threshold"] = self.running.copy()
+            state["running_threshold"] = np.array(self._running.tolist())
+        if self._may_be_dead is not None and self._look_every > 1:
+            state["may_be_dead"] = self._may_be_dead.cpu().numpy().copy()
         return state
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         self.step_count = int(state["step_count"][0])
         self.seed = int(state["seed"][0])
         self._fired_s.copy_(torch.from_numpy(state["fired_s"]))
+        self._longest_silence = int(state["fired_s"].max())
         for adam in self.optimiser.state.values():
             adam["step"].fill_(self.step_count)
         if self.settings.activation == "batchtopk":
-            self.running[:] = state["running_threshold"]
+            self._running.copy_(torch.from_numpy(state["running_threshold"]))
+        if "may_be_dead" in state:  # so that later sums are over as many zeros as without the interruption
+            self._may_be_dead = torch.from_numpy(state["may_be_dead"]).to(self.device)
 
     def _losses(self, x_bd: Tensor, scale: float) -> tuple[dict[str, Tensor], Tensor]:
         """The loss and its parts, and f {B, S}."""
@@ -165,22 +205,44 @@ class TorchStep:
             flat = f_bs.detach().flatten()
             values, keep = flat.topk(settings.k * len(z_bs), sorted=False)
             f_bs = f_bs * torch.zeros_like(flat).scatter_(0, keep, 1.0).view_as(z_bs)
-            if (values > 0).any():
-                least, decay = float(values[values > 0].min()), settings.threshold_decay
-                self.running = decay * self.running + (1 - decay) * np.array([least, 1.0])
+            self._note_least(values)
         return f_bs, (f_bs > 0).float()
 
     def _aux(self, z_bs: Tensor, residual_bd: Tensor) -> Tensor:
-        dead = torch.nonzero(self._fired_s >= self.settings.dead_after_tokens).flatten()
-        if len(dead) == 0:
+        listed_c = self._latents_that_may_be_dead()
+        if listed_c is None:
             return torch.zeros((), device=self.device)
-        z_bs = z_bs[:, dead]
-        keep = z_bs.detach().topk(min(self.settings.aux_k, len(dead)), dim=1, sorted=False).indices
-        codes_bs = z_bs.relu() if self.settings.activation in ("topk", "batchtopk") else z_bs
-        codes_bs = codes_bs * torch.zeros_like(z_bs).scatter_(1, keep, 1.0)
+        dead_c = self._fired_s[listed_c] >= self.settings.dead_after_tokens
+        z_bc = z_bs[:, listed_c]
+        ranked_bc = z_bc.detach().masked_fill(~dead_c, -torch.inf)
+        keep = ranked_bc.topk(min(self.settings.aux_k, len(listed_c)), dim=1, sorted=False).indices
+        codes_bc = z_bc.relu() if self.settings.activation in ("topk", "batchtopk") else z_bc
+        codes_bc = codes_bc * (torch.zeros_like(z_bc).scatter_(1, keep, 1.0) * dead_c)
         with self._products():
-            part_bd = codes_bs @ self.parameters.dec_sd[dead]
-        return (part_bd.float() - residual_bd).square().mean()
+            part_bd = codes_bc @ self.parameters.dec_sd[listed_c]
+        return (part_bd.float() - residual_bd).square().mean() * dead_c.any()
+
+    def _latents_that_may_be_dead(self) -> Tensor | None:
+        """The latents int64 {C} of which some may be dead now; None where there are none.
+
+        How many are dead is on the device. The host asks once in some steps for those that can be dead before it asks
+        again, so that a step need not wait for the one before.
+        """
+        since = self.step_count % self._look_every
+        if since == 0 or self._may_be_dead is None:
+            steps_to_come = self._look_every - 1 - since
+            least = self.settings.dead_after_tokens - steps_to_come * self._tokens_per_step
+            if self._longest_silence < least:  # too few tokens for any: no need to ask
+                return None
+            self._may_be_dead = torch.nonzero(self._fired_s >= least).flatten()
+        return self._may_be_dead if len(self._may_be_dead) else None
+
+    def _note_least(self, chosen: Tensor) -> None:
+        """BatchTopK's running threshold after a batch whose chosen values these are; unchanged if none is active."""
+        decay, on = self.settings.threshold_decay, chosen > 0
+        least = torch.where(on, chosen, torch.inf).amin().to(self._running)
+        new = decay * self._running + (1 - decay) * torch.stack([least, torch.ones_like(least)])
+        self._running = torch.where(on.any(), new, self._running)
 
     def _products(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.autocast else nullcontext()

@@ -17,16 +17,22 @@ from saetools.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from expand_sweep.place import Place
+    from expand_sweep.submitted import Submitted
     from expand_sweep.sweep import Sweep
     from expand_sweep.tasks import Task
 
 app = new_app()
+MAX_PARALLEL = 16
 
 
 @app.command()
 def expand_sweep(
     sweep_file: Annotated[
-        Path, typer.Argument(metavar="SWEEP.yml", help="Steps, what they vary, read and write.")
+        Path,
+        typer.Argument(
+            metavar="SWEEP.yml",
+            help="Steps, what they vary, read and write; or the DIR of an earlier --sbatch.",
+        ),
     ],
     set_: Annotated[
         list[str] | None,
@@ -51,8 +57,9 @@ def expand_sweep(
         bool, typer.Option("--status", help="Print each task's state: done, running, waiting or failed.")
     ] = False,
     max_parallel: Annotated[
-        int, typer.Option(min=1, help="Most tasks that become one, in a step with `together`.")
-    ] = 16,
+        int | None,
+        typer.Option(min=1, help="Most tasks that become one, in a step with `together`. Default: 16."),
+    ] = None,
     max_array: Annotated[
         int | None, typer.Option(min=1, help="Largest array. Default: what the cluster says, else 1001.")
     ] = None,
@@ -71,11 +78,18 @@ def expand_sweep(
 
     from expand_sweep.command_check import check_commands, find_programs
     from expand_sweep.place import Place, make_folders
+    from expand_sweep.submitted import SWEEP, Submitted, check_as_submitted, save_submitted
     from expand_sweep.sweep import read_sweep
     from expand_sweep.tasks import expand
     from expand_sweep.together import write_runs
 
-    sweep = read_sweep(sweep_file, set_ or [])
+    settings, before = set_ or [], None
+    if sweep_file.is_dir():
+        before = _read_folder(sweep_file)
+        sweep_file = sweep_file / SWEEP
+    if max_parallel is None:
+        max_parallel = MAX_PARALLEL if before is None else before.max_parallel
+    sweep = read_sweep(sweep_file, settings)
     tasks = expand(sweep, max_parallel)
     every = [task for found in tasks.values() for task in found]
     if steps:
@@ -85,6 +99,9 @@ def expand_sweep(
     programs = find_programs(every)
     check_commands(every, programs)
     place = Place(Path.cwd(), Path.cwd() / sweep.state, programs)
+    if before is None and (status or resubmit is not None):
+        option = "--status" if status else f"--resubmit {resubmit}"
+        check_as_submitted(place.state, settings, max_parallel, option, exactly=status)
     if status:
         _print_status(tasks, place)
         return
@@ -96,6 +113,9 @@ def expand_sweep(
         sys.stdout.writelines(render_makefile(sweep, tasks, place))
     elif (folder := sbatch or resubmit) is not None:
         _write_arrays(folder, sweep, tasks, place, max_array, only_missing=sbatch is None)
+        known = [*(before.settings if before is not None else []), *settings]
+        as_given = Submitted(known, max_parallel, str(place.root), str(folder.absolute()))
+        save_submitted(folder, place.state, sweep, as_given)
     else:
         for name in step or tasks:
             if name not in tasks:
@@ -103,6 +123,23 @@ def expand_sweep(
         chosen_tasks = [task for name in step or tasks for task in tasks[name]]
         make_folders(chosen_tasks)
         _print_commands(chosen_tasks, place)
+
+
+def _read_folder(folder: Path) -> Submitted:
+    """What an earlier --sbatch or --resubmit left in its folder; raises UserError."""
+    from expand_sweep.submitted import SWEEP, read_submitted
+
+    found = read_submitted(folder)
+    if found is None or not (folder / SWEEP).is_file():
+        raise UserError(
+            f"{folder}: a folder without {SWEEP} and submitted.json, which --sbatch writes; give the sweep's YAML,"
+            " with the --set that it was submitted with"
+        )
+    if Path(found.root) != Path.cwd():
+        raise UserError(
+            f"{folder}: its paths are relative to {found.root}, but this is {Path.cwd()}; run this there"
+        )
+    return found
 
 
 def _print_commands(tasks: Sequence[Task], place: Place) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,24 @@ def read_yaml(path: Path) -> Table:
     if not isinstance(value, Table):
         raise UserError(f"{value.where}: expected a mapping with `steps:`")
     return value
+
+
+def as_yaml(table: Mapping[str, Value | str]) -> str:
+    """The mapping as YAML that `read_yaml` reads as the same: every scalar quoted, nothing at all as an empty list."""
+
+    def plain(value: Value | str) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(inner) for key, inner in value.items()}
+        return [plain(inner) for inner in value] if isinstance(value, list) else str(value)
+
+    return str(
+        yaml.safe_dump(
+            {str(key): plain(value) for key, value in table.items()},
+            default_style='"',
+            sort_keys=False,
+            allow_unicode=True,
+        )
+    )
 
 
 def parse_setting(text: str, option: str) -> Value:

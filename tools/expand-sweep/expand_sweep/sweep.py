@@ -96,6 +96,7 @@ class Sweep:
     values: dict[str, Resolved]
     state: Path
     steps: dict[str, Step]
+    table: Table  # the file's, with --set applied
 
 
 def read_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
@@ -114,7 +115,12 @@ def read_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
         raise fail(table["state"], "state must be one folder")
     steps = as_table(table["steps"], "steps", table.where)
     return Sweep(
-        path, name, values, Path(state), {key: _read_step(key, steps[key], table, values) for key in steps}
+        path,
+        name,
+        values,
+        Path(state),
+        {key: _read_step(key, steps[key], table, values) for key in steps},
+        table,
     )
 
 

@@ -1,0 +1,70 @@
+"""What was submitted, kept beside the scripts and in the state folder, so that --status asks for the same tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from expand_sweep.located_yaml import as_yaml
+from expand_sweep.sweep import Sweep
+from saetools.atomic import write_text
+from saetools.errors import UserError
+
+SWEEP, SUBMITTED = "sweep.yml", "submitted.json"
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """settings: of --set; root: where commands run; scripts: the folder of --sbatch, which holds sweep.yml."""
+
+    settings: Sequence[str]
+    max_parallel: int
+    root: str
+    scripts: str
+
+
+def save_submitted(folder: Path, state: Path, sweep: Sweep, found: Submitted) -> None:
+    """Write sweep.yml, the sweep with every --set in it, and submitted.json into the folder of the scripts.
+
+    submitted.json goes into the state folder too, where a later call without the folder looks for it.
+    """
+    write_text(folder / SWEEP, as_yaml({**sweep.table, "name": sweep.name}))
+    for place in (folder, state):
+        write_text(place / SUBMITTED, json.dumps(asdict(found), indent=1) + "\n")
+
+
+def read_submitted(folder: Path) -> Submitted | None:
+    """What a folder of scripts, or a state folder, says; None where it has no such file; raises UserError."""
+    path = folder / SUBMITTED
+    if not path.is_file():
+        return None
+    try:
+        return Submitted(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: it is broken ({error}); write it again with expand-sweep --sbatch or --resubmit"
+        ) from error
+
+
+def check_as_submitted(
+    state: Path, settings: Sequence[str], max_parallel: int, option: str, *, exactly: bool
+) -> None:
+    """Raise UserError where a sweep was submitted with other settings than are given now.
+
+    exactly: with the same values; otherwise each KEY that was set must be set again, to whatever value. Without a
+    submission on record, as of an earlier version, nothing is known.
+    """
+    found = read_submitted(state)
+    if found is None:
+        return
+    here = settings if exactly else [one.partition("=")[0] for one in settings]
+    forgotten = [one for one in found.settings if (one if exactly else one.partition("=")[0]) not in here]
+    new = [one for one in settings if one not in found.settings] if exactly else []
+    if forgotten or new or max_parallel != found.max_parallel:
+        before = [*(f"--set '{one}'" for one in found.settings), f"--max-parallel {found.max_parallel}"]
+        raise UserError(
+            f"{state}: this sweep was submitted with {' '.join(before)}, not as it is given now: its tasks would be"
+            f" taken for others;\ngive the same, or: expand-sweep {found.scripts} {option}"
+        )

@@ -24,6 +24,7 @@ __all__ = ["SCORERS", "ScorerFile", "load_scorer", "needs_threshold", "save_scor
 
 SCORERS = Format("saetools-scorer", 1, "train-sae")
 LATENTS = ("frequency", "mean_value")  # of each latent in the evaluation
+SAE_KINDS = ("sae", "untrained")  # untrained: as it was before its training
 LINEAR_KINDS = ("random", "random-centred", "kmeans", "pca", "pca-both", "units-both", "linear")
 
 
@@ -68,7 +69,7 @@ def load_scorer(path: Path) -> ScorerFile:
         kind = _attribute(file, "kind", path)
         trained_on = json.loads(_attribute(file, "trained_on", path))
         evaluation = json.loads(file.attrs.get("evaluation", "{}"))
-        if kind == "sae":
+        if kind in SAE_KINDS:
             scorer: SAE | Linear = _read_sae(file, path)
         elif kind in LINEAR_KINDS:
             vectors = _read(file, "vectors", (None, None), path)
@@ -76,7 +77,7 @@ def load_scorer(path: Path) -> ScorerFile:
             scorer = Nearest(vectors) if kind == "kmeans" else Linear(vectors, bias)
         else:
             raise UserError(
-                f"{path}: unknown kind of scorer {kind!r}; known are sae, {', '.join(LINEAR_KINDS)};"
+                f"{path}: unknown kind of scorer {kind!r}; known are {', '.join(SAE_KINDS + LINEAR_KINDS)};"
                 " update saetools"
             )
         latents = {

@@ -17,7 +17,7 @@ from saetools.scorers import Linear
 class ScorerFile:
     """A scorer and what is known of it.
 
-    kind: sae, or one of saetools.scorer_file.LINEAR_KINDS
+    kind: one of saetools.scorer_file.SAE_KINDS and LINEAR_KINDS
     trained_on: model, weights, hook, preprocess, layer, and the number of tokens seen
     evaluation: l0, mse, nmse, explained_variance, dead, dense, n_tokens (of an SAE)
     frequency_s {S}: share of the evaluation's tokens on which each latent fired; mean_value_s {S}: its mean value there

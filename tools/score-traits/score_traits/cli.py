@@ -36,8 +36,8 @@ def score_traits(
     scorer: Annotated[
         list[str],
         typer.Option(
-            help="const, units, units-both, linear, random:K, random-centred:K, kmeans:K, pca:K, pca-both:K, or a"
-            " scorer file, whose path may hold {seed}; repeatable.",
+            help="const, units, units-both, linear, random:K, random-centred:K, kmeans:K, pca:K, pca-both:K,"
+            " untrained:K:k, untrained:FILE or a scorer file, whose path may hold {seed}; repeatable.",
             metavar="SPEC",
         ),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,20 @@ import numpy as np
 from saetools.errors import UserError
 from saetools.provenance import first_difference
 from saetools.sae import SAE
+from saetools.sae_start import training_shards
 from saetools.scorer_file import ScorerFile, load_scorer
 from saetools.scorer_inputs import check_scorer_fits, trained_on_these, warn_if_trained_on
 from saetools.shard_reader import ShardSet
 from score_traits.score_files import activations_digest, key_of
-from score_traits.scorer_specs import FITTED, Spec, sae_columns
+from score_traits.scorer_specs import FITTED, UNTRAINED, Spec, sae_columns, start_columns
 
 
 @dataclass(frozen=True)
 class Job:
     """A scorer of one layer; seed None where the scorer is the same for every seed.
 
-    identity: what decides the scorer, by content; columns: its own of the AP table; file: the scorer file given
+    identity: what decides the scorer, by content; columns: its own of the AP table; listed: of a scorer file that was
+    given, what the table's sidecar says of it
     """
 
     layer: int
@@ -33,17 +35,18 @@ class Job:
     name: str
     identity: str
     columns: dict[str, Any] = field(default_factory=dict)
-    file: ScorerFile | None = None
-
-    def listed(self, found: ScorerFile, seed: int | None, **more: object) -> dict[str, Any]:
-        """What the table's sidecar says of the scorer file that this job's scores are of."""
-        own = {"spec": self.spec.text, "kind": found.kind, "n_prototypes": found.scorer.n_prototypes}
-        return {**own, "layer": self.layer, "seed": seed, **more, "uid": found.provenance.uid}
+    listed: dict[str, Any] | None = None
 
     def score_settings(self, shards: ShardSet, pool: str, device: str) -> dict[str, Any]:
         """What decides the scores of all images of `shards`."""
         activations = activations_digest(shards, self.layer)
         return {"activations": activations, "scorer": self.identity, "pool": pool, "device": device}
+
+
+def list_file(spec: Spec, layer: int, seed: int | None, found: ScorerFile, **more: object) -> dict[str, Any]:
+    """What the table's sidecar says of a scorer file, see docs/formats.md."""
+    own = {"spec": spec.text, "kind": found.kind, "n_prototypes": found.scorer.n_prototypes}
+    return {**own, "layer": layer, "seed": seed, **more, "uid": found.provenance.uid}
 
 
 def make_jobs(
@@ -53,7 +56,7 @@ def make_jobs(
 
     Warns of a scorer file that was trained on test shards.
     """
-    files = {spec: _load_files(spec, seeds) for spec in specs if spec.kind == "file"}
+    files = {spec: _load_files(spec, seeds) for spec in specs if spec.file}
     layer_of: dict[Spec, int] = {}
     for spec, found in files.items():
         for seed, file in found.items():
@@ -66,16 +69,27 @@ def make_jobs(
             layer_of[spec] = own if isinstance(own, int) and own in layers else layers[0]
             check_scorer_fits(file, spec.path(seed), train.shards[0], layer_of[spec])
             warn_if_trained_on(file, spec.path(seed), test.shards)
+            if spec.kind == UNTRAINED:
+                training_shards(file, str(spec.path(seed)), train.shards)
     jobs = []
     for layer in layers:
         for spec in specs:
-            if spec.kind != "file":
+            if not spec.file:
+                columns = start_columns(spec) if spec.active else {}
                 for seed in seeds if spec.is_drawn else [None]:
-                    jobs.append(Job(layer, spec, seed, spec.kind, _identity(spec, layer, seed, train)))
+                    jobs.append(
+                        Job(layer, spec, seed, spec.kind, _identity(spec, layer, seed, train), columns)
+                    )
             elif layer_of[spec] == layer:
                 for seed, file in files[spec].items():
-                    columns = sae_columns(file, spec.text)
-                    jobs.append(Job(layer, spec, seed, file.kind, _scorer_digest(file), columns, file))
+                    if spec.kind == UNTRAINED:
+                        # what was measured after the training says nothing of the start
+                        columns = sae_columns(replace(file, evaluation={}), spec.file)
+                        identity = _identity(spec, layer, seed, train, dict(file.provenance.settings))
+                        jobs.append(Job(layer, spec, seed, spec.kind, identity, columns))
+                    else:
+                        columns, listed = sae_columns(file, spec.file), list_file(spec, layer, seed, file)
+                        jobs.append(Job(layer, spec, seed, file.kind, _scorer_digest(file), columns, listed))
     return jobs
 
 
@@ -117,10 +131,16 @@ def _alike(found: ScorerFile) -> dict[str, Any]:
     return {**settings, **own, **trained_on, "shards": parents}
 
 
-def _identity(spec: Spec, layer: int, seed: int | None, train: ShardSet) -> str:
+def _identity(
+    spec: Spec, layer: int, seed: int | None, train: ShardSet, settings: dict[str, Any] | None = None
+) -> str:
+    """settings: of the training whose start it is, which count in place of the file's name."""
     if not spec.is_fitted:
         return spec.kind
-    made_of = {"spec": spec.text, "seed": seed, "activations": activations_digest(train, layer)}
+    what: Any = (
+        {"spec": spec.text, "seed": seed} if settings is None else {"settings": settings, "layer": layer}
+    )
+    made_of = {**what, "activations": activations_digest(train, layer)}
     return f"{spec.kind}-{key_of({**made_of, 'version': FITTED[spec.kind]})}"
 
 

@@ -18,7 +18,7 @@ from saetools.scorers import Linear
 from saetools.shard_layout import check_same_source
 from saetools.shard_reader import ShardSet
 from saetools.table_formats import AP_TABLE
-from score_traits.jobs import Job, make_jobs
+from score_traits.jobs import Job, list_file, make_jobs
 from score_traits.ridge import Probes
 from score_traits.rows import Subset, counted_rows, probe_rows
 from score_traits.score_store import ScoreStore
@@ -55,7 +55,7 @@ class TableMaker:
             _check_sizes(settings, labelled)
             _check_prevalence(labelled, specs)
         # of every scorer file, given or saved: what the table's sidecar says of it
-        self.scorer_files = [job.listed(job.file, job.seed) for job in self.jobs if job.file is not None]
+        self.scorer_files = [job.listed for job in self.jobs if job.listed is not None]
 
     def provenance(self) -> Provenance:
         """What the table depends on, by content: shards by uid, scorers and traits by digest."""
@@ -84,7 +84,7 @@ class TableMaker:
                 if save_to is not None and job.spec.is_fitted:
                     fitted = load_scorer(store.scorer_path(job))
                     _save(save_to / f"{_name(job)}.h5", fitted)
-                    self.scorer_files.append(job.listed(fitted, job.seed))
+                    self.scorer_files.append(list_file(job.spec, job.layer, job.seed, fitted))
         return pd.concat(tables, ignore_index=True)
 
     def _rows(self, job: Job, scored: Job, store: ScoreStore, save_to: Path | None) -> Iterator[pd.DataFrame]:
@@ -123,7 +123,8 @@ class TableMaker:
         name = f"{_name(job)}-n{subset.n_train}-seed{subset.seed}.h5"
         fitted = ScorerFile("linear", Linear(weight_td, bias_t), provenance, trained_on)
         _save(folder / name, fitted)
-        self.scorer_files.append(job.listed(fitted, subset.seed, n_train=subset.n_train))
+        entry = list_file(job.spec, job.layer, subset.seed, fitted, n_train=subset.n_train)
+        self.scorer_files.append(entry)
 
     @property
     def _unit(self) -> str:
@@ -132,11 +133,14 @@ class TableMaker:
 
 def _wanted(job: Job) -> str:
     """What was asked for: a file by what is in it, wherever it lies."""
-    return job.identity if job.spec.kind == "file" else job.spec.text
+    return job.identity if job.spec.file else job.spec.text
 
 
 def _name(job: Job) -> str:
     k = f"-{job.spec.k}" if job.spec.k else ""
+    k += f"-{job.spec.active}" if job.spec.active else ""
+    if job.spec.file:
+        return f"layer{job.layer}-{job.spec.kind}-{job.spec.path(job.seed).stem}"
     seed = "" if job.seed is None else f"-seed{job.seed}"
     return f"layer{job.layer}-{job.spec.kind}{k}{seed}"
 

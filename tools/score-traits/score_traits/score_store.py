@@ -16,7 +16,7 @@ from saetools.scorers import Const, Units
 from saetools.shard_reader import ShardSet
 from score_traits.jobs import Job
 from score_traits.score_files import ScoreFile, ScoreFileWriter, key_of, new_score_file
-from score_traits.scorer_specs import AnyScorer, fit
+from score_traits.scorer_specs import UNTRAINED, AnyScorer, fit
 from score_traits.scoring_pass import Task, score_shards
 
 
@@ -78,7 +78,7 @@ class ScoreStore:
             settings = {"spec": job.spec.text, "seed": job.seed}
             provenance = Provenance.of(SCORERS, "score-traits", settings, self._train.uids)
             n_patches, _ = self._train.shape(job.layer)
-            tokens = self._train.n_images * n_patches
+            tokens = 0 if job.spec.kind == UNTRAINED else self._train.n_images * n_patches
             trained_on = {**self._train.header.source(), "layer": job.layer, "tokens": tokens}
             save_scorer(path, ScorerFile(job.spec.kind, scorer, provenance, trained_on))
         return path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from saetools.sae import SAE
@@ -14,17 +16,23 @@ class SAEEvaluation:
 
     mse                 sum (x - x_hat)^2 / (n D)
     nmse                sum (x - x_hat)^2 / sum (x - mean)^2, mean over the tokens of the evaluation {D}
+    nmse_standardized   mean over dimensions of sum (x_d - x_hat_d)^2 / sum (x_d - mean_d)^2; dimensions that do not
+                        vary are left out
     explained_variance  1 - nmse
     l0                  mean number of non-zero latents per token
     l1                  mean sum of latents per token
     dead, dense         share of the latents that never fired, that fired on more than 1% of tokens
+
+    Sums of squares about the mean are merged batch by batch (Chan, Golub and LeVeque 1983), of tokens less the first
+    one: so means far from 0 cost no digits, and a dimension that never varies has a sum of exactly 0.
     """
 
     def __init__(self, d_model: int, d_sae: int) -> None:
         self.n_tokens = 0
-        self._squared_error = 0.0
-        self._sum_d = torch.zeros(d_model, dtype=torch.float64)
-        self._sum_of_squares_d = torch.zeros(d_model, dtype=torch.float64)
+        self._error_d = torch.zeros(d_model, dtype=torch.float64)  # sum (x - x_hat)^2
+        self._first_d: torch.Tensor | None = None
+        self._mean_d = torch.zeros(d_model, dtype=torch.float64)  # of x - first
+        self._spread_d = torch.zeros(d_model, dtype=torch.float64)  # sum (x - mean)^2
         self._fired_s = torch.zeros(d_sae, dtype=torch.int64)
         self._value_s = torch.zeros(d_sae, dtype=torch.float64)
 
@@ -32,10 +40,18 @@ class SAEEvaluation:
         """Count the tokens x {B, D}; returns their latents {B, S}."""
         f_bs = sae.encode(x_bd)
         x64_bd = x_bd.double()
-        self.n_tokens += len(x_bd)
-        self._squared_error += (sae.decode(f_bs).double() - x64_bd).square().sum().item()
-        self._sum_d += x64_bd.sum(0).cpu()
-        self._sum_of_squares_d += x64_bd.square().sum(0).cpu()
+        if not len(x64_bd):
+            return f_bs
+        self._error_d += (sae.decode(f_bs).double() - x64_bd).square().sum(0).cpu()
+        if self._first_d is None:
+            self._first_d = x64_bd[0].clone()
+        y_bd = x64_bd - self._first_d
+        mean_d = y_bd.mean(0)
+        away_d = mean_d.cpu() - self._mean_d
+        before, self.n_tokens = self.n_tokens, self.n_tokens + len(x_bd)
+        self._spread_d += (y_bd - mean_d).square().sum(0).cpu()
+        self._spread_d += away_d.square() * (before * len(x_bd) / self.n_tokens)
+        self._mean_d += away_d * (len(x_bd) / self.n_tokens)
         self._fired_s += (f_bs != 0).sum(0).cpu()
         self._value_s += f_bs.sum(0, dtype=torch.float64).cpu()
         return f_bs
@@ -51,14 +67,15 @@ class SAEEvaluation:
         return self._value_s / self._fired_s.clamp(min=1)
 
     def summary(self) -> dict[str, float]:
-        """The metrics above, and n_tokens."""
-        n, d = self.n_tokens, len(self._sum_d)
-        baseline = (self._sum_of_squares_d - self._sum_d.square() / n).sum().item()
-        nmse = self._squared_error / baseline
+        """The metrics above, and n_tokens; of tokens that are all alike, nmse and what follows from it are NaN."""
+        n, d = self.n_tokens, len(self._error_d)
+        error, varies_d = self._error_d.sum(), self._spread_d > 0
+        nmse = (error / self._spread_d.sum()).item() if varies_d.any() else math.nan
         return {
             "n_tokens": n,
-            "mse": self._squared_error / (n * d),
+            "mse": error.item() / (n * d),
             "nmse": nmse,
+            "nmse_standardized": (self._error_d[varies_d] / self._spread_d[varies_d]).mean().item(),
             "explained_variance": 1 - nmse,
             "l0": self._fired_s.sum().item() / n,
             "l1": self._value_s.sum().item() / n,

@@ -84,8 +84,8 @@ def save(
 def describe(summary: Mapping[str, float]) -> str:
     """The evaluation in one line."""
     return (
-        f"L0 {summary['l0']:.1f}, NMSE {summary['nmse']:.4f}, dead {summary['dead']:.1%},"
-        f" dense {summary['dense']:.1%} on {summary['n_tokens']:,} tokens"
+        f"L0 {summary['l0']:.1f}, NMSE {summary['nmse']:.4f}, standardized {summary['nmse_standardized']:.4f},"
+        f" dead {summary['dead']:.1%}, dense {summary['dense']:.1%} on {summary['n_tokens']:,} tokens"
     )
 
 

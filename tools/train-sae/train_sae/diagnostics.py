@@ -13,7 +13,8 @@ BLOCK = 4096
 
 
 def diagnose(sae: SAE, x_bd: torch.Tensor, generator: torch.Generator) -> dict[str, float]:
-    """On the first 1,024 tokens of a batch {B, D}: nmse, explained_variance, l1_norm, dense as in `SAEEvaluation`, and
+    """On the first 1,024 tokens of a batch {B, D}: nmse, nmse_standardized, explained_variance, l1_norm and dense as in
+    `SAEEvaluation`, and
 
     correlation   mean |Pearson correlation| of the values of two different latents, of at most 256 random ones
                   that fired on some of the tokens and not alike on all
@@ -26,6 +27,7 @@ def diagnose(sae: SAE, x_bd: torch.Tensor, generator: torch.Generator) -> dict[s
     found = evaluation.summary()
     return {
         "nmse": found["nmse"],
+        "nmse_standardized": found["nmse_standardized"],
         "explained_variance": found["explained_variance"],
         "l1_norm": found["l1"],
         "dense": found["dense"],

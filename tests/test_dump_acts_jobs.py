@@ -257,7 +257,21 @@ def tmpfs(tmp_path: Path) -> Path:
 def test_bounded_folder_trains_the_same_sae(
     images: Path, weights: Path, whole: Path, tmpfs: Path, tmp_path: Path, tool: Tool
 ) -> None:
-    sae = ["--layer", 5, "--d-sae", 128, "--k", 4, "--tokens", "5k", "--batch-size", 128, "--val", whole]
+    sae = [
+        "--layer",
+        5,
+        "--d-sae",
+        128,
+        "--k",
+        4,
+        "--tokens",
+        "5k",
+        "--batch-size",
+        128,
+        "--val",
+        whole,
+        "--allow-overlap",
+    ]
     tool(
         "train-sae",
         "--out",

@@ -178,7 +178,7 @@ def test_the_same_command_again_does_nothing_and_other_settings_are_refused(
     assert out.read_bytes() == before
     refused = in_process(*shards, "--out", out, *SMALL, "--lr", 5e-4, code=1)
     assert "lr: 0.001 against 0.0005" in error_lines(refused)
-    refused = in_process(*shards[:3], "--out", out, *SMALL, code=1)
+    refused = in_process(*shards[:3], "--out", out, *SMALL, "--allow-incomplete", code=1)
     assert "shards" in error_lines(refused)
     assert out.read_bytes() == before
 
@@ -214,6 +214,7 @@ def test_killed_it_leaves_nothing_under_a_final_name(shards: list[Path], tmp_pat
     ("arguments", "code", "said"),
     [
         (["--activation", "swish"], 2, "--activation swish: expected one of topk"),
+        (["--allow-overlap"], 2, "--allow-overlap: it does nothing without --val"),
         (["--k", "65"], 2, "there are only 64 latents"),
         (["--tokens", "many"], 2, "--tokens many: expected a number such as 500k or 100M"),
         (["--pool-memory", "big"], 2, "--pool-memory big: expected a size"),

@@ -76,6 +76,8 @@ ELSEWHERE = {
     "--sweep": "test_train_sae_grid.py",
     "--sae-memory": "test_train_sae_grid.py",
     "--consume": "test_stream.py, test_train_sae_grid.py",
+    "--allow-incomplete": "test_train_sae_sets.py",
+    "--allow-overlap": "test_train_sae_sets.py",
     "--checkpoint-every": "test_train_sae_resume.py",
     "--log-every": "test_rows_every_so_many_steps",
     "--tensorboard": "test_trackers_get_every_row",
@@ -96,7 +98,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = np.random.default_rng(0).integers(0, 3, acts.shape[:2]).astype(np.uint16)
     folder = tmp_path_factory.mktemp("acts")
     write_shards(folder / "both", acts, n_shards=2, labels_np=labels, layers=(3, 4))
-    write_shards(folder / "val", clustered_acts(20, seed=1), n_shards=1, layers=(3, 4))
+    others = [f"val/{i}" for i in range(20)]
+    write_shards(folder / "val", clustered_acts(20, seed=1), n_shards=1, layers=(3, 4), paths=others)
     return folder
 
 

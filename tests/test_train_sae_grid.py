@@ -137,7 +137,9 @@ def test_a_sweep_goes_on_where_it_was_killed(
 
 def test_consume_has_one_pass(shards: list[Path], tmp_path: Path) -> None:
     acts = write_shards(tmp_path / "acts", clustered_acts(60), n_shards=2)
-    given = [*acts, "--val", *shards[:1], "--consume", "--out", tmp_path / "many", *SMALL]
+    others = [f"val/{i}" for i in range(30)]
+    val = write_shards(tmp_path / "val", clustered_acts(30, seed=1), n_shards=1, paths=others)
+    given = [*acts, "--val", *val, "--consume", "--out", tmp_path / "many", *SMALL]
     assert "needs 2 passes" in error_lines(train(*given, "--grid", "seed=1,2", code=2))
     assert all(path.exists() for path in acts)
     train(*given, "--grid", "lr=1e-4,3e-4")

@@ -39,6 +39,12 @@ def check_no_overlap(
         )
 
 
+def count_overlap(train: Iterable[Examples], test: Iterable[Examples]) -> int:
+    """How many images of `test` are images of `train` too, known as in `check_no_overlap`."""
+    known = {name for pair in _paths(train) for name in pair if name}
+    return sum(path in known or digest in known for path, digest in _paths(test))
+
+
 def _paths(examples: Iterable[Examples]) -> Iterator[tuple[str, str]]:
     """(path, digest or nothing) of every image."""
     for some in examples:

@@ -259,6 +259,7 @@ def _start(settings: StartSettings, shards: Sequence[Shard], layer: int) -> SAE:
         settings.holdout,
         arriving=settings.arriving,
         excluded=settings.exclude_labels,
+        allow_incomplete=True,
         world=settings.processes,
     )
     return make_start(settings, read_sample(source, settings)).sae()

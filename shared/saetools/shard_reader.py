@@ -14,7 +14,7 @@ from saetools.checksums import row_sums
 from saetools.errors import UserError
 from saetools.hdf5 import open_hdf5
 from saetools.precision import has_non_finite, to_tensor
-from saetools.provenance import Provenance, first_difference
+from saetools.provenance import Provenance, canonical_json, first_difference
 from saetools.shard_contents import (
     Layer,
     check_grid,
@@ -226,23 +226,47 @@ def check_fits(first: Shard, other: Shard) -> None:
         )
 
 
-def open_shards(paths: Iterable[Path]) -> ShardSet:
-    """Open shards, and folders of them; a folder must hold every shard of its data set.
+class IncompleteShards(UserError):
+    """Shards that belong to those that were given are missing."""
+
+
+def count_shards(shards: Iterable[Shard]) -> tuple[int, int]:
+    """How many these are, and how many their recordings consist of."""
+    given: dict[tuple[int, int, str], set[int]] = {}
+    for shard in shards:
+        header = shard.header
+        recording = header.n_shards, header.n_examples_total, canonical_json(shard.provenance.settings)
+        given.setdefault(recording, set()).add(header.shard_index)
+    return sum(map(len, given.values())), sum(n_shards for n_shards, *_ in given)
+
+
+def check_complete(shards: Sequence[Shard], remedy: str) -> None:
+    """Raise IncompleteShards, ending with `remedy`, where some of their recordings' shards are missing."""
+    n_given, n_whole = count_shards(shards)
+    if n_given < n_whole:
+        raise IncompleteShards(
+            f"{shards[0].path.parent}: only {n_given} of {n_whole} shards were given, of recordings that have the"
+            f" others too; {remedy}"
+        )
+
+
+def open_shards(paths: Iterable[Path], *, allow_incomplete: bool = False) -> ShardSet:
+    """Open shards, and folders of them; a folder must hold every shard of its data set, unless a part is meant.
 
     Raises UserError where one is broken, missing, given twice, or does not belong to the others.
     """
-    shards = list(iterate_shards(paths))
+    shards = list(iterate_shards(paths, allow_incomplete=allow_incomplete))
     if not shards:
         raise UserError(f"no activation shards were given; write them with {SHARDS.made_by}")
     return ShardSet(shards)
 
 
-def iterate_shards(paths: Iterable[Path]) -> Iterator[Shard]:
+def iterate_shards(paths: Iterable[Path], *, allow_incomplete: bool = False) -> Iterator[Shard]:
     """Open shards one by one, as their paths arrive, each checked against the first."""
     first: Shard | None = None
     seen: dict[str, Path] = {}
     for path in paths:
-        for shard in _open_folder(path) if path.is_dir() else [Shard(path)]:
+        for shard in _open_folder(path, allow_incomplete) if path.is_dir() else [Shard(path)]:
             if (uid := shard.provenance.uid) in seen:
                 raise UserError(f"{shard.path}: the same shard as {seen[uid]}; give every shard once")
             seen[uid] = shard.path
@@ -251,7 +275,7 @@ def iterate_shards(paths: Iterable[Path]) -> Iterator[Shard]:
             yield shard
 
 
-def _open_folder(folder: Path) -> Iterator[Shard]:
+def _open_folder(folder: Path, allow_incomplete: bool) -> Iterator[Shard]:
     names = sorted(path.name for path in folder.glob("shard-*.h5"))
     if not names:
         raise UserError(
@@ -260,7 +284,7 @@ def _open_folder(folder: Path) -> Iterator[Shard]:
         )
     n_shards = Shard(folder / names[0]).header.n_shards
     missing = [index for index in range(n_shards) if shard_name(index) not in names]
-    if missing:
+    if missing and not allow_incomplete:
         listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         raise UserError(
             f"{folder}: {len(missing)} of {n_shards} shards are missing (number {listed});"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from saetools.errors import UserError
 from saetools.path_hash import HOLDOUT, uniform_of_paths
 from saetools.provenance import canonical_json
 from saetools.scorer_inputs import choose_layer
-from saetools.shard_reader import Shard, iterate_shards
+from saetools.shard_reader import Shard, check_complete, iterate_shards
 
 IMAGES_PER_BLOCK = 16
 
@@ -65,6 +65,9 @@ class ShardSource:
     arriving: whether `paths` come in while training goes on. Then the first epoch takes shards in their
     order of arrival. Otherwise all are opened at once, and every epoch takes blocks from all over.
     consume: delete each shard after its last block has been read; there is one epoch then.
+    allow_incomplete: take a part of the shards of a recording. Otherwise IncompleteShards is raised: at once, or of
+    arriving ones after the last that came.
+    check: is given every shard once, when it arrives, before it is used.
     rank, world: of several processes, each takes every world-th shard.
     """
 
@@ -77,12 +80,15 @@ class ShardSource:
         arriving: bool,
         excluded: Sequence[int] = (),
         consume: bool = False,
+        allow_incomplete: bool = False,
+        check: Callable[[Shard], None] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.arriving, self.holdout, self.excluded, self.consume = arriving, holdout, tuple(excluded), consume
         self._rank, self.world = rank, world
-        self._remaining = iterate_shards(paths)
+        self.allow_incomplete, self._check = allow_incomplete, check
+        self._remaining = iterate_shards(paths, allow_incomplete=allow_incomplete)
         self._shards: list[Shard] = []
         self._all_arrived = [False]
         self._unread: dict[Path, int] = {}  # blocks of a shard that is to be consumed
@@ -163,8 +169,17 @@ class ShardSource:
         for shard in self._remaining:
             if self._shards:
                 self._check_dtype(shard)
+            if self._check is not None:
+                self._check(shard)
             self._shards.append(shard)
             yield shard
+        if not self.allow_incomplete:
+            check_complete(
+                self._shards,
+                "the rest never came: run the same commands again to go on, or accept a part with --allow-incomplete"
+                if self.arriving
+                else "give the others too, or accept a part with --allow-incomplete",
+            )
         self._all_arrived[0] = True
 
     def _check_dtype(self, shard: Shard) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from saetools.cli import logger
 from saetools.csv_files import write_csv
 from saetools.errors import UserError
+from saetools.image_overlap import check_no_overlap, count_overlap
 from saetools.provenance import Provenance, first_difference
 from saetools.sae import SAE
 from saetools.sae_metrics import SAEEvaluation
 from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
-from saetools.shard_reader import ShardSet
+from saetools.scorer_inputs import choose_layer
+from saetools.shard_layout import Examples, check_same_source
+from saetools.shard_reader import Shard, ShardSet, count_shards
 from saetools.table_formats import TRAINING_METRICS
 from saetools.token_source import ShardSource
 from train_sae.resuming import state_path
@@ -33,6 +37,12 @@ def check_trained(
     Of shards that were consumed there is nothing left to compare with.
     """
     found = load_scorer(out)
+    n_shards = len(found.provenance.parents)
+    if n_shards < source.header.n_shards and not source.allow_incomplete:
+        raise UserError(
+            f"{out}: it was trained on {n_shards} of {source.header.n_shards} shards; remove it to train on all,"
+            " or accept a part with --allow-incomplete"
+        )
     # The same shards may have come through a pipe, or to several processes.
     found_settings = {**found.provenance.settings, **source.order}
     settings_now = {**_to_json(settings, validation), **source.order}
@@ -62,8 +72,17 @@ def save(
     last = {**rows[-1], **{f"eval_{name}": value for name, value in summary.items()}}
     csv, parents = metrics_path(out), _parents(source)
     plain = {**_to_json(settings, validation), **source.order}
-    source_of = Provenance.of(TRAINING_METRICS, "train-sae", plain, parents)
     trained_on = {**source.header.source(), "layer": source.layer, "tokens": rows[-1]["tokens"]}
+    n_given, n_whole = count_shards(source.all_shards())
+    if n_given < n_whole:
+        trained_on["shards"] = f"{n_given} of {n_whole} shards"
+        logger.warning("%s: it was trained on %s", out, trained_on["shards"])
+    if validation and (n_shared := count_overlap(_examples(source.all_shards()), validation.examples)):
+        trained_on["val_overlap"] = n_shared
+        logger.warning(
+            "%s: %d of the %d images of --val were trained on", *(out, n_shared, validation.n_images)
+        )
+    source_of = Provenance.of(TRAINING_METRICS, "train-sae", plain, parents)
     write_csv(csv, pd.DataFrame([*rows[:-1], last]), source_of, {"trained_on": trained_on})
     provenance = Provenance.of(SCORERS, "train-sae", plain, parents)
     save_scorer(
@@ -91,6 +110,30 @@ def describe(summary: Mapping[str, float]) -> str:
 
 def _to_json(settings: TrainingSettings, validation: ShardSet | None) -> dict[str, Any]:
     return {**settings.to_json(), "val": validation.uids if validation else None}
+
+
+def check_validation(validation: ShardSet, source_shard: Shard, layer: int, allow_overlap: bool) -> None:
+    """Raise UserError unless the shards of --val are such as this one to train on, of other images."""
+    first = validation.shards[0]
+    check_same_source(source_shard.header.source(), source_shard.path, first.header.source(), first.path)
+    choose_layer(first, layer)
+    mine, others = source_shard.shape(layer)[1], first.shape(layer)[1]
+    if mine != others:
+        raise UserError(
+            f"{first.path}: layer {layer} has width {others}, but {mine} in {source_shard.path}; evaluate on shards of"
+            " the same model"
+        )
+    if not allow_overlap:
+        try:
+            check_no_overlap(
+                [source_shard.examples], validation.examples, first.path, ("the training shards", "--val")
+            )
+        except UserError as error:
+            raise UserError(f"{error}, or accept it with --allow-overlap") from error
+
+
+def _examples(shards: Iterable[Shard]) -> list[Examples]:
+    return [shard.examples for shard in shards]
 
 
 def _parents(source: ShardSource) -> list[str]:

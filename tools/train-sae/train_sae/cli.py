@@ -88,6 +88,12 @@ def train_sae(
     consume: Annotated[
         bool, typer.Option("--consume", help="Delete each shard after its last use; one epoch, needs --val.")
     ] = False,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Accept a part of the shards; the file says how many.")
+    ] = False,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Accept training images in --val; the file counts them.")
+    ] = False,
     checkpoint_every: Annotated[
         int, typer.Option(min=0, help="Steps between saved states, for running it again to go on; 0: none.")
     ] = 1000,
@@ -110,8 +116,10 @@ def train_sae(
     Stopped by Ctrl-C, SIGTERM, SIGUSR1 or a power cut, the same command again goes on.
     """
     from saetools.devices import choose_device
-    from saetools.shard_reader import open_shards
+    from saetools.scorer_inputs import choose_layer
+    from saetools.shard_reader import Shard, check_complete, open_shards
     from saetools.token_source import ShardSource
+    from train_sae.checkpoint import check_validation
     from train_sae.grids import combine, parse_grid, read_sweep
     from train_sae.memory import available_bytes
     from train_sae.ranks import Ranks
@@ -123,6 +131,12 @@ def train_sae(
     if grid is not None and sweep is not None:
         raise UsageError("--grid and --sweep: give one of them")
     many = parse_grid(grid) if grid is not None else read_sweep(sweep) if sweep is not None else None
+    if many is None and out.suffix not in (".h5", ".hdf5"):
+        raise UsageError(
+            f"--out {out}: a scorer file is HDF5, which other tools know by its name; write {out.with_suffix('.h5')}"
+        )
+    if allow_overlap and not val:
+        raise UsageError("--allow-overlap: it does nothing without --val; leave it out")
     named = combine(flags, many) if many is not None else {"": flags}
     for each in named.values():
         each.check()
@@ -143,13 +157,24 @@ def train_sae(
     if place.type == "cpu" and any(each.autocast for each in named.values()):
         raise UsageError("--autocast: on a CPU it does nothing; leave it out")
 
-    validation = open_shards(val) if val else None
+    validation = open_shards(val, allow_incomplete=allow_incomplete) if val else None
+    if validation and not allow_incomplete:
+        check_complete(
+            validation.shards, "give the others to --val too, or accept a part with --allow-incomplete"
+        )
+
+    def check_against_validation(shard: Shard) -> None:
+        if validation is not None:
+            check_validation(validation, shard, choose_layer(shard, layer), allow_overlap)
+
     source = ShardSource(
         iterate_paths(acts or [], "activation shards"),
         layer,
         0.0 if val else holdout,
         arriving=arriving,
         consume=consume,
+        allow_incomplete=allow_incomplete,
+        check=check_against_validation,
         rank=ranks.rank,
         world=ranks.world,
     )

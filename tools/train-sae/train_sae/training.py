@@ -15,6 +15,7 @@ from saetools.progress import Progress
 from saetools.sae import SAE
 from saetools.sae_metrics import SAEEvaluation
 from saetools.sae_start import read_sample
+from saetools.shard_reader import IncompleteShards
 from saetools.token_source import Block, ShardSource
 from train_sae.memory import peak_bytes
 from train_sae.ranks import Ranks
@@ -68,6 +69,7 @@ def train(runs: Sequence[Run], around: Surroundings) -> list[Trainer]:
         sample_nd = read_sample(source, shared.start(**source.order))
         for trainer in trainers:
             trainer.begin(sample_nd.clone())
+        source.all_shards()  # the others may still have to arrive
         return trainers
     states = {trainer: load_state(trainer.run.out, _identity(trainer, source)) for trainer in trainers}
     skip = min(state[0].n_steps if state else 0 for state in states.values())
@@ -86,7 +88,13 @@ def train(runs: Sequence[Run], around: Surroundings) -> list[Trainer]:
             check_shards(trainer.run.out, found[1], source.identities())
             trainer.resume(found[0])
             logger.info("%s: goes on after step %d", trainer.run.out, trainer.n_done)
-    _run(trainers, stream, source, around, skip)
+    try:
+        _run(trainers, stream, source, around, skip)
+        source.all_shards()
+    except IncompleteShards:  # what has been learnt is what an unbroken pipe would have given up to here
+        if around.checkpoint_every:
+            _save(trainers, source, around.ranks)
+        raise
     return trainers
 
 

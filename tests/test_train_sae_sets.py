@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 from in_process import runner
 from processes import BIN, Tool, error_lines
@@ -39,18 +39,6 @@ def val(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def listed(paths: list[Path]) -> str:
     return "".join(f"{path}\n" for path in paths)
-
-
-def digested(paths: list[Path], digests: list[str]) -> None:
-    """As if the pictures of these shards had these digests."""
-    start = 0
-    for path in paths:
-        with h5py.File(path, "r+") as file:
-            n = len(file["examples/path"])
-            if "digest" in file["examples"]:
-                del file["examples/digest"]
-            file["examples/digest"] = np.array(digests[start : start + n], "S32")
-            start += n
 
 
 def weights(path: Path) -> dict[str, bytes]:
@@ -114,10 +102,10 @@ def test_val_of_other_weights_or_preprocessing(shards: list[Path], tmp_path: Pat
 
 def test_val_holds_copies(tmp_path: Path) -> None:
     """Two of its pictures stand under other names in the last training shard."""
-    acts = write_shards(tmp_path / "acts", clustered_acts(60), n_shards=3)
-    val = write_shards(tmp_path / "val", clustered_acts(30, seed=1), n_shards=1, paths=OTHERS)
-    digested(acts, [f"{i:032x}" for i in range(60)])
-    digested(val, [f"{100 + i:032x}" for i in range(28)] + [f"{i:032x}" for i in (50, 51)])
+    pictures = [f"{i:032x}" for i in range(200)]
+    others = pictures[100:128] + pictures[50:52]
+    acts = write_shards(tmp_path / "acts", clustered_acts(60), n_shards=3, digests=pictures[:60])
+    val = write_shards(tmp_path / "val", clustered_acts(30, seed=1), n_shards=1, paths=OTHERS, digests=others)
     given = [*acts, "--val", *val, "--out", tmp_path / "sae.h5", *SMALL]
     said = error_lines(train(*given, code=1))
     assert "2 images of --val are the same pictures as images of the training shards" in said
@@ -191,9 +179,8 @@ def test_dump_acts_is_killed(tmp_path: Path) -> None:
     paths = write_shards(tmp_path / "acts", clustered_acts(240), n_shards=12)
     val = write_shards(tmp_path / "val", clustered_acts(30, seed=1), n_shards=1, paths=OTHERS)
     out = tmp_path / "sae.h5"
-    recorder = subprocess.Popen(
-        ["sh", "-c", f"printf '%s\\n' {paths[0]} {paths[1]}; exec sleep 600"], stdout=subprocess.PIPE
-    )
+    prints = f"printf '%s\\n' {paths[0]} {paths[1]}; exec sleep 600"
+    recorder = subprocess.Popen(["sh", "-c", prints], stdout=subprocess.PIPE)
     command = [
         BIN / "train-sae",
         "--consume",
@@ -212,7 +199,7 @@ def test_dump_acts_is_killed(tmp_path: Path) -> None:
     assert recorder.stdout is not None
     recorder.stdout.close()
     while training.poll() is None and paths[1].exists():
-        pass
+        time.sleep(0.02)
     recorder.send_signal(signal.SIGKILL)
     recorder.wait()
     _, said = training.communicate(timeout=200)

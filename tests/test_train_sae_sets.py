@@ -114,7 +114,7 @@ def test_val_holds_copies(tmp_path: Path) -> None:
     assert "2 of the 30 images of --val were trained on" in done.stderr
     assert load_scorer(tmp_path / "sae.h5").trained_on["val_overlap"] == 2
     told = json.loads((tmp_path / "sae.metrics.csv.json").read_text())
-    assert told["settings"]["val_overlap"] == 2
+    assert told["trained_on"]["val_overlap"] == 2
 
 
 @pytest.mark.parametrize("n_came", [2, 5])
@@ -149,7 +149,7 @@ def test_a_part_that_is_meant_says_so(tool: Tool, shards: list[Path], val: Path,
     assert "trained on 2 of 6 shards" in done.stderr
     assert load_scorer(out).trained_on["shards"] == "2 of 6 shards"
     assert (
-        json.loads((tmp_path / "sae.metrics.csv.json").read_text())["settings"]["shards"] == "2 of 6 shards"
+        json.loads((tmp_path / "sae.metrics.csv.json").read_text())["trained_on"]["shards"] == "2 of 6 shards"
     )
     assert (
         "trained already" in tool("train-sae", *given, "--allow-incomplete", stdin=listed(shards[:2])).stderr

@@ -71,6 +71,7 @@ def load_scorer(path: Path) -> ScorerFile:
         evaluation = json.loads(file.attrs.get("evaluation", "{}"))
         if kind in SAE_KINDS:
             scorer: SAE | Linear = _read_sae(file, path)
+            kind = "untrained" if trained_on.get("tokens") == 0 else kind  # of train-sae --tokens 0 too
         elif kind in LINEAR_KINDS:
             vectors = _read(file, "vectors", (None, None), path)
             bias = _read(file, "bias", (len(vectors),), path)

@@ -82,7 +82,7 @@ def test_the_start_of_a_file_is_what_train_sae_writes_with_no_tokens(folder, sco
     starts = table_of(
         score_traits(*options(folder), "--scorer", folder / "start-seed{seed}.h5", "--repeats", 2)
     )
-    columns = ["seed", "n_prototypes", "prototype", "ap_train", "ap"]
+    columns = ["scorer", "seed", "n_prototypes", "prototype", "ap_train", "ap"]
     pd.testing.assert_frame_equal(table[columns], starts[columns])
     trained = table_of(score_traits(*options(folder), "--scorer", folder / "sae-seed0.h5"))
     assert trained.ap_train[0] != starts.ap_train[0]

@@ -1,15 +1,18 @@
 """Trains the SAEs of other libraries, each with its own trainer; the other half of benchmarks/front.py.
 
-    python front_peers.py TRAIN.npy TEST.npy FOLDER PRECISION < configurations.json
+    python front_peers.py FOLDER PRECISION < configurations
 
-Runs in an environment of its own that has the libraries and none of ours. A configuration has library, kind, k, d_sae,
-batch_size, lr (null: the library's own), inputs (normalised as the library does it, or raw) and name. Written is
-FOLDER/NAME.npz: W_enc {D, S}, b_enc, W_dec {S, D}, b_dec, k or threshold, as the library saves them for use, the
-learning rate, and what the library itself makes of the first test tokens, by which the caller checks its reading.
+Runs in an environment of its own that has the libraries and none of ours. A configuration is a line of JSON with
+trainer (a library and, for eai-sparsify, its optimiser), kind (topk or batchtopk), k, d_sae, batch_size, lr, warmup
+(share of the steps), seed, tokens (.npy, in the order of training), check (.npy) and name. Written is FOLDER/NAME.npz:
+W_enc {D, S}, b_enc, W_dec {S, D}, b_dec, k or threshold, as the library saves them for use, the seconds and CPU
+seconds that it took, and what the library itself makes of the first tokens of `check`, by which the caller checks its
+reading. Then stdout gets NAME.
 
-What is not the library's default: schedules made for 100,000 steps are scaled to the steps there are. Warm-up takes
-5% of them, as in train-sae; dictionary-learning's rate falls from 80% on and sae-lens' over the last fifth, as
-their published recipes have it; the running threshold of dictionary-learning's BatchTopK begins at three quarters.
+Settings are each library's own default but for these. The rate rises over `warmup` and falls along a line to 0;
+eai-sparsify's signum is schedule-free and has neither. dictionary-learning's inputs are scaled to unit mean square
+norm, as in its published runs; sae-lens and eai-sparsify take them as they are, which is their default. The running
+threshold of dictionary-learning's BatchTopK, made for 100,000 steps, begins at three quarters of the steps.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-N_CHECKED = 256  # test tokens
+N_CHECKED = 256  # tokens
 Config = dict[str, Any]
 Weights = dict[str, Any]
 
@@ -53,32 +56,25 @@ class Batches:
             yield from self
 
 
-def dictionary_learning(config: Config, batches: Batches, test_nd: torch.Tensor) -> Weights:
-    """By `trainSAE`, with normalize_activations as in the library's demo, or without."""
-    from dictionary_learning.trainers import batch_top_k, matryoshka_batch_top_k, top_k
+def dictionary_learning(config: Config, batches: Batches, check_nd: torch.Tensor) -> Weights:
+    """By `trainSAE`, with normalize_activations as in the library's demo."""
+    from dictionary_learning.trainers import batch_top_k, top_k
     from dictionary_learning.training import trainSAE
 
     steps, d = len(batches), batches[0].shape[1]
-    trainer, dictionary, own = {
-        "topk": (top_k.TopKTrainer, top_k.AutoEncoderTopK, {}),
-        "batchtopk": (batch_top_k.BatchTopKTrainer, batch_top_k.BatchTopKSAE, {}),
-        "matryoshka": (
-            matryoshka_batch_top_k.MatryoshkaBatchTopKTrainer,
-            matryoshka_batch_top_k.MatryoshkaBatchTopKSAE,
-            {"group_fractions": [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2 + 1 / 32]},
-        ),
+    warmup = round(config["warmup"] * steps)
+    trainer, dictionary = {
+        "topk": (top_k.TopKTrainer, top_k.AutoEncoderTopK),
+        "batchtopk": (batch_top_k.BatchTopKTrainer, batch_top_k.BatchTopKSAE),
     }[config["kind"]]
     settings = {
         "trainer": trainer, "steps": steps, "activation_dim": d, "dict_size": config["d_sae"], "k": config["k"],
-        "lr": config["lr"], "warmup_steps": steps // 20, "decay_start": steps * 4 // 5, "seed": 0, "device": "cpu",
-        "threshold_start_step": steps * 3 // 4, "threshold_beta": 0.9, "layer": 0, "lm_name": "", **own,
+        "lr": config["lr"], "warmup_steps": warmup, "decay_start": warmup + 1, "seed": config["seed"], "device": "cpu",
+        "threshold_start_step": steps * 3 // 4, "threshold_beta": 0.9, "layer": 0, "lm_name": "",
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        normalised = config["inputs"] == "normalised"
-        trainSAE(batches, [settings], steps, save_dir=folder, normalize_activations=normalised, device="cpu")
-        saved = Path(folder, "trainer_0")
-        sae = dictionary.from_pretrained(saved / "ae.pt")
-        lr = json.loads((saved / "config.json").read_text())["trainer"]["lr"]
+        trainSAE(batches, [settings], steps, save_dir=folder, normalize_activations=True, device="cpu")
+        sae = dictionary.from_pretrained(Path(folder, "trainer_0", "ae.pt"))
     state = sae.state_dict()
     linear = "encoder.weight" in state
     weights = {
@@ -86,14 +82,13 @@ def dictionary_learning(config: Config, batches: Batches, test_nd: torch.Tensor)
         "b_enc": state["encoder.bias"] if linear else state["b_enc"],
         "W_dec": state["decoder.weight"].T if linear else state["W_dec"],
         "b_dec": state["b_dec"],
-        "lr": lr,
-        "x_hat": sae(test_nd),
+        "x_hat": sae(check_nd),
     }
     return weights | ({"k": config["k"]} if config["kind"] == "topk" else {"threshold": state["threshold"]})
 
 
-def sae_lens(config: Config, batches: Batches, test_nd: torch.Tensor) -> Weights:
-    """By `SAETrainer`; "normalised" inputs are "expected_average_only_in"."""
+def sae_lens(config: Config, batches: Batches, check_nd: torch.Tensor) -> Weights:
+    """By `SAETrainer`."""
     from sae_lens import SAE
     from sae_lens.config import SAETrainerConfig
     from sae_lens.saes import (
@@ -110,22 +105,16 @@ def sae_lens(config: Config, batches: Batches, test_nd: torch.Tensor) -> Weights
     }
     sae_class, config_class = made[config["kind"]]
     steps, d = len(batches), batches[0].shape[1]
-    normalize = {"normalised": "expected_average_only_in", "raw": "none"}.get(
-        config["inputs"], config["inputs"]
-    )
-    torch.manual_seed(0)
-    sae = sae_class(
-        config_class(d_in=d, d_sae=config["d_sae"], k=config["k"], normalize_activations=normalize)
-    )
-    given = {} if config["lr"] is None else {"lr": config["lr"]}
+    warmup = round(config["warmup"] * steps)
+    torch.manual_seed(config["seed"])
+    sae = sae_class(config_class(d_in=d, d_sae=config["d_sae"], k=config["k"]))
     settings = SAETrainerConfig(
         total_training_samples=steps * batches.size,
         train_batch_size_samples=batches.size,
-        lr_warm_up_steps=steps // 20,
-        lr_decay_steps=steps // 5,
-        lr_end=0.0,  # it wants one; with a constant rate before the decay it is not used
-        n_batches_for_norm_estimate=min(steps, 1000),
-        **given,
+        lr=config["lr"],
+        lr_warm_up_steps=warmup,
+        lr_decay_steps=steps - warmup - 1,
+        lr_end=config["lr"],  # of the constant part, a step long
     )
     SAETrainer(cfg=settings, sae=sae, data_provider=batches.again_and_again()).fit()
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +122,7 @@ def sae_lens(config: Config, batches: Batches, test_nd: torch.Tensor) -> Weights
         used = SAE.load_from_disk(folder)
     state = used.state_dict()
     weights = {name: state[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
-    weights |= {"lr": settings.lr, "x_hat": used(test_nd)}
+    weights["x_hat"] = used(check_nd)
     return weights | ({"k": config["k"]} if config["kind"] == "topk" else {"threshold": state["threshold"]})
 
 
@@ -156,8 +145,8 @@ class StoredTokens(torch.nn.Module):
         return self.layer(input_ids)
 
 
-def sparsify(config: Config, batches: Batches, test_nd: torch.Tensor) -> Weights:
-    """By `Trainer` on a model that is nothing but the tokens; kind: topk with one of its optimisers, topk-signum."""
+def sparsify(config: Config, batches: Batches, check_nd: torch.Tensor) -> Weights:
+    """By `Trainer` on a model that is nothing but the tokens."""
     os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # installed with torch, of no use without a GPU
     from sparsify import SparseCoder, SparseCoderConfig, TrainConfig, Trainer
 
@@ -166,18 +155,16 @@ def sparsify(config: Config, batches: Batches, test_nd: torch.Tensor) -> Weights
         settings = TrainConfig(
             SparseCoderConfig(num_latents=config["d_sae"], k=config["k"]),
             batch_size=1,  # sequences, each of a batch of tokens
-            optimizer=config["kind"].partition("-")[2],
+            optimizer=config["trainer"].split()[1],
             lr=config["lr"],
-            lr_warmup_steps=len(batches) // 20,
+            lr_warmup_steps=round(config["warmup"] * len(batches)),
+            init_seeds=[config["seed"]],
             hookpoints=["layer"],
             save_every=10**9,
             save_dir=folder,
             log_to_wandb=False,
         )
         trainer = Trainer(settings, [{"input_ids": row} for row in ids], StoredTokens(batches))
-        optimiser = trainer.optimizers[0]
-        lr = getattr(trainer, "lr_schedulers", None) and trainer.lr_schedulers[0].base_lrs[0]
-        lr = lr or optimiser.param_groups[0]["lr"]
         trainer.fit()
         coder = SparseCoder.load_from_disk(Path(folder, "unnamed", "layer"))
     return {
@@ -186,8 +173,7 @@ def sparsify(config: Config, batches: Batches, test_nd: torch.Tensor) -> Weights
         "W_dec": coder.W_dec,
         "b_dec": coder.b_dec,
         "k": config["k"],
-        "lr": lr,
-        "x_hat": coder(test_nd).sae_out,
+        "x_hat": coder(check_nd).sae_out,
     }
 
 
@@ -195,19 +181,24 @@ LIBRARIES = {"dictionary-learning": dictionary_learning, "sae-lens": sae_lens, "
 
 
 def main() -> None:
-    train, test, folder, precision = sys.argv[1:]
-    torch.set_float32_matmul_precision(precision)
-    test_nd = torch.from_numpy(np.load(test)[:N_CHECKED].astype(np.float32))
-    for config in json.load(sys.stdin):
-        start = time.monotonic()
-        batches = Batches(train, config["batch_size"])
-        weights = LIBRARIES[config["library"]](config, batches, test_nd)
-        weights["seconds"] = time.monotonic() - start
+    folder, precision = sys.argv[1:]
+    replies, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        config = json.loads(line)
+        torch.set_float32_matmul_precision(precision)  # sparsify changes it
+        start, cpu_start = time.monotonic(), time.process_time()
+        check_nd = torch.from_numpy(np.load(config["check"], mmap_mode="r")[:N_CHECKED].astype(np.float32))
+        batches = Batches(config["tokens"], config["batch_size"])
+        weights = LIBRARIES[config["trainer"].split()[0]](config, batches, check_nd)
+        weights |= {"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu_start}
         arrays = {
             name: value.detach().numpy() if isinstance(value, torch.Tensor) else np.array(value)
             for name, value in weights.items()
         }
-        np.savez(Path(folder, config["name"] + ".npz"), **arrays)
+        unfinished = Path(folder, config["name"] + ".unfinished.npz")
+        np.savez(unfinished, **arrays)
+        unfinished.rename(Path(folder, config["name"] + ".npz"))
+        print(config["name"], file=replies, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import sparse
 
+from saetools.latent_block import Latents
 from saetools.latents_layout import LATENTS, LatentsHeader, latents_name
 from saetools.latents_writer import new_latents
 from saetools.provenance import Provenance
 from saetools.shard_layout import Examples
+
+
+def in_columns(z_nk: np.ndarray) -> Latents:
+    """The latents {N, K} of N rows in memory."""
+    csc = sparse.csc_array(z_nk)
+    return Latents(csc.indptr.astype(np.int64), csc.indices.astype(np.int32), csc.data, len(z_nk))
 
 
 def write_latents(

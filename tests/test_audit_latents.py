@@ -1,4 +1,4 @@
-"""audit-latents: the L1 path against scikit-learn, yields against counting, and the program on planted traits."""
+"""audit-latents: yields against counting, and the program on planted traits."""
 
 from __future__ import annotations
 
@@ -10,133 +10,70 @@ import numpy as np
 import pandas as pd
 import pytest
 from broken_files import broken_tables, contents
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from in_process import runner
 from processes import Tool, error_lines
-from scipy import sparse, special
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
-from small_latents import write_latents
+from small_latents import in_columns, write_latents
 
 from audit_latents.audit import Events, Patches, audit, bootstrap, yields
 from audit_latents.cli import app
+from audit_latents.job import AuditSettings, _shuffled_rankings
 from audit_latents.l1_path import Design
 from audit_latents.proposals import rank
-from saetools.latent_block import Latents
+from saetools.progress import Progress
 
 audit_latents = runner("audit-latents", app)
 N_LATENTS, GOOD = 40, (3, 17, 25)  # the latents that know class 1 of the patches
 
 
-def in_columns(z_nk: np.ndarray) -> Latents:
-    csc = sparse.csc_array(z_nk)
-    return Latents(csc.indptr.astype(np.int64), csc.indices.astype(np.int32), csc.data, len(z_nk))
-
-
-def draw(seed: int, n: int = 120, k: int = 25) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    z_nk = rng.gamma(2.0, 10.0 ** rng.uniform(-2, 2, k), (n, k)) * (
-        rng.random((n, k)) < rng.uniform(0.05, 1, k)
-    )
-    z_nk[:, 0] = 0
-    z_nk[:, 1] = 5
-    x_nk = z_nk / np.where(z_nk.std(axis=0) > 1e-9, z_nk.std(axis=0), 1)
-    return z_nk, (rng.random(n) < special.expit(-1 + x_nk[:, 2] - x_nk[:, 3])).astype(float)
-
-
-def objective(x_nk: np.ndarray, y_n: np.ndarray, beta_k: np.ndarray, b: float, penalty: float) -> float:
-    t_n = x_nk @ beta_k + b
-    loss = -np.mean(y_n * special.log_expit(t_n) + (1 - y_n) * special.log_expit(-t_n))
-    return float(loss + penalty * np.abs(beta_k).sum())
-
-
-@pytest.mark.parametrize("least_share", [0.5, 0.1, 0.03])
-def test_the_path_ends_at_scikit_learns_optimum(least_share: float) -> None:
-    z_nk, y_n = draw(4)
-    path = Design(in_columns(z_nk)).path(y_n, most=10**6, least_share=least_share)
-    scale_k = z_nk.std(axis=0)
-    x_nk = z_nk / np.where(scale_k > 1e-9, scale_k, np.inf)
-    peer = LogisticRegression(
-        l1_ratio=1.0, C=1 / (len(y_n) * path.penalty), solver="saga", tol=1e-9, max_iter=200_000
-    ).fit(x_nk, y_n)
-    np.testing.assert_allclose(path.beta_k, peer.coef_[0], atol=2e-4)
-    assert path.intercept == pytest.approx(peer.intercept_[0], abs=2e-4)
-    ours = objective(x_nk, y_n, path.beta_k, path.intercept, path.penalty)
-    assert ours <= objective(x_nk, y_n, peer.coef_[0], peer.intercept_[0], path.penalty) + 1e-9
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from([0.8, 0.2, 0.02]))
-def test_the_end_of_the_path_is_stationary(seed: int, least_share: float) -> None:
-    """The subgradient of the objective holds zero: |g_k| <= penalty, and = penalty with the sign of beta_k != 0."""
-    z_nk, y_n = draw(seed, n=60, k=30)
-    if not 0 < y_n.mean() < 1:
-        return
-    path = Design(in_columns(z_nk)).path(y_n, most=10**6, least_share=least_share)
-    scale_k = z_nk.std(axis=0)
-    x_nk = z_nk / np.where(scale_k > 1e-9, scale_k, np.inf)
-    residual_n = y_n - special.expit(x_nk @ path.beta_k + path.intercept)
-    g_k = x_nk.T @ residual_n / len(y_n)
-    assert abs(residual_n.mean()) < 1e-4
-    assert np.all(np.abs(g_k) <= path.penalty + 1e-4)
-    on = path.beta_k != 0
-    np.testing.assert_allclose(g_k[on], path.penalty * np.sign(path.beta_k[on]), atol=1e-4)
-    assert (path.share_k[on] > 0).all() and (path.share_k[:2] == 0).all()
-
-
-def test_the_first_to_enter_pulls_most() -> None:
-    z_nk, y_n = draw(9)
+def test_shuffles_are_drawn_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand permutations of many images are never in memory together, and threads change nothing."""
+    rng = np.random.default_rng(5)
+    z_nk = rng.gamma(2.0, 1.0, (60, 20)) * (rng.random((60, 20)) < 0.4)
+    y_n = (rng.random(60) < 0.4).astype(float)
     design = Design(in_columns(z_nk))
-    path = design.path(y_n, most=1)
-    scale_k = z_nk.std(axis=0)
-    pull_k = np.abs((z_nk / np.where(scale_k > 1e-9, scale_k, np.inf)).T @ (y_n - y_n.mean()))
-    ranking = rank(design, y_n[:, None], 5)
-    assert ranking.latent[0] == pull_k.argmax() and path.share_k[ranking.latent[0]] > 0
-    both = rank(design, np.stack([y_n, 1 - y_n, np.zeros(len(y_n))], axis=1), 5)
-    np.testing.assert_array_equal(both.latent, ranking.latent)
+    wanted = AuditSettings("k.csv", None, [], [5], 0.5, 0, 37, 11)
+    drawn, done, ahead = [], [], []
+    real = np.random.default_rng
+
+    class Counting:
+        def __init__(self, seed: object) -> None:
+            self.rng = real(seed)
+
+        def permutation(self, n: int) -> np.ndarray:
+            drawn.append(self.rng.permutation(n))
+            ahead.append(len(drawn) - len(done))
+            return drawn[-1]
+
+    class Counted:
+        def advance(self, count: int) -> None:
+            done.append(count)
+
+    monkeypatch.setattr(np.random, "default_rng", Counting)
+    one = _shuffled_rankings(design, y_n[:, None], 5, wanted, 1, Counted())
+    assert len(drawn) == len(done) == 37 and max(ahead) <= 4
+    for order, latents in zip(drawn, one, strict=True):
+        assert latents.tolist() == rank(design, y_n[order][:, None], 5).latent.tolist()
+    two = _shuffled_rankings(design, y_n[:, None], 5, wanted, 3, Counted())
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-@pytest.mark.parametrize(("seed", "most"), [(0, 3), (1, 6), (2, 12), (3, 1000)])
-def test_paths_that_stop_early_rank_as_whole_paths(seed: int, most: int) -> None:
-    """Over several labels: the ranking is that of every label's path followed to its own end."""
-    rng = np.random.default_rng(seed)
-    z_nk, _ = draw(seed, n=150, k=30)
-    design = Design(in_columns(z_nk))
-    x_nk = z_nk / np.where(z_nk.std(axis=0) > 1e-9, z_nk.std(axis=0), 1)
-    own = rng.integers(2, 30, 8)
-    y_nc = (rng.random((150, 8)) < special.expit(2 * (x_nk[:, own] - x_nk[:, own].mean(axis=0)))).astype(
-        float
-    )
-    y_nc[:, 5] = 1
-    asked: list[int] = []
-    paths, path_of = {}, Design.path
+def test_progress_counts_every_path_from_the_start(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    totals, done = [], []
 
-    def counting(self: Design, y_n: np.ndarray, most: int, **limits: int) -> object:
-        asked.append(limits["steps"])
-        return path_of(self, y_n, most, **limits)
+    class Watched(Progress):
+        def __init__(self, what: str, total: int | None, unit: str) -> None:
+            super().__init__(what, total, unit)
+            totals.append((what, total, unit))
 
-    for c in (0, 1, 2, 3, 4, 6, 7):
-        paths[c] = design.path(np.ascontiguousarray(y_nc[:, c]), most)
-    entries = [
-        (-path.share_k[k], -abs(path.coefficient_k[k]), k, c)
-        for c, path in paths.items()
-        for k in range(30)
-        if path.share_k[k] > 0
-    ]
-    expected: dict[int, int] = {}
-    for _, _, k, c in sorted(entries):
-        expected.setdefault(k, c)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Design, "path", counting)
-        found = rank(design, y_nc, most)
-    assert found.latent.tolist() == list(expected)[:most]
-    assert found.label.tolist() == list(expected.values())[:most]
-    for k, c, share, coefficient in zip(
-        found.latent, found.label, found.share, found.coefficient, strict=True
-    ):
-        assert (share, coefficient) == (paths[c].share_k[k], paths[c].coefficient_k[k])
-    assert most > 30 or asked[-1] < asked[0]
+        def advance(self, count: int, **_: str) -> None:
+            done.append(count)
+
+    monkeypatch.setattr("audit_latents.job.Progress", Watched)
+    audit_latents(*planted.common, "--out", tmp_path / "out", "--null", 6, "--bootstrap", 2)
+    assert totals == [("ranking", 2 * (1 + 6), "paths")] and sum(done) == 14
 
 
 def test_yields_by_hand() -> None:

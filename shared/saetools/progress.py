@@ -48,7 +48,8 @@ class Progress:
         of = f" of {self.total:,}" if self.total else ""
         rate = self.done / (time.monotonic() - self._started)
         said = "".join(f", {name} {value}" for name, value in notes.items())
-        return f"{self.what}: {self.done:,}{of} {self.unit}, {rate:,.0f} a second{said}"
+        left = f", {(self.total - self.done) / rate / 60:,.1f} min left" if self.total and rate > 0 else ""
+        return f"{self.what}: {self.done:,}{of} {self.unit}, {rate:,.{0 if rate >= 10 else 2}f} a second{left}{said}"
 
     def __enter__(self) -> Progress:
         return self

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pandas as pd
 
 from audit_latents.audit import Patches, audit, bootstrap
 from audit_latents.l1_path import Design
-from audit_latents.proposals import Ranking, columns_of, rank
+from audit_latents.proposals import columns_of, rank
 from audit_latents.report import YieldInput, ranking_table, render, yield_table
 from saetools.cli import logger
 from saetools.csv_files import write_csv
@@ -87,21 +88,22 @@ def _tables(
     names, y_nc, keep_n = _labels(asked.names, *columns_of(asked.train), settings.trait)
     most = max(settings.budgets)
     design = Design(_whole(train, keep_n, memory, out))
-    with Progress("ranking", total=len(names), unit="labels") as progress:
+    # The labels' paths and those of every shuffle are one count, so that the time left is that of the whole.
+    with Progress("ranking", total=len(names) * (1 + settings.permutations), unit="paths") as progress:
         ranking = rank(design, y_nc[keep_n], most, progress.advance)
-    if not len(ranking.latent):
-        raise UserError(
-            f"{settings.labels}: no latent tells its labels apart on the training images; nothing to audit"
-        )
-    shuffled = _shuffled_rankings(design, y_nc[keep_n], most, settings, threads)
+        if not len(ranking.latent):
+            raise UserError(
+                f"{settings.labels}: no latent tells its labels apart on the training images; nothing to audit"
+            )
+        shuffled = _shuffled_rankings(design, y_nc[keep_n], most, settings, threads, progress)
 
     with Columns(test, held.test.keep, False, memory, out) as columns:
         audited = audit(columns.blocks(), test.n_latents, patches, set(map(int, ranking.latent)), threads)
     good_k = audited.best_ap >= tau
     rng = np.random.default_rng([settings.seed, 1])
     null = np.zeros((len(shuffled), most), bool)
-    for row, each in zip(null, shuffled, strict=True):
-        row[: len(each.latent)] = good_k[each.latent]
+    for row, latents in zip(null, shuffled, strict=True):
+        row[: len(latents)] = good_k[latents]
     given = YieldInput(
         good_k[ranking.latent],
         bootstrap(audited, ranking.latent, patches, tau, settings.resamples, rng, threads),
@@ -142,21 +144,25 @@ def _whole(train: LatentsSet, keep_n: np.ndarray, memory: int, folder: Path) -> 
 
 
 def _shuffled_rankings(
-    design: Design, y_nc: np.ndarray, most: int, settings: AuditSettings, threads: int
-) -> list[Ranking]:
+    design: Design, y_nc: np.ndarray, most: int, settings: AuditSettings, threads: int, progress: Progress
+) -> list[np.ndarray]:
+    """The latents {R} of each permutation's ranking; of the shuffles themselves only those at work are in memory."""
     rng = np.random.default_rng([settings.seed, 0])
-    orders = [rng.permutation(len(y_nc)) for _ in range(settings.permutations)]
-    with (
-        Progress("shuffling", total=len(orders), unit="permutations") as progress,
-        ThreadPoolExecutor(threads) as pool,
-    ):
+    drawing = Lock()
 
-        def one(order: np.ndarray) -> Ranking:
-            found = rank(design, y_nc[order], most)
-            progress.advance(1)
-            return found
+    def one(order: np.ndarray) -> np.ndarray:
+        def advance(count: int) -> None:
+            with drawing:
+                progress.advance(count)
 
-        return list(pool.map(one, orders))
+        return rank(design, y_nc[order], most, advance).latent
+
+    found: list[np.ndarray] = []
+    with ThreadPoolExecutor(threads) as pool:
+        while len(found) < settings.permutations:
+            n = min(4 * threads, settings.permutations - len(found))
+            found += pool.map(one, [rng.permutation(len(y_nc)) for _ in range(n)])
+    return found
 
 
 def _provenance(format: Format, train: LatentsSet, test: LatentsSet, settings: AuditSettings) -> Provenance:

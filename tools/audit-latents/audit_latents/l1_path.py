@@ -3,8 +3,8 @@
     minimise  1/N sum_n [ln(1 + e^t_n) - y_n t_n] + penalty sum_k |beta_k|,   t_n = b + sum_k beta_k z_nk / sd_k
 
 with z the largest value of latent k in image n and sd_k its standard deviation over the images, for penalties that
-fall from the least one at which every beta is zero. Equal to scikit-learn's L1 logistic regression with
-C = 1 / (N penalty) on z / sd.
+fall from the least one at which every beta is zero (the first latent enters at the second).
+Equal to scikit-learn's L1 logistic regression with C = 1 / (N penalty) on z / sd.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from audit_latents.kernels.path_kernels import l1_path
+from audit_latents.kernels.path_kernels import gradients, l1_path
 from saetools.latent_block import Latents
 
 LEAST_SHARE = 0.01  # of the first penalty, at which the path ends
 STEPS = 100
-TOLERANCE = 1e-10  # mean squared change of the logits
+TOLERANCE = 1e-14  # mean squared change of the logits
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,13 @@ class Design:
         # Constant to rounding: it says nothing, and dividing by its deviation would make noise of it.
         varies_k = variance_k > 1e-12 * squares_k / n
         scale_k = np.divide(1.0, np.sqrt(variance_k), out=np.zeros_like(variance_k), where=varies_k)
-        self.indptr, self.rows, self.n_rows = latents.indptr, latents.rows, n
-        self.x = values * np.repeat(scale_k, np.diff(latents.indptr))
+        self.indptr, self.n_rows = latents.indptr, n
+        self.rows = latents.rows.astype(np.uint16) if n <= 2**16 else latents.rows
+        # A kernel has no arithmetic of float16.
+        half = latents.values.dtype == np.float16
+        self.values = latents.values.astype(np.float32) if half else latents.values
+        self.scale_k = scale_k
+        self.norm_k = scale_k * np.sqrt(squares_k / n) * (1 + 1e-6)
 
     @property
     def n_latents(self) -> int:
@@ -61,9 +66,10 @@ class Design:
         y: {N} labels from 0 to 1, neither all 0 nor all 1.
         """
         assert y_n.shape == (self.n_rows,) and 0 < y_n.mean() < 1, "labels that can be fitted"
-        first = float(
-            np.abs(_column_sums(self.x * (y_n - y_n.mean())[self.rows], self.indptr)).max() / self.n_rows
-        )
+        gradient_k = np.zeros(self.n_latents)
+        gradients(self.indptr, self.rows, self.values, self.scale_k, y_n - y_n.mean(), gradient_k)
+        # Above the largest pull by more than rounding, which would decide whether its latent enters here or next.
+        first = float(np.abs(gradient_k).max()) * (1 + 1e-9)
         entry_k, coefficient_k = np.full(self.n_latents, -1), np.zeros(self.n_latents)
         beta_k = np.zeros(self.n_latents)
         if first <= 0.0:
@@ -72,7 +78,9 @@ class Design:
         done, intercept = l1_path(
             self.indptr,
             self.rows,
-            self.x,
+            self.values,
+            self.scale_k,
+            self.norm_k,
             y_n,
             first * shares[:steps],
             most,

@@ -43,21 +43,22 @@ def rank(
     of each label that is done.
     """
     n_latents, n_classes = design.n_latents, y_nc.shape[1]
-    share_ck, coefficient_ck = np.zeros((n_classes, n_latents)), np.zeros((n_classes, n_latents))
+    share_k, size_k, coefficient_k = (np.zeros(n_latents) for _ in range(3))
+    best_k = np.zeros(n_latents, np.int64)
     shares = np.geomspace(1.0, LEAST_SHARE, STEPS)
     steps = STEPS
     for c in range(n_classes):
         if 0 < y_nc[:, c].mean() < 1:
             path = design.path(np.ascontiguousarray(y_nc[:, c]), most, steps=steps)
-            share_ck[c], coefficient_ck[c] = path.share_k, path.coefficient_k
-            largest = np.sort(share_ck.max(axis=0))[::-1]
-            if most <= n_latents and largest[most - 1] > 0:
-                steps = int(np.count_nonzero(shares >= largest[most - 1]))
+            own_k = np.abs(path.coefficient_k)
+            # By share, then by the coefficient's size; of equals the later label, at the same rank.
+            better_k = (path.share_k > share_k) | ((path.share_k == share_k) & (own_k >= size_k))
+            share_k[better_k], size_k[better_k] = path.share_k[better_k], own_k[better_k]
+            coefficient_k[better_k], best_k[better_k] = path.coefficient_k[better_k], c
+            if most <= n_latents:
+                least = np.partition(share_k, n_latents - most)[n_latents - most]
+                steps = int(np.count_nonzero(shares >= least)) if least > 0 else STEPS
         advance(1)
-    # By share, then by the coefficient's size: labels that give a latent the same share settle it in the same way.
-    best_k = np.lexsort((np.abs(coefficient_ck), share_ck), axis=0)[-1]
-    at = best_k, np.arange(n_latents)
-    share_k, coefficient_k = share_ck[at], coefficient_ck[at]
-    order = np.lexsort((np.arange(n_latents), -np.abs(coefficient_k), -share_k))
+    order = np.lexsort((np.arange(n_latents), -size_k, -share_k))
     order = order[share_k[order] > 0][:most]
     return Ranking(order, best_k[order], share_k[order], coefficient_k[order])

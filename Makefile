@@ -2,6 +2,7 @@
 # make birds-page    a page and pictures of that table's SAEs and latents: out/cub200/page-.../index.html
 # make camvid-page   the same of street scenes with masks: CAMVID=, and MODEL=, WEIGHTS=, LAYERS= as above
 # make camvid-probes  every latent of an SAE and of baselines against every class of CamVid: CAMVID=, PROBES_WEIGHTS=
+# make device-check   that table on DEVICE=cuda and on the CPU: their differences, exit 1 where they are too large
 # make sweep         a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
 # make test           lint, types and tests; make test-slow: the longer tests
 #
@@ -49,7 +50,8 @@ digest = $(shell printf '%s' '$(1)' | sha256sum | cut -c1-8)
 option = $(if $(2),$(1) '$(2)')
 layers := $(subst $(comma), ,$(LAYERS))
 
-acts := $(OUT)/acts-$(call digest,$(abspath $(CUB)) $(MODEL) $(WEIGHTS) $(LAYERS))
+recording := $(abspath $(CUB)) $(MODEL) $(WEIGHTS) $(LAYERS)
+acts := $(OUT)/acts-$(call digest,$(recording))
 sae_options := $(SAE) $(call option,--d-sae,$(D_SAE)) $(call option,--k,$(K)) $(call option,--tokens,$(TOKENS)) \
 	$(call option,--lr,$(LR)) --seed $(SEED)
 sae_id := $(call digest,$(acts) $(sae_options))
@@ -61,7 +63,7 @@ tables := $(foreach layer,$(layers),$(call table_of,$(layer)))
 SWEEP ?= sweeps/birds.yml
 SET ?=
 
-.PHONY: help setup cub200-table birds-page camvid-page sweep test test-slow check clean
+.PHONY: help setup cub200-table device-check birds-page camvid-page sweep test test-slow check clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -108,6 +110,14 @@ $(OUT)/ap-$(table_id)-layer%.csv: $(OUT)/sae-$(sae_id)-layer%.h5 $(acts)/train/.
 	$(BIN)/score-traits --train $(acts)/train --test $(acts)/test --traits '$(CUB)' --layer=$* $(SCORERS:%=--scorer %) \
 		--scorer $< --n-train '$(N_TRAIN)' --seed $(SEED) --device $(DEVICE) --summary --out $@ 2>&1 >/dev/null \
 		| tee $@.log >&2
+
+# Both from the images on, with one seed. A GPU's sums have other roundings: benchmarks/device_chain.py says what is allowed.
+check_of = $(OUT)/device-check/$(call digest,$(recording) $(sae_options) $(SCORERS))-$(1)
+
+device-check: .venv/.installed
+	$(MAKE) cub200-table OUT='$(call check_of,reference)' DEVICE=cpu SEEDS=1 N_TRAIN=all
+	$(MAKE) cub200-table OUT='$(call check_of,$(DEVICE))' SEEDS=1 N_TRAIN=all
+	$(BIN)/python benchmarks/device_chain.py '$(call check_of,reference)' '$(call check_of,$(DEVICE))'
 
 # --- pages: what the latents mean ---------------------------------------------------------------------
 

@@ -83,6 +83,8 @@ class FakeDevice(TorchDispatchMode):
     def __enter__(self) -> FakeDevice:
         self._patches.enter_context(mock.patch("torch.autocast", _autocast))
         self._patches.enter_context(mock.patch("torch.load", _outside(torch.load)))
+        if self.kind != SHOWN:
+            self._patches.enter_context(_Renamed(self.kind))
         self._patches.enter_context(self._fake)
         return super().__enter__()
 
@@ -187,6 +189,28 @@ def _outside(work: Callable[..., Any]) -> Callable[..., Any]:
             return work(*arguments, **named)
 
     return call
+
+
+class _Renamed(TorchFunctionMode):
+    """For a device that this torch was built without, which refuses its name before it asks anybody."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.device:
+            return func(*args, **(kwargs or {}))
+        flat, form = tree_flatten((args, kwargs or {}))
+        args, kwargs = tree_unflatten([TOLD if self._is(given) else given for given in flat], form)
+        return func(*args, **kwargs)
+
+    def _is(self, given: Any) -> bool:
+        return (
+            given == self.kind
+            if isinstance(given, str)
+            else isinstance(given, torch.device) and given.type == self.kind
+        )
 
 
 class _Autocast(TorchFunctionMode):

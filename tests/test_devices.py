@@ -6,7 +6,11 @@ of which no row of the metrics table is due, nothing may make the host wait.
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fake_device import FakeDevice
@@ -18,6 +22,7 @@ from train_sae.optimizers import MuonAndAdam
 from train_sae.steps import make_step
 from train_sae.steps.plain import TorchStep
 
+DEVICE_CHAIN = Path(__file__).resolve().parents[1] / "benchmarks/device_chain.py"
 PLAIN_ACTIVATIONS = [name for name in ACTIVATIONS if "screened" not in name]
 
 
@@ -80,11 +85,54 @@ def test_training_step_is_the_cpus_and_waits_for_nothing(activation, objective, 
         np.testing.assert_allclose(state[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_evaluation_and_diagnostics_of_an_sae_are_the_cpus(fake):
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_evaluation_and_diagnostics_of_an_sae_are_the_cpus(kind):
+    """mps has no float64: a tensor of that type there raises."""
     generator = torch.Generator().manual_seed(0)
     w_ds = torch.randn(D, S, generator=generator)
-    sae = SAE(SAEConfig(D, S, "topk", 6), w_ds, torch.zeros(S), w_ds.T.contiguous(), torch.ones(D))
+    b_dec_d, mean_d = torch.ones(D), torch.arange(D) / D
+    sae = SAE(
+        SAEConfig(D, S, "topk", 6), w_ds, torch.zeros(S), w_ds.T.contiguous(), b_dec_d, None, mean_d, 2.0
+    )
     x_bd = next(batches(1))
     expected = diagnose(sae, x_bd, torch.Generator().manual_seed(1))
-    found = diagnose(sae.to(torch.device("cuda")), x_bd.to("cuda"), torch.Generator().manual_seed(1))
+    expected_f_bs = sae.folded().encode(x_bd)
+    with FakeDevice(kind):
+        there = sae.to(torch.device(kind))
+        found = diagnose(there, x_bd.to(kind), torch.Generator().manual_seed(1))
+        f_bs = there.folded().encode(x_bd.to(kind)).cpu()
     assert found == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(f_bs, expected_f_bs, rtol=1e-4, atol=1e-4)
+    if kind == "mps":
+        with FakeDevice(kind), pytest.raises(TypeError, match="no float64"):
+            x_bd.to(kind).double()
+
+
+def test_tables_of_two_devices_are_compared(tmp_path, capsys):
+    main = runpy.run_path(str(DEVICE_CHAIN))["main"]
+    rows = [
+        (7, name, 8, 0, 40, trait, 0.3, ap)
+        for name in ("random", "sae")
+        for trait, ap in (("a", 0.5), ("b", 0.7))
+    ]
+    columns = ["layer", "scorer", "n_prototypes", "seed", "n_train", "trait", "prevalence", "ap"]
+    table = pd.DataFrame(rows, columns=columns)
+
+    def compared(changes: list[float], traits: str = "abab") -> int:
+        for folder, changed in (
+            ("cpu", table),
+            ("there", table.assign(ap=table.ap + changes, trait=list(traits))),
+        ):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            changed.to_csv(tmp_path / folder / "ap-0123-layer7.csv", index=False)
+        return main([str(tmp_path / "cpu"), str(tmp_path / "there")])
+
+    assert compared([0, 0, 0, 0]) == 0
+    assert compared([0.05, -0.05, 0.05, 0]) == 0  # in the mean over traits 0, and 0.025 of what was trained
+    out = capsys.readouterr().out
+    assert "| 7 | sae | 8 | 0 | 40 | 0.6000 | 0.6250 | 0.0250 | 0.0300 |" in out
+    assert "| 7 | random | 8 | 0 | 40 | a | 0.5000 | 0.5500 | 0.0500 |" in out
+    assert compared([0.02, 0, 0, 0]) == 1
+    assert compared([0, 0, 0.08, 0]) == 1
+    assert "1 of 2 rows" in capsys.readouterr().err
+    assert compared([0, 0, 0, 0], traits="abba") == 1

@@ -28,3 +28,13 @@ def choose_device(name: str) -> torch.device:
 def exact_type(device: torch.device) -> torch.dtype:
     """The type of sums that become metrics: float64, or float32 on mps, which has no other."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """The device itself, or the CPU for mps, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def in_float64(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers as float64, on the tensor's own device where it has the type, else on the CPU."""
+    return x.to(float64_device(x.device)).double()  # in this order: mps cannot convert on the way

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from saetools.devices import in_float64
 from saetools.errors import UserError
 
 
@@ -52,7 +53,7 @@ class SAE:
         self._activate = ACTIVATIONS[config.activation]
         # (x' - b_dec) W_enc + b_enc = x (W_enc / scale) + offset: one matrix product on the raw input
         self._W_in = (W_enc / scale).contiguous() if scale != 1.0 else W_enc
-        self._offset = b_enc - ((self.mean / scale + b_dec).double() @ W_enc.double()).to(b_enc)
+        self._offset = b_enc - (in_float64(self.mean / scale + b_dec) @ in_float64(W_enc)).to(b_enc)
 
     def pre_activations(self, x_bd: torch.Tensor) -> torch.Tensor:
         """x {B, D} -> {B, S}, before the activation function."""
@@ -79,7 +80,7 @@ class SAE:
 
         W_enc / scale, b_enc, W_dec * scale, b_dec * scale + mean
         """
-        b_dec_d = (self.b_dec.double() * self.scale + self.mean.double()).float()
+        b_dec_d = (in_float64(self.b_dec) * self.scale + in_float64(self.mean)).to(self.b_dec)
         w_enc_ds, w_dec_sd = self.W_enc / self.scale, self.W_dec * self.scale
         return SAE(self.config, w_enc_ds, self.b_enc, w_dec_sd, b_dec_d, self.threshold)
 

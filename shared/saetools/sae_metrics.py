@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from saetools.devices import float64_device, in_float64
 from saetools.sae import SAE
 
 DENSE_ABOVE = 0.01  # a latent is dense where it fires on more than this share of the tokens
@@ -39,10 +40,10 @@ class SAEEvaluation:
     def add(self, sae: SAE, x_bd: torch.Tensor) -> torch.Tensor:
         """Count the tokens x {B, D}; returns their latents {B, S}."""
         f_bs = sae.encode(x_bd)
-        x64_bd = x_bd.double()
+        x64_bd = in_float64(x_bd)
         if not len(x64_bd):
             return f_bs
-        self._error_d += (sae.decode(f_bs).double() - x64_bd).square().sum(0).cpu()
+        self._error_d += (in_float64(sae.decode(f_bs)) - x64_bd).square().sum(0).cpu()
         if self._first_d is None:
             self._first_d = x64_bd[0].clone()
         y_bd = x64_bd - self._first_d
@@ -53,7 +54,7 @@ class SAEEvaluation:
         self._spread_d += away_d.square() * (before * len(x_bd) / self.n_tokens)
         self._mean_d += away_d * (len(x_bd) / self.n_tokens)
         self._fired_s += (f_bs != 0).sum(0).cpu()
-        self._value_s += f_bs.sum(0, dtype=torch.float64).cpu()
+        self._value_s += f_bs.to(float64_device(f_bs.device)).sum(0, dtype=torch.float64).cpu()
         return f_bs
 
     @property

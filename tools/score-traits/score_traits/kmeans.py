@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from saetools.cli import logger
+from saetools.devices import exact_type
 from saetools.errors import UserError
 from saetools.matmul import float32_matmul
 from saetools.scorers import Nearest
@@ -82,7 +83,7 @@ class _Step:
     def __init__(self, centroids_kd: torch.Tensor) -> None:
         k, d = centroids_kd.shape
         device = centroids_kd.device
-        exact = torch.float32 if device.type == "mps" else torch.float64
+        exact = exact_type(device)
         self._centroids_kd = centroids_kd
         self._bias_k = -centroids_kd.square().sum(1) / 2
         self._sum_kd = torch.zeros(k, d, dtype=exact, device=device)

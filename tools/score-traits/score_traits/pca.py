@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from saetools.devices import float64_device
 from saetools.errors import UserError
 from saetools.scorers import Linear
 from saetools.shard_reader import ShardSet
@@ -22,8 +23,7 @@ def fit_pca(train: ShardSet, layer: int, k: int, device: torch.device) -> Linear
         raise UserError(
             f"--scorer pca:{k}: activations of width {d_model} have that many components; ask for fewer"
         )
-    if device.type == "mps":  # it has no float64
-        device = torch.device("cpu")
+    device = float64_device(device)
     origin_d = sum_d = gram_dd = None
     n = 0
     for block_bd in token_blocks(train, layer):

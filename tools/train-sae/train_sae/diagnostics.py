@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from saetools.devices import in_float64
 from saetools.sae import SAE
 from saetools.sae_metrics import SAEEvaluation
 
@@ -33,7 +34,7 @@ def diagnose(sae: SAE, x_bd: torch.Tensor, generator: torch.Generator) -> dict[s
         "dense": found["dense"],
         "correlation": mean_correlation(f_bs, generator),
         "coherence": coherence(sae.W_dec, generator),
-        "decoder_norm": sae.W_dec.norm(dim=1).double().mean().item(),
+        "decoder_norm": in_float64(sae.W_dec.norm(dim=1)).mean().item(),
     }
 
 
@@ -44,7 +45,7 @@ def mean_correlation(f_bs: torch.Tensor, generator: torch.Generator) -> float:
     k = len(chosen)
     if k < 2:
         return 0.0
-    f_bk = f_bs[:, chosen.to(f_bs.device)].double()
+    f_bk = in_float64(f_bs[:, chosen.to(f_bs.device)])
     f_bk = torch.nn.functional.normalize(f_bk - f_bk.mean(0), dim=0)
     correlation_kk = (f_bk.T @ f_bk).abs()
     return ((correlation_kk.sum() - correlation_kk.diagonal().sum()) / (k * (k - 1))).item()

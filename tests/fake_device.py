@@ -83,6 +83,8 @@ class FakeDevice(TorchDispatchMode):
     def __enter__(self) -> FakeDevice:
         self._patches.enter_context(mock.patch("torch.autocast", _autocast))
         self._patches.enter_context(mock.patch("torch.load", _outside(torch.load)))
+        # Wrapped tensors cannot be of inference mode; no_grad computes the same.
+        self._patches.enter_context(mock.patch("torch._C._InferenceMode", lambda _on: torch.no_grad()))
         if self.kind != SHOWN:
             self._patches.enter_context(_Renamed(self.kind))
         self._patches.enter_context(self._fake)
@@ -98,14 +100,6 @@ class FakeDevice(TorchDispatchMode):
         if not any(isinstance(given, FarTensor) or self._names_it(given) for given in flat):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
-        if (
-            torch.is_inference_mode_enabled() and func._can_decompose()
-        ):  # in that mode torch has not done so yet
-            TorchDispatchMode.__enter__(self)
-            try:
-                return func.decompose(*args, **kwargs)
-            finally:
-                TorchDispatchMode.__exit__(self, None, None, None)
         shown: Any = None
         inner, named = tree_unflatten([self._shown_of(given) for given in flat], form)
         try:
@@ -214,7 +208,16 @@ class _Renamed(TorchFunctionMode):
 
 
 class _Autocast(TorchFunctionMode):
-    PRODUCTS = ("linear", "matmul", "mm", "bmm", "addmm", "conv2d", "scaled_dot_product_attention")
+    PRODUCTS = (
+        "linear",
+        "matmul",
+        "mm",
+        "bmm",
+        "addmm",
+        "conv2d",
+        "scaled_dot_product_attention",
+        "multi_head_attention_forward",
+    )
     EXACT = ("layer_norm", "softmax", "group_norm", "rms_norm")
 
     def __init__(self, dtype: torch.dtype) -> None:

@@ -181,8 +181,8 @@ class TorchStep:
                 part_bd = f_bs[:, start:stop] @ w.dec_sd[start:stop]
             x_hat_bd = x_hat_bd + part_bd.float()
             mses.append((x_hat_bd - x_bd).square().mean())
-        report = {"mse": mses[-1], "l1": settings.l1 * scale * f_bs.sum() / n, "l0": on_bs.sum() / n}
-        report["loss"] = torch.stack(mses).mean() + report["l1"]
+        l1 = settings.l1 * scale * f_bs.sum() / n
+        report = {"loss": torch.stack(mses).mean() + l1, "mse": mses[-1], "l1": l1, "l0": on_bs.sum() / n}
         if settings.l0:
             report["loss"] = report["loss"] + settings.l0 * scale * report["l0"]
         if settings.aux_k:

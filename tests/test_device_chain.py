@@ -171,23 +171,31 @@ class Stopped(Exception):
 
 
 def test_train_sae_goes_on(acts, tmp_path):
-    """Past 32 steps, where AuxK has asked again which latents may be dead; the state was saved between two askings."""
-    command = [acts[0], "--val", acts[1], *SMALL, *SAES["aux"], "--tokens", 64 * 48, "--device", "cuda"]
-    with fake_device("cuda"):
+    """The state is saved between two askings, at steps 32 and 64, for the latents that may be dead."""
+    command = [acts[0], "--val", acts[1], *SMALL, *SAES["aux"], "--tokens", 64 * 48, "--d-sae", 128,
+               "--dead-after", 2200, "--device", "cuda"]  # fmt: skip
+    step, listed = TorchStep._latents_that_may_be_dead, {}
+
+    def noted(self):
+        found = step(self)
+        listed[self.step_count] = None if found is None else found.tolist()
+        if self.step_count == stop_at:
+            raise Stopped
+        return found
+
+    with fake_device("cuda"), mock.patch.object(TorchStep, "_latents_that_may_be_dead", noted):
+        stop_at = None
         train(*command, "--out", tmp_path / "whole.h5")
-        step, n_steps = TorchStep.step, 0
-
-        def stops(*arguments, **named):
-            nonlocal n_steps
-            n_steps += 1
-            if n_steps > 40:
-                raise Stopped
-            return step(*arguments, **named)
-
-        with mock.patch.object(TorchStep, "step", stops), pytest.raises(Stopped):
+        expected, listed = listed, {}
+        stop_at = 40
+        with pytest.raises(Stopped):
             train(*command, "--checkpoint-every", 37, "--out", tmp_path / "parts.h5")
-        assert state_path(tmp_path / "parts.h5").exists()
+        with h5py.File(state_path(tmp_path / "parts.h5")) as state:
+            assert state["step/may_be_dead"][:].tolist() == expected[37]
+        stop_at, listed = None, {}
         train(*command, "--checkpoint-every", 37, "--out", tmp_path / "parts.h5")
+    assert 0 < len(expected[37]) < 128
+    assert listed == {step: found for step, found in expected.items() if step >= 37}
     with h5py.File(tmp_path / "whole.h5") as whole, h5py.File(tmp_path / "parts.h5") as parts:
         for name in whole:
             np.testing.assert_array_equal(parts[name], whole[name], err_msg=name)

@@ -93,9 +93,13 @@ def load_state(out: Path, settings: Mapping[str, Any]) -> tuple[TrainingState, l
     return state, shards
 
 
-def check_shards(out: Path, before: Sequence[str], now: Sequence[str]) -> None:
-    """Raise UserError unless the shards of a resumed run are, in order, those it had read before."""
-    if list(now[: len(before)]) != list(before):
+def check_shards(out: Path, before: Sequence[str], now: Sequence[str], *, all_arrived: bool) -> None:
+    """Raise UserError unless the shards of a resumed run are, in order, those it had read before.
+
+    Of shards that arrive through a pipe, only those that have come by now are compared.
+    """
+    n = len(before) if all_arrived else min(len(before), len(now))
+    if list(now[:n]) != list(before[:n]):
         raise UserError(
             f"{state_path(out)}: an unfinished run on other shards, or in another order;"
             " run the same command as before, choose another --out, or remove this file"

@@ -85,12 +85,15 @@ def train(runs: Sequence[Run], around: Surroundings) -> list[Trainer]:
         if found is None:
             trainer.begin(stream.sample(shared.seed))
         else:
-            check_shards(trainer.run.out, found[1], source.identities())
+            _check_shards(trainer, found[1], source)
             trainer.resume(found[0])
             logger.info("%s: goes on after step %d", trainer.run.out, trainer.n_done)
     try:
         _run(trainers, stream, source, around, skip)
         source.all_shards()
+        for trainer, found in states.items():
+            if found is not None:  # those that had not arrived again when it went on
+                _check_shards(trainer, found[1], source)
     except IncompleteShards:  # what has been learnt is what an unbroken pipe would have given up to here
         if around.checkpoint_every:
             _save(trainers, source, around.ranks)
@@ -167,6 +170,10 @@ def _save(trainers: Sequence[Trainer], source: ShardSource, ranks: Ranks) -> Non
     if ranks.rank == 0:
         for trainer in trainers:
             save_state(trainer.run.out, trainer.state(), _identity(trainer, source), source.identities())
+
+
+def _check_shards(trainer: Trainer, before: Sequence[str], source: ShardSource) -> None:
+    check_shards(trainer.run.out, before, source.identities(), all_arrived=source.all_arrived)
 
 
 def _identity(trainer: Trainer, source: ShardSource) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 # make cub200-table   everything from nothing to the trait table (see README.md for CUB=, MODEL=, ...)
+# make cub200-choice  settings of its SAEs side by side, on a validation part of the training images
 # make birds-page    a page and pictures of that table's SAEs and latents: out/cub200/page-.../index.html
 # make camvid-page   the same of street scenes with masks: CAMVID=, and MODEL=, WEIGHTS=, LAYERS= as above
 # make camvid-probes  every latent of an SAE and of baselines against every class of CamVid: CAMVID=, PROBES_WEIGHTS=
@@ -25,38 +26,44 @@ ifndef MODEL
 MODEL := timm/test_vit2
 WEIGHTS ?= examples/birds/vit.safetensors
 LAYERS ?= 7
-# Dense from the start: on the drawn birds, seen by a model of random weights, such an SAE detects more.
+# Chosen by `make cub200-choice` on validation images: docs/controls.md.
 SAE ?= --d-sae 1024 --activation relu --l1 3e-2 --start-l0 0 --tokens 600k
 else ifndef LAYERS
 $(error MODEL=$(MODEL) needs LAYERS=L,L,... too: 0 is the first block)
 endif
+# Any other options of dump-acts: DUMP='--mean 0.5,0.5,0.5 --std 0.5,0.5,0.5'
+DUMP ?=
 OUT ?= out/cub200
 DEVICE ?= auto
+# Whatever is drawn at random is drawn with SEEDS seeds, from SEED on.
 SEED ?= 0
+SEEDS ?= 3
 
-# ... the SAEs, one per layer: any options of train-sae in SAE, these go before (empty: its own default) ...
+# ... the SAEs, one per layer and seed: any options of train-sae in SAE, these go before (empty: its own default) ...
 SAE ?= --d-sae 2048 --k 16 --tokens 2M
 D_SAE ?=
 K ?=
 TOKENS ?=
 LR ?=
 
-# ... and what is compared.
-SCORERS ?= const random:128 random:512 random:2048
-N_TRAIN ?= 16,64,256,all
+# ... and what they are compared with, beside their own untrained starts.
+SCORERS ?= const units-both pca-both:64 random:1024 random-centred:1024 kmeans:1024 linear
+N_TRAIN ?= 16,64,all
 
 comma := ,
 digest = $(shell printf '%s' '$(1)' | sha256sum | cut -c1-8)
 option = $(if $(2),$(1) '$(2)')
 layers := $(subst $(comma), ,$(LAYERS))
 
-recording := $(abspath $(CUB)) $(MODEL) $(WEIGHTS) $(LAYERS)
+seeds := $(shell seq -s , $(SEED) $$(($(SEED) + $(SEEDS) - 1)))
+recording := $(abspath $(CUB)) $(MODEL) $(WEIGHTS) $(LAYERS) $(DUMP)
 acts := $(OUT)/acts-$(call digest,$(recording))
 sae_options := $(SAE) $(call option,--d-sae,$(D_SAE)) $(call option,--k,$(K)) $(call option,--tokens,$(TOKENS)) \
-	$(call option,--lr,$(LR)) --seed $(SEED)
-sae_id := $(call digest,$(acts) $(sae_options))
+	$(call option,--lr,$(LR))
+sae_id := $(call digest,$(acts) $(sae_options) $(seeds))
 table_id := $(call digest,$(sae_id) $(SCORERS) $(N_TRAIN))
-sae_of = $(OUT)/sae-$(sae_id)-layer$(1).h5
+# In the folder of a layer's SAEs, one file for each seed; score-traits takes them all by this name.
+each_seed := seed={seed}.h5
 table_of = $(OUT)/ap-$(table_id)-layer$(1).csv
 tables := $(foreach layer,$(layers),$(call table_of,$(layer)))
 
@@ -99,20 +106,50 @@ data/birds/images.txt: $(wildcard examples/birds/*.py) | .venv/.installed
 
 $(acts)/%/.complete: $(CUB)/images.txt $(WEIGHTS) | .venv/.installed
 	$(BIN)/dump-acts '$(CUB)' --split $* --out $(@D) --model '$(MODEL)' $(call option,--weights,$(WEIGHTS)) \
-		--layers='$(LAYERS)' --device $(DEVICE) >/dev/null
+		--layers='$(LAYERS)' $(DUMP) --device $(DEVICE) >/dev/null
 	touch $@
 
-$(OUT)/sae-$(sae_id)-layer%.h5: $(acts)/train/.complete $(acts)/test/.complete
-	$(BIN)/train-sae $(acts)/train --val $(acts)/test --layer=$* --out $@ $(sae_options) \
+$(OUT)/sae-$(sae_id)-layer%/.complete: $(acts)/train/.complete $(acts)/test/.complete
+	$(BIN)/train-sae $(acts)/train --val $(acts)/test --layer=$* --out $(@D) $(sae_options) --grid 'seed=$(seeds)' \
 		--device $(DEVICE) >/dev/null
+	touch $@
 
-$(OUT)/ap-$(table_id)-layer%.csv: $(OUT)/sae-$(sae_id)-layer%.h5 $(acts)/train/.complete $(acts)/test/.complete
+$(OUT)/ap-$(table_id)-layer%.csv: $(OUT)/sae-$(sae_id)-layer%/.complete
 	$(BIN)/score-traits --train $(acts)/train --test $(acts)/test --traits '$(CUB)' --layer=$* $(SCORERS:%=--scorer %) \
-		--scorer $< --n-train '$(N_TRAIN)' --seed $(SEED) --device $(DEVICE) --summary --out $@ 2>&1 >/dev/null \
-		| tee $@.log >&2
+		--scorer 'untrained:$(<D)/$(each_seed)' --scorer '$(<D)/$(each_seed)' --n-train '$(N_TRAIN)' --seed $(SEED) \
+		--repeats $(SEEDS) --device $(DEVICE) --summary --out $@ 2>&1 >/dev/null | tee $@.log >&2
+
+# --- choosing settings: images of train are cut in two, those of test are not looked at -----------------
+
+VALIDATION ?= 0.2
+TOPK_GRID ?= objective=mse,matryoshka k=8,16,32 d_sae=1024
+RELU_GRID ?= l1=1e-2,3e-2,1e-1 start_l0=0,32 d_sae=1024
+CHOICE_TOKENS ?= 600k
+
+parts := $(OUT)/parts-$(call digest,$(recording) $(VALIDATION))
+choice_id := $(call digest,$(parts) $(TOPK_GRID) $(RELU_GRID) $(CHOICE_TOKENS) $(seeds))
+
+.PHONY: cub200-choice
+cub200-choice: $(layers:%=$(OUT)/choice-$(choice_id)-layer%/ap.csv)
+	@for table in $^; do $(BIN)/collect-runs $$table --by layer,activation,checkpoint --sort=-map \
+		--columns map,map_sd,l0,nmse,nmse_standardized --format markdown 2>/dev/null; done
+
+$(parts)/%/.complete: $(CUB)/images.txt $(WEIGHTS) | .venv/.installed
+	$(BIN)/dump-acts '$(CUB)' --split $* --split-validation $(VALIDATION) --out $(@D) --model '$(MODEL)' \
+		$(call option,--weights,$(WEIGHTS)) --layers='$(LAYERS)' $(DUMP) --device $(DEVICE) >/dev/null
+	touch $@
+
+$(OUT)/choice-$(choice_id)-layer%/ap.csv: $(parts)/train/.complete $(parts)/validation/.complete
+	train() { $(BIN)/train-sae $(parts)/train --val $(parts)/validation --layer=$* --tokens $(CHOICE_TOKENS) \
+		--device $(DEVICE) "$$@" >/dev/null; }; \
+	train --activation topk --out $(@D)/topk --grid 'seed=$(seeds) $(TOPK_GRID)'; \
+	train --activation relu --out $(@D)/relu --grid 'seed=$(seeds) $(RELU_GRID)'; \
+	scorers=$$(printf -- '--scorer=%s\n' $(@D)/*/seed=$(SEED)_*.h5 | sed 's/seed=$(SEED)_/seed={seed}_/'); \
+	$(BIN)/score-traits --train $(parts)/train --test $(parts)/validation --traits '$(CUB)' --layer=$* $$scorers \
+		--seed $(SEED) --repeats $(SEEDS) --device $(DEVICE) --out $@ >/dev/null
 
 # Both from the images on, with one seed. A GPU's sums have other roundings: benchmarks/device_chain.py says what is allowed.
-check_of = $(OUT)/device-check/$(call digest,$(recording) $(sae_options) $(SCORERS))-$(1)
+check_of = $(OUT)/device-check/$(call digest,$(recording) $(sae_options) $(SCORERS) $(SEED))-$(1)
 
 device-check: .venv/.installed
 	$(MAKE) cub200-table OUT='$(call check_of,reference)' DEVICE=cpu SEEDS=1 N_TRAIN=all
@@ -128,12 +165,12 @@ visuals_id := $(call digest,$(table_id) $(BY))
 birds-page: $(layers:%=$(OUT)/page-$(visuals_id)-layer%/index.html) $(layers:%=$(OUT)/pictures-$(visuals_id)-layer%/index.csv)
 	@printf '%s\n' $^
 
-$(OUT)/latents-$(sae_id)-layer%/.complete: $(OUT)/sae-$(sae_id)-layer%.h5 $(acts)/test/.complete
-	$(BIN)/encode-acts $(acts)/test --layer=$* --scorer $< --out $(@D) --device $(DEVICE) >/dev/null
+$(OUT)/latents-$(sae_id)-layer%/.complete: $(OUT)/sae-$(sae_id)-layer%/.complete $(acts)/test/.complete
+	$(BIN)/encode-acts $(acts)/test --layer=$* --scorer $(<D)/seed=$(SEED).h5 --out $(@D) --device $(DEVICE) >/dev/null
 	touch $@
 
 $(OUT)/page-$(visuals_id)-layer%/index.html: $(OUT)/latents-$(sae_id)-layer%/.complete $(OUT)/ap-$(table_id)-layer%.csv
-	$(BIN)/render-visuals page $(<D) --images '$(CUB)' --scorer $(OUT)/sae-$(sae_id)-layer$*.h5 \
+	$(BIN)/render-visuals page $(<D) --images '$(CUB)' --scorer $(OUT)/sae-$(sae_id)-layer$*/seed=$(SEED).h5 \
 		--table $(OUT)/ap-$(table_id)-layer$*.csv --by '$(BY)' --out $(@D) >/dev/null
 
 $(OUT)/pictures-$(visuals_id)-layer%/index.csv: $(OUT)/latents-$(sae_id)-layer%/.complete

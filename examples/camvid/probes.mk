@@ -1,7 +1,7 @@
 # Part of the Makefile. Tokens of CamVid -> SAEs -> latents -> probes -> a table on stdout, with baselines beside the SAEs:
 #   make camvid-probes CAMVID=/data/camvid PROBES_WEIGHTS=/data/vit_tiny_patch16_224.safetensors
 # Settings are chosen on validation frames (PROBES_TEST=validation); the test frames come once, for what was chosen. Each row with
-# a seed is a mean over SEEDS. CAMVID holds images/SPLIT/*.jpg and annotations/SPLIT/*.png, whose value 11 is no class.
+# a seed is a mean over SEEDS seeds. CAMVID holds images/SPLIT/*.jpg and annotations/SPLIT/*.png, whose value 11 is no class.
 # docs/probes.md has the table.
 
 CAMVID ?= data/camvid
@@ -16,23 +16,22 @@ PROBES_SAE ?= --d-sae 1024 --k 16 --objective matryoshka --tokens 1M
 PROBES_BASELINES ?= random:1024 random-centred:1024 kmeans:1024 pca:192
 # coverage@TAU must lie above the share of the commonest class, which a constant reaches (road: 0.31).
 PROBES_TAU ?= 0.5
-SEEDS ?= 0 1 2
 
-probes_comma := ,
+probes_seeds := $(subst $(comma), ,$(seeds))
 probes_acts := out/camvid-probes/acts-$(call digest,$(abspath $(CAMVID)) $(PROBES_MODEL) $(PROBES_WEIGHTS) $(PROBES_DUMP) $(PROBES_LAYER))
 probes_out := out/camvid-probes/$(call digest,$(probes_acts) $(PROBES_TRAIN) $(PROBES_VALIDATION) $(PROBES_SAE) $(PROBES_BASELINES))
 probes_tables := $(probes_out)/probes-$(PROBES_TEST)-$(PROBES_TAU)
 probes_kinds := $(foreach baseline,$(PROBES_BASELINES),$(firstword $(subst :, ,$(baseline))))
 # What is drawn at random has a row for each seed; components and units are the same for all.
 probes_seeded := sae untrained $(filter-out pca,$(probes_kinds))
-probes_names := $(foreach kind,$(probes_seeded),$(SEEDS:%=$(kind)-seed%)) units $(filter pca,$(probes_kinds))
+probes_names := $(foreach kind,$(probes_seeded),$(probes_seeds:%=$(kind)-seed%)) units $(filter pca,$(probes_kinds))
 # What is kept: of scores of both signs all; latents of SAEs and of k-means are 0 where there is nothing.
 probes_keep = $(if $(filter sae-% untrained-% kmeans-%,$(1)),,--threshold=-inf)
 
 .PHONY: camvid-probes
 camvid-probes: $(probes_names:%=$(probes_tables)/%/.complete)
 	@$(BIN)/collect-runs $(probes_names:%=$(probes_tables)/%/summary.csv) --by scorer,n_latents --sort=-map --format markdown \
-		--columns 'runs,r,map,$(if $(word 2,$(SEEDS)),map_sd$(probes_comma))f1,purity@16,purity@16_n,purity@16_all,purity@16_all_n,coverage@$(PROBES_TAU)'
+		--columns 'runs,r,map,$(if $(word 2,$(probes_seeds)),map_sd$(comma))f1,purity@16,purity@16_n,purity@16_all,purity@16_all_n,coverage@$(PROBES_TAU)'
 
 $(probes_acts)/%/.complete: | .venv/.installed
 	$(BIN)/dump-acts '$(CAMVID)' --split $* --out $(@D) --model '$(PROBES_MODEL)' --layers=$(PROBES_LAYER) \
@@ -58,10 +57,10 @@ $(probes_out)/fitted-seed%/.complete: $(probes_splits)
 
 # The scorer of a row KIND-seedN, or KIND: a file that train-sae or score-traits wrote, or the name units.
 $(probes_tables)/%/.complete: $(probes_acts)/$(PROBES_TEST)/.complete \
-		$(SEEDS:%=$(probes_out)/sae-seed%.h5) $(SEEDS:%=$(probes_out)/untrained-seed%.h5) $(SEEDS:%=$(probes_out)/fitted-seed%/.complete)
+		$(probes_seeds:%=$(probes_out)/sae-seed%.h5) $(probes_seeds:%=$(probes_out)/untrained-seed%.h5) $(probes_seeds:%=$(probes_out)/fitted-seed%/.complete)
 	name=$*; seed=$${name##*-seed}; kind=$${name%-seed*}; scorer=units; \
 	for file in $(probes_out)/$$name.h5 $(probes_out)/fitted-seed$$seed/*-$$kind-[0-9]*-seed$$seed.h5 \
-			$(probes_out)/fitted-seed$(firstword $(SEEDS))/*-$$name-[0-9]*.h5; do \
+			$(probes_out)/fitted-seed$(firstword $(probes_seeds))/*-$$name-[0-9]*.h5; do \
 		if [ -e "$$file" ]; then scorer=$$file; break; fi; \
 	done; \
 	if [ "$$scorer" = units ] && [ "$$name" != units ]; then echo "$(probes_out): it holds no scorer $$name" >&2; exit 1; fi; \

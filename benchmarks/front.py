@@ -130,10 +130,9 @@ class Bench:
         kept = self.folder / "evaluated" / part / f"{run.name}.json"
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            tokens_nd = torch.from_numpy(np.load(self.stored(part))).float()
             path = run.path(self.folder)
-            sae = read_ours(path) if run.library == OURS else read_peer(path, tokens_nd)
-            kept.write_text(json.dumps(metrics(sae, tokens_nd)))
+            sae = read_ours(path) if run.library == OURS else read_peer(path, self._tokens("validation"))
+            kept.write_text(json.dumps(metrics(sae, self._tokens(part))))
         return json.loads(kept.read_text())
 
     def stored(self, part: str) -> Path:
@@ -143,6 +142,9 @@ class Bench:
             blocks = all_blocks(open_shards([getattr(self.args, part)]).shards, self.args.layer, ())
             np.save(path, np.concatenate([block.read().numpy() for block in blocks]))
         return path
+
+    def _tokens(self, part: str) -> torch.Tensor:
+        return torch.from_numpy(np.load(self.stored(part))).float()
 
     def _stream(self, batch_size: int, seed: int) -> Path:
         """The tokens in the order in which train-sae takes them."""
@@ -202,7 +204,7 @@ def read_ours(path: Path) -> SAE:
 
 
 def read_peer(path: Path, tokens_nd: torch.Tensor) -> SAE:
-    """The SAE as we would use it; its reconstructions are compared with the library's own."""
+    """The SAE as we would use it; its reconstructions of validation tokens are compared with the library's own."""
     arrays = {name: torch.from_numpy(value) for name, value in np.load(path).items()}
     w_enc, b_enc, w_dec, b_dec = (
         arrays[name].float().contiguous() for name in ("W_enc", "b_enc", "W_dec", "b_dec")

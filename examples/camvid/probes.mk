@@ -12,7 +12,7 @@ PROBES_LAYER ?= 11
 PROBES_TRAIN ?= training
 PROBES_VALIDATION ?= validation
 PROBES_TEST ?= test
-PROBES_SAE ?= --d-sae 1024 --k 16 --objective matryoshka --tokens 1M
+PROBES_SAE ?= --d-sae 1024 --k 32 --objective matryoshka --tokens 500k
 PROBES_BASELINES ?= random:1024 random-centred:1024 kmeans:1024 pca:192
 # coverage@TAU must lie above the share of the commonest class, which a constant reaches (road: 0.31).
 PROBES_TAU ?= 0.5

@@ -5,17 +5,14 @@
 
 | latents | labels | a ranking before | a ranking now | ratio | right before | right now | labels + shuffles now |
 |---:|---:|---:|---:|---:|---:|---:|---:|
-| 2,048 | 1 | 69 ms | 20 ms | 3.5 | 15 of 21 | 21 of 21 | 2.0 s |
-| 2,048 | 10 | 350 ms | 98 ms | 3.6 | 19 of 21 | 21 of 21 | 9.9 s |
-| 4,096 | 1 | 113 ms | 29 ms | 3.9 | 19 of 21 | 21 of 21 | 2.9 s |
-| 4,096 | 10 | 662 ms | 148 ms | 4.5 | 19 of 21 | 20 of 21 | 14.9 s |
+| 2,048 | 1 | 51 ms | 17 ms | 3.1 | 15 of 21 | 21 of 21 | 1.5 s |
+| 2,048 | 10 | 249 ms | 78 ms | 3.2 | 19 of 21 | 21 of 21 | 7.0 s |
+| 4,096 | 1 | 63 ms | 19 ms | 3.3 | 19 of 21 | 21 of 21 | 1.8 s |
+| 4,096 | 10 | 459 ms | 123 ms | 3.7 | 19 of 21 | 20 of 21 | 11.0 s |
 
-Processor time of one thread, beside other work on 2 cores; the shuffles of a run are spread over --threads. The plain
-path ranks the labels and the first 20 shuffles; the labels take longer than a shuffle and are 1 of 21 there, 1 of 101
-now, so in these figures, made before both were timed on the same 21, the ratio is somewhat too high. "Right": of
-these rankings, those equal to the plain path's at a tolerance of 1e-16; the others swap neighbours, or so it was where
-they were looked at. Whole paths, which do not stop where the labels before have enough latents, are checked to rank
-the labels the same.
+Processor time of one thread on a 2-core AMD EPYC with little else to do; the shuffles of a run are spread over --threads. Both rank the
+labels and the first 20 shuffles. "Right": of these rankings, those equal to the plain path's at a tolerance of 1e-16.
+Whole paths, which do not stop where the labels before have enough latents, are checked to rank the labels the same.
 """
 
 from __future__ import annotations

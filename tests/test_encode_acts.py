@@ -228,6 +228,23 @@ def test_a_second_run_encodes_only_what_is_missing(tool: Tool, shards: Path, tmp
     assert "other settings: scorer" in error_lines(done)
 
 
+def test_a_list_of_shards_that_ends_early_is_no_success(tool: Tool, shards: Path, tmp_path: Path) -> None:
+    """dump-acts was stopped: what came is encoded, the exit code is 1, and the same command encodes the rest."""
+    command = [
+        "encode-acts",
+        "-",
+        "--scorer",
+        save(tmp_path / "s.h5", make_sae("topk")),
+        "--out",
+        tmp_path / "out",
+    ]
+    paths = [str(path) for path in sorted(shards.iterdir())]
+    broken = tool(*command, stdin="\n".join(paths[:1]), code=1)
+    assert f"only 1 of {len(paths)} shards were given" in error_lines(broken)
+    assert broken.stdout.split() == [str(tmp_path / "out" / "latents-000000.npz")]
+    assert len(tool(*command, stdin="\n".join(paths)).stdout.split()) == len(paths)
+
+
 def test_units_are_the_activations(shards: Path, acts: np.ndarray, tmp_path: Path) -> None:
     encode_acts(shards, "--scorer", "units", "--out", tmp_path / "out", "--threshold=-inf")
     np.testing.assert_array_equal(dense(tmp_path / "out"), acts.reshape(-1, 16))

@@ -62,8 +62,8 @@ def rows_of_scorer(
             here = here[[isinstance(one, str) and Path(one).name == file.name for one in here["checkpoint"]]]
         if here["checkpoint"].nunique(dropna=False) != 1:
             raise UserError(
-                f"{path}: it holds several scorers of this kind and size; give a table of one, or with --scorer the"
-                " file that its column checkpoint names"
+                f"{path}: it holds several scorers of this kind and size; give a table of one, or score the file"
+                " again with score-traits: the new table says which rows are whose"
             )
     return here
 

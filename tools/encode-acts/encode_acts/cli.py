@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from saetools.cli import DeviceOption, VerboseOption, VersionOption, logger, new_app, run, write_line
 from saetools.errors import UsageError
-from saetools.paths import iterate_paths
+from saetools.paths import iterate_paths, reads_stdin
 from saetools.slices import parse_slice
 
 app = new_app()
@@ -59,17 +60,25 @@ def encode_acts(
     from encode_acts.encoding import EncodingSettings, encode_shards
     from encode_acts.scorer_choice import choose_scorer
     from saetools.devices import choose_device
-    from saetools.shard_reader import iterate_shards
+    from saetools.shard_reader import Shard, check_complete, iterate_shards
 
     found = choose_scorer(scorer)
     found.check_what_is_kept(threshold, top)
     settings = EncodingSettings(layer, threshold if threshold > -math.inf else None, top, dtype)
-    shards = iterate_shards(iterate_paths(acts or [], "activation shards"))
-    mine = (shard for shard in shards if part.takes(shard.header.shard_index))
+    came: list[Shard] = []
+
+    def arriving() -> Iterator[Shard]:
+        for shard in iterate_shards(iterate_paths(acts or [], "activation shards")):
+            came.append(shard)
+            if part.takes(shard.header.shard_index):
+                yield shard
+
     n_files = 0
-    for path in encode_shards(mine, found, out, settings, choose_device(device)):
+    for path in encode_shards(arriving(), found, out, settings, choose_device(device)):
         write_line(str(path))
         n_files += 1
+    if came and reads_stdin(acts or []):  # whoever wrote the paths may have failed
+        check_complete(came, "run the same command again to encode the rest")
     if not n_files:
         logger.info("--slice %s: there are fewer shards than slices; this one has nothing to do", part)
 

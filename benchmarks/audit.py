@@ -10,9 +10,9 @@
 | 4,096 | 1 | 63 ms | 19 ms | 3.3 | 19 of 21 | 21 of 21 | 1.8 s |
 | 4,096 | 10 | 459 ms | 123 ms | 3.7 | 19 of 21 | 20 of 21 | 11.0 s |
 
-Processor time of one thread on a 2-core AMD EPYC with little else to do; the shuffles of a run are spread over --threads. Both rank the
-labels and the first 20 shuffles. "Right": of these rankings, those equal to the plain path's at a tolerance of 1e-16.
-Whole paths, which do not stop where the labels before have enough latents, are checked to rank the labels the same.
+Processor time of one thread of a 2-core AMD EPYC; the shuffles of a run are spread over --threads. Both rank the labels
+and the first 20 shuffles. "Right": of these rankings, those equal to the plain path's at a tolerance of 1e-16. Whole
+paths, which do not stop where the labels before have enough latents, are checked to rank the labels the same.
 """
 
 from __future__ import annotations

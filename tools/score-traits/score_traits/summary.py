@@ -73,6 +73,8 @@ def render_summary(summary: pd.DataFrame) -> str:
             "null_map_95": "null 95%",
         }
     )
+    if "sd" in shown:  # as many digits as the mean that it stands beside
+        shown["sd"] = shown["sd"].round(3)
     return _render(shown)
 
 

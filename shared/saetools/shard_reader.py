@@ -230,24 +230,43 @@ class IncompleteShards(UserError):
     """Shards that belong to those that were given are missing."""
 
 
-def count_shards(shards: Iterable[Shard]) -> tuple[int, int]:
-    """How many these are, and how many their recordings consist of."""
-    given: dict[tuple[int, int, str], set[int]] = {}
-    for shard in shards:
+class GivenShards:
+    """Counts the shards that were given, against their recordings'; it keeps none of them."""
+
+    def __init__(self, shards: Iterable[Shard] = ()) -> None:
+        self._numbers: dict[tuple[int, int, str], set[int]] = {}  # of each recording
+        self._folder: Path | None = None  # of the first shard
+        for shard in shards:
+            self.add(shard)
+
+    def add(self, shard: Shard) -> None:
         header = shard.header
         recording = header.n_shards, header.n_examples_total, canonical_json(shard.provenance.settings)
-        given.setdefault(recording, set()).add(header.shard_index)
-    return sum(map(len, given.values())), sum(n_shards for n_shards, *_ in given)
+        self._numbers.setdefault(recording, set()).add(header.shard_index)
+        self._folder = self._folder or shard.path.parent
+
+    def count(self) -> tuple[int, int]:
+        """How many these are, and how many their recordings consist of."""
+        return sum(map(len, self._numbers.values())), sum(n_shards for n_shards, *_ in self._numbers)
+
+    def check_complete(self, remedy: str) -> None:
+        """Raise IncompleteShards, ending with `remedy`, where some of their recordings' shards are missing."""
+        n_given, n_whole = self.count()
+        if n_given < n_whole:
+            raise IncompleteShards(
+                f"{self._folder}: only {n_given} of {n_whole} shards were given, of recordings that have the"
+                f" others too; {remedy}"
+            )
 
 
-def check_complete(shards: Sequence[Shard], remedy: str) -> None:
+def count_shards(shards: Iterable[Shard]) -> tuple[int, int]:
+    """How many these are, and how many their recordings consist of."""
+    return GivenShards(shards).count()
+
+
+def check_complete(shards: Iterable[Shard], remedy: str) -> None:
     """Raise IncompleteShards, ending with `remedy`, where some of their recordings' shards are missing."""
-    n_given, n_whole = count_shards(shards)
-    if n_given < n_whole:
-        raise IncompleteShards(
-            f"{shards[0].path.parent}: only {n_given} of {n_whole} shards were given, of recordings that have the"
-            f" others too; {remedy}"
-        )
+    GivenShards(shards).check_complete(remedy)
 
 
 def open_shards(paths: Iterable[Path], *, allow_incomplete: bool = False) -> ShardSet:

@@ -60,16 +60,16 @@ def encode_acts(
     from encode_acts.encoding import EncodingSettings, encode_shards
     from encode_acts.scorer_choice import choose_scorer
     from saetools.devices import choose_device
-    from saetools.shard_reader import Shard, check_complete, iterate_shards
+    from saetools.shard_reader import GivenShards, Shard, iterate_shards
 
     found = choose_scorer(scorer)
     found.check_what_is_kept(threshold, top)
     settings = EncodingSettings(layer, threshold if threshold > -math.inf else None, top, dtype)
-    came: list[Shard] = []
+    came = GivenShards()
 
     def arriving() -> Iterator[Shard]:
         for shard in iterate_shards(iterate_paths(acts or [], "activation shards")):
-            came.append(shard)
+            came.add(shard)
             if part.takes(shard.header.shard_index):
                 yield shard
 
@@ -77,8 +77,8 @@ def encode_acts(
     for path in encode_shards(arriving(), found, out, settings, choose_device(device)):
         write_line(str(path))
         n_files += 1
-    if came and reads_stdin(acts or []):  # whoever wrote the paths may have failed
-        check_complete(came, "run the same command again to encode the rest")
+    if reads_stdin(acts or []):  # whoever wrote the paths may have failed
+        came.check_complete("run the same command again to encode the rest")
     if not n_files:
         logger.info("--slice %s: there are fewer shards than slices; this one has nothing to do", part)
 

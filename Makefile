@@ -226,7 +226,7 @@ test: check
 test-slow: .venv/.installed-saelens
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 	.venv/saelens/bin/python -c 'import sae_lens'
-	.venv/saelens/bin/python -m pytest tests/test_convert_sae.py -k real_saelens
+	.venv/saelens/bin/python -m pytest tests/convert_sae/test_command.py -k real_saelens
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from scipy import sparse
 
 from audit_latents.l1_path import LEAST_SHARE, STEPS, Design, Path
 from audit_latents.proposals import rank
-from saetools.latent_block import Latents
+from saetools.latents.block import Latents
 
 
 def latents(rng: np.random.Generator, n: int, k: int) -> tuple[Latents, np.ndarray]:

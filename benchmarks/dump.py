@@ -24,11 +24,11 @@ from pathlib import Path
 import torch
 
 from dump_acts.decoding import Decoding, decode
-from dump_acts.image_sets import ImageSet, list_images
 from dump_acts.plan import Contents, Plan, default_images_per_shard
 from dump_acts.recording import RunSettings, record
-from dump_acts.vision_models import VisionModel, load_model, outline_model
-from saetools.slices import WHOLE
+from saetools.cli.slices import WHOLE
+from saetools.vision.image_sets import ImageSet, list_images
+from saetools.vision.models import VisionModel, load_model, outline_model
 
 MODEL = "timm/vit_tiny_patch16_224"
 HALF = [0.5, 0.5, 0.5]

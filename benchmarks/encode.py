@@ -24,12 +24,13 @@ from scipy import sparse
 
 from encode_acts.encoder import Encoder
 from encode_acts.triangle import Triangle
-from saetools.latents_layout import LATENTS, LatentsHeader
-from saetools.latents_writer import new_latents
-from saetools.matmul import float32_matmul
-from saetools.provenance import Provenance
-from saetools.sae import SAE, SAEConfig
-from saetools.shard_layout import Examples
+from saetools.compute.matmul import float32_matmul
+from saetools.files.formats import LATENTS
+from saetools.files.provenance import Provenance
+from saetools.latents.header import LatentsHeader
+from saetools.latents.writer import new_latents
+from saetools.scorers.sae import SAE, SAEConfig
+from saetools.shards.header import Examples
 
 CPU = torch.device("cpu")
 CASES = [  # activation, D, S, k

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from saetools.provenance import Provenance
-from saetools.shard_layout import SHARDS, Examples, ShardHeader, shard_name
-from saetools.shard_reader import ShardSet, open_shards
-from saetools.shard_writer import new_shard
+from saetools.files.formats import SHARDS
+from saetools.files.provenance import Provenance
+from saetools.shards.header import Examples, ShardHeader, shard_name
+from saetools.shards.reader import ShardSet, open_shards
+from saetools.shards.writer import new_shard
 from score_traits.kmeans import fit_kmeans
 from score_traits.pca import fit_pca
 from score_traits.random_patches import token_blocks

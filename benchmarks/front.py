@@ -8,8 +8,8 @@ Every trainer gets the same tokens in the same order (train-sae's), the same bat
 far as it can (how: benchmarks/front_peers.py), and else its own defaults. At every k it is given three learning
 rates a factor of 2 apart; where the best is the first or the last, the next beyond is tried too. The best has the
 least NMSE on --validation. Its setting is trained with three seeds (of the start and of the order of tokens), and only
-these are evaluated on --test, by one definition (`saetools.sae_metrics`), each as its library would use it. Printed are
-NMSE on --validation by rate after every round, and the table of the chosen settings at the end.
+these are evaluated on --test, by one definition (`saetools.scorers.evaluation`), each as its library would use it.
+Printed are NMSE on --validation by rate after every round, and the table of the chosen settings at the end.
 
 What is in --folder already is not trained again. An SAE of D = 192, S = 512 on 250k tokens takes another library 15 to
 30 seconds of one core, so each k takes about eight minutes, and importing the libraries two more.
@@ -34,14 +34,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from saetools.matmul import float32_precision
-from saetools.paths import iterate_paths
-from saetools.quantities import parse_count
-from saetools.sae import SAE, SAEConfig
-from saetools.sae_metrics import SAEEvaluation
-from saetools.scorer_file import load_scorer
-from saetools.shard_reader import open_shards
-from saetools.token_source import ShardSource, all_blocks
+from saetools.cli.paths import iterate_paths
+from saetools.cli.quantities import parse_count
+from saetools.compute.matmul import float32_precision
+from saetools.scorers.evaluation import SAEEvaluation
+from saetools.scorers.file import load_scorer
+from saetools.scorers.sae import SAE, SAEConfig
+from saetools.shards.reader import open_shards
+from saetools.shards.token_source import ShardSource, all_blocks
 from train_sae.stream import TokenStream
 
 POOL_BYTES = 2_000_000_000  # train-sae's default, so that the order of tokens is its own

@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 
 from fit_probes.problem import DEFAULT_RIDGE, SEPARABLE_RIDGE, Labels, ProbeFit, ProbeFlag
 from fit_probes.solver import fit_probes
-from saetools.latent_block import Latents
+from saetools.latents.block import Latents
 
 Ids = npt.NDArray[np.int64]
 

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
 
-from saetools.average_precision import average_precision, best_prototypes
-from saetools.matmul import float32_precision
-from saetools.pooling import pool_scores
-from saetools.resampled_average_precision import average_precision_weighted
-from saetools.scorers import Linear
+from saetools.compute.matmul import float32_precision
+from saetools.metrics.average_precision import average_precision, best_prototypes
+from saetools.metrics.bootstrap import average_precision_weighted
+from saetools.metrics.pooling import pool_scores
+from saetools.scorers.baselines import Linear
 
 
 def vectorised_ap(scores_nk: np.ndarray, labels_nt: np.ndarray) -> np.ndarray:

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from saetools.provenance import Provenance
-from saetools.shard_layout import SHARDS, Examples, ShardHeader, shard_name
-from saetools.shard_writer import new_shard
+from saetools.files.formats import SHARDS
+from saetools.files.provenance import Provenance
+from saetools.shards.header import Examples, ShardHeader, shard_name
+from saetools.shards.writer import new_shard
 
 PATCHES, WIDTH, TRAITS = 2, 16, 20
 SCORE_TRAITS = Path(sys.executable).with_name("score-traits")

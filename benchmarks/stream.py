@@ -20,10 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from saetools.provenance import Provenance
-from saetools.shard_layout import SHARDS, Examples, ShardHeader, shard_name
-from saetools.shard_writer import new_shard
-from saetools.token_source import ShardSource
+from saetools.files.formats import SHARDS
+from saetools.files.provenance import Provenance
+from saetools.shards.header import Examples, ShardHeader, shard_name
+from saetools.shards.token_source import ShardSource
+from saetools.shards.writer import new_shard
 from train_sae.batch_entropy import batch_entropy
 from train_sae.stream import TokenStream
 

@@ -47,8 +47,8 @@ Step = Callable[[torch.Tensor], object]
 
 
 def ours(kind: str, batch: int, d: int, s: int) -> Step:
-    from saetools.sae_start import make_start
-    from saetools.start_settings import StartSettings
+    from saetools.scorers.start import make_start
+    from saetools.scorers.start_settings import StartSettings
     from train_sae.steps import SAEParameters, StepSettings, make_step
 
     activation, *rest = kind.split("-")

@@ -26,7 +26,7 @@ import time
 import numpy as np
 import torch
 
-from saetools.matmul import float32_matmul
+from saetools.compute.matmul import float32_matmul
 from train_sae.steps import SAEParameters, StepSettings, make_step
 from train_sae.steps.plain import TorchStep
 

@@ -20,14 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from saetools.latents_layout import LATENTS, LatentsHeader, latents_name
-from saetools.latents_writer import new_latents
-from saetools.provenance import Provenance
-from saetools.sae import SAE, SAEConfig
-from saetools.scorer_file import SCORERS, ScorerFile, save_scorer
-from saetools.shard_layout import Examples
+from saetools.files.formats import LATENTS, SCORERS
+from saetools.files.provenance import Provenance
+from saetools.latents.header import LatentsHeader, latents_name
+from saetools.latents.writer import new_latents
+from saetools.scorers.file import TrainedScorer, save_scorer
+from saetools.scorers.sae import SAE, SAEConfig
+from saetools.shards.header import Examples
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/support"))
 from pages import browser  # type: ignore[import-not-found]
 
 N_PATCHES, PER_PATCH, D = 196, 16, 384
@@ -95,7 +96,7 @@ def write_sae(path: Path, n_latents: int) -> str:
         zeros(D),
     )
     provenance = Provenance.of(SCORERS, "train-sae", {})
-    save_scorer(path, ScorerFile("sae", sae, provenance, {}))
+    save_scorer(path, TrainedScorer("sae", sae, provenance, {}))
     return provenance.uid
 
 

@@ -116,6 +116,19 @@ def make(root: Path, seed: int, count: int) -> None:
     write_lines(root / "attributes/attributes.txt", [f"{t + 1} {name}" for t, name in enumerate(ATTRIBUTES)])
     write_lines(root / "attributes/certainties.txt", [f"{k} {name}" for k, name in CERTAINTIES.items()])
     write_lines(root / "attributes/image_attribute_labels.txt", attributes)
+    for side, name in (
+        ("1", "train"),
+        ("0", "test"),
+    ):  # the same images with their part masks, for patch labels
+        fields = [
+            (n.split()[1], c.split()[1], s.split()[1]) for n, c, s in zip(names, labels, split, strict=True)
+        ]
+        rows = [
+            f"images/{image},{int(c) - 1},segmentations/{image.removesuffix('.jpg')}.png"
+            for image, c, s in fields
+            if s == side
+        ]
+        write_lines(root / f"parts-{name}.csv", ["path,target,mask", *rows])
     percentages = class_percentages(np.array(present), np.array(certainty))
     write_lines(root / "attributes/class_attribute_labels_continuous.txt", percentages)
     write_lines(root / "parts/parts.txt", [f"{k + 1} {name}" for k, name in enumerate(LANDMARKS)])

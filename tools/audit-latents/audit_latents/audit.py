@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from saetools.event_order import descending
-from saetools.kernels.event_ranking_kernels import average_precision_of_classes
-from saetools.latent_block import Latents
+from saetools.compute.kernels.ranking import average_precision_of_classes
+from saetools.latents.block import Latents
+from saetools.latents.order import descending
 
 
 @dataclass(frozen=True)

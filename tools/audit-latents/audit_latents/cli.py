@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli import SeedOption, VerboseOption, VersionOption, new_app, parse_numbers, run, write_line
+from saetools.cli.app import SeedOption, VerboseOption, VersionOption, new_app, parse_numbers, run, write_line
+from saetools.cli.quantities import parse_bytes
 from saetools.errors import UsageError
-from saetools.quantities import parse_bytes
 
 app = new_app()
 
@@ -70,8 +70,8 @@ def audit_latents(
         )
 
     from audit_latents.job import AuditSettings, run_audit
-    from saetools.latents_file import open_latents
-    from saetools.workers import available_threads
+    from saetools.compute.threads import available_threads
+    from saetools.latents.reader import open_latents
 
     settings = AuditSettings(labels, trait, sorted(ignored), wanted, tau, bootstrap, null, seed)
     for path in run_audit(

@@ -15,18 +15,18 @@ from audit_latents.audit import Patches, audit, bootstrap
 from audit_latents.l1_path import Design
 from audit_latents.proposals import columns_of, rank
 from audit_latents.report import YieldInput, ranking_table, render, yield_table
-from saetools.cli import logger
-from saetools.csv_files import write_csv
+from saetools.cli.progress import Progress
 from saetools.errors import UserError, near_names
-from saetools.latent_block import Latents
-from saetools.latent_columns import Columns
-from saetools.latents_file import LatentsSet, check_splits
-from saetools.made_alike import read_made_alike
-from saetools.progress import Progress
-from saetools.provenance import Format, Provenance
-from saetools.row_labels import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
-from saetools.table_formats import LATENT_RANKING, YIELD
-from saetools.trait_table import trait_table_digest
+from saetools.files.formats import LATENT_RANKING, YIELD, Format
+from saetools.files.provenance import Provenance
+from saetools.files.reuse import read_reusable
+from saetools.files.tables import write_csv
+from saetools.labels.rows import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
+from saetools.labels.tables import trait_table_digest
+from saetools.latents.block import Latents
+from saetools.latents.columns import Columns
+from saetools.latents.reader import LatentsSet, check_splits
+from saetools.log import logger
 
 TABLES = {"ranking.csv": LATENT_RANKING, "yield.csv": YIELD}
 
@@ -62,7 +62,7 @@ def run_audit(
     out.mkdir(parents=True, exist_ok=True)
     paths = {name: out / name for name in TABLES}
     wanted = {name: _provenance(format, train, test, settings) for name, format in TABLES.items()}
-    there = {name: read_made_alike(path, TABLES[name], wanted[name]) for name, path in paths.items()}
+    there = {name: read_reusable(path, TABLES[name], wanted[name]) for name, path in paths.items()}
     tables = {name: table for name, table in there.items() if table is not None}
     if len(tables) < len(paths):
         tables = _tables(train, test, held, settings, out, memory, threads)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audit_latents.kernels.path_kernels import gradients, l1_path
-from saetools.latent_block import Latents
+from saetools.latents.block import Latents
 
 LEAST_SHARE = 0.01  # of the first penalty, at which the path ends
 STEPS = 100

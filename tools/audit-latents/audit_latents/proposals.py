@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audit_latents.l1_path import LEAST_SHARE, STEPS, Design
-from saetools.row_labels import RowLabels
+from saetools.labels.rows import RowLabels
 
 
 @dataclass(frozen=True)

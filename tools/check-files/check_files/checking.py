@@ -11,7 +11,7 @@ from check_files.formats import check_file
 from check_files.latents_checks import check_folder_of_latents
 from check_files.shard_checks import check_folder_of_shards
 from saetools.errors import UserError
-from saetools.provenance import first_difference
+from saetools.files.provenance import first_difference
 
 # files that make up a folder -> what checks the folder
 FOLDERS = {"shard-*.h5": check_folder_of_shards, "latents-*.npz": check_folder_of_latents}

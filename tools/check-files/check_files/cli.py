@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli import VerboseOption, VersionOption, new_app, run, write_line
-from saetools.paths import iterate_paths
+from saetools.cli.app import VerboseOption, VersionOption, new_app, run, write_line
+from saetools.cli.paths import iterate_paths
 
 app = new_app()
 

@@ -13,11 +13,12 @@ import h5py
 import numpy as np
 
 from check_files.facts import Facts
-from saetools.csv_files import read_whole, sidecar_values
 from saetools.errors import UserError
-from saetools.hdf5 import open_hdf5
-from saetools.npz_file import HEADER
-from saetools.provenance import Format, Provenance, check_format
+from saetools.files.formats import Format
+from saetools.files.hdf5 import open_hdf5
+from saetools.files.npz import HEADER
+from saetools.files.provenance import Provenance, check_format
+from saetools.files.tables import read_whole, sidecar_values
 
 ANY = Format("any format of saetools", 1, "the tool that made it")
 SUFFIXES = (".h5", ".npz", ".csv")

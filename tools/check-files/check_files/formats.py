@@ -17,11 +17,7 @@ from check_files.latents_checks import check_latents
 from check_files.scorer_checks import check_scorer
 from check_files.shard_checks import check_shard
 from saetools.errors import UserError
-from saetools.latents_layout import LATENTS
-from saetools.provenance import Format
-from saetools.scorer_file import SCORERS
-from saetools.shard_layout import SHARDS
-from saetools.table_formats import TABLES
+from saetools.files.formats import FORMATS, LATENTS, SCORERS, SHARDS, Format
 
 Check = Callable[[Path, bool], Facts]
 
@@ -40,16 +36,12 @@ def _container(format: Format) -> Checker:
     return Checker(format, check)
 
 
-CHECKERS = {
+CHECKERS = {format.name: _container(format) for format in FORMATS} | {
     checker.format.name: checker
     for checker in (
         Checker(SHARDS, check_shard),
         Checker(SCORERS, check_scorer),
         Checker(LATENTS, check_latents),
-        _container(Format("saetools-training-state", 1, "train-sae")),
-        _container(Format("saetools-image-scores", 1, "score-traits")),
-        _container(Format("saetools-probes", 1, "fit-probes")),
-        *map(_container, TABLES),
     )
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from check_files.containers import check_members
 from check_files.facts import Facts
 from saetools.errors import UserError
-from saetools.latents_file import LatentsFile, open_latents
+from saetools.latents.reader import LatentsFile, open_latents
 
 EVENTS_AT_ONCE = 4_000_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from check_files.facts import Facts
-from saetools.scorer_file import load_scorer
+from saetools.scorers.file import load_scorer
 
 
 def check_scorer(path: Path, deep: bool) -> Facts:  # noqa: ARG001

@@ -10,11 +10,12 @@ import numpy as np
 
 from check_files.facts import Facts
 from saetools.errors import UserError
-from saetools.hdf5 import open_hdf5
-from saetools.precision import to_tensor
-from saetools.provenance import first_difference
-from saetools.shard_layout import SHARDS, shard_name
-from saetools.shard_reader import Shard
+from saetools.files.formats import SHARDS
+from saetools.files.hdf5 import open_hdf5
+from saetools.files.provenance import first_difference
+from saetools.shards.dtypes import to_tensor
+from saetools.shards.header import shard_name
+from saetools.shards.reader import Shard
 
 BYTES_AT_ONCE = 64 * 2**20
 

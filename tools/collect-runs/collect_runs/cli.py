@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli import VerboseOption, VersionOption, logger, new_app, run, write_line
+from saetools.cli.app import VerboseOption, VersionOption, new_app, run, write_line
+from saetools.cli.paths import reads_stdin
 from saetools.errors import UsageError, UserError
-from saetools.paths import reads_stdin
+from saetools.log import logger
 
 app = new_app()
 FORMATS = ("csv", "markdown", "latex")
@@ -69,7 +70,7 @@ def collect_runs(
     from collect_runs.gathering import check_columns, comparable, default_by, gather, missing_runs
     from collect_runs.runs import HIDDEN, read_runs
     from collect_runs.writing import render, write
-    from saetools.pareto import pareto_front
+    from saetools.metrics.pareto import pareto_front
 
     by_names, shown, goals, order = (_names(text) for text in (by, columns, pareto, sort))
     paths = _paths(files or [])

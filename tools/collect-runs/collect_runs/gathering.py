@@ -7,10 +7,10 @@ from itertools import product
 
 import pandas as pd
 
-from saetools.ap_tables import spread
-from saetools.cli import logger
 from saetools.errors import UsageError, near_names
-from saetools.pareto import APART
+from saetools.files.ap_tables import spread
+from saetools.log import logger
+from saetools.metrics.pareto import APART
 
 DEFAULT_BY = ["scorer", "n_prototypes", "checkpoint", "layer", "n_train"]
 # One axis of a sweep together: a scorer has its own number of prototypes, a checkpoint its own layer.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from saetools.markdown_tables import render_cell
+from saetools.cli.markdown import render_cell
 
 SPECIAL = {
     "\\": r"\textbackslash{}",

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from saetools.csv_files import check_columns, read_csv, sidecar_values
 from saetools.errors import UserError
-from saetools.pareto import measured_on
-from saetools.provenance import Provenance
-from saetools.table_formats import AP_TABLE, COLLECTED_RUNS, TABLES, TRAINING_METRICS
+from saetools.files.formats import AP_TABLE, COLLECTED_RUNS, TABLES, TRAINING_METRICS
+from saetools.files.provenance import Provenance
+from saetools.files.tables import check_columns, read_csv, sidecar_values
+from saetools.metrics.pareto import measured_on
 
 # What tells the runs of an AP table apart; empty cells count as a value.
 AP_RUN = ["scorer", "n_prototypes", "checkpoint", "model", "layer", "n_train", "seed"]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from collect_runs.latex import render_latex
-from saetools.ap_tables import name_scorers
-from saetools.atomic import write_text
-from saetools.csv_files import write_csv
-from saetools.markdown_tables import render_markdown
-from saetools.provenance import Provenance
-from saetools.table_formats import COLLECTED_RUNS
+from saetools.cli.markdown import render_markdown
+from saetools.files.ap_tables import name_scorers
+from saetools.files.atomic import write_text
+from saetools.files.formats import COLLECTED_RUNS
+from saetools.files.provenance import Provenance
+from saetools.files.tables import write_csv
 
 
 def render(table: pd.DataFrame, format: str) -> str:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saetools.cli import VerboseOption, VersionOption, logger, new_app, run, write_line
+from saetools.cli.app import VerboseOption, VersionOption, new_app, run, write_line
 from saetools.errors import UsageError, UserError
+from saetools.log import logger
 
 if TYPE_CHECKING:
-    from saetools.scorer_types import ScorerFile
+    from saetools.scorers.record import TrainedScorer
 
 app = new_app()
 
@@ -47,10 +48,10 @@ def convert_sae(
 
     Prints OUT's path. A converted file's input normalisation is folded into its weights.
     """
-    from saetools.sae import SAE
-    from saetools.saelens_checkpoint import metadata_of, write_saelens
-    from saetools.saev_checkpoint import read_saev, write_saev
-    from saetools.scorer_file import load_scorer, save_scorer
+    from saetools.scorers.file import load_scorer, save_scorer
+    from saetools.scorers.sae import SAE
+    from saetools.scorers.saelens import metadata_of, write_saelens
+    from saetools.scorers.saev import read_saev, write_saev
 
     if layer is not None and not acts:
         raise UsageError("--layer: it belongs to --acts, which is not there")
@@ -81,14 +82,14 @@ def convert_sae(
     write_line(str(out))
 
 
-def _as_ours(source: Path, found: ScorerFile, acts: list[Path], layer: int | None) -> ScorerFile:
+def _as_ours(source: Path, found: TrainedScorer, acts: list[Path], layer: int | None) -> TrainedScorer:
     """With our provenance, and what the shards say that it was trained on."""
     from dataclasses import replace
 
-    from saetools.provenance import Provenance
-    from saetools.scorer_file import SCORERS
-    from saetools.scorer_inputs import check_scorer_fits, choose_layer
-    from saetools.shard_reader import open_shards
+    from saetools.files.formats import SCORERS
+    from saetools.files.provenance import Provenance
+    from saetools.scorers.compatibility import check_scorer_fits, choose_layer
+    from saetools.shards.reader import open_shards
 
     settings: dict[str, Any] = dict(found.provenance.settings)
     provenance = Provenance.of(SCORERS, "convert-sae", settings, [found.provenance.uid])

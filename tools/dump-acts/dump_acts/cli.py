@@ -8,19 +8,19 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli import (
+from saetools.cli.app import (
     DeviceOption,
     VerboseOption,
     VersionOption,
-    logger,
     new_app,
     parse_numbers,
     run,
     write_line,
 )
+from saetools.cli.quantities import parse_bytes
+from saetools.cli.slices import parse_slice
 from saetools.errors import UsageError, UserError
-from saetools.quantities import parse_bytes
-from saetools.slices import parse_slice
+from saetools.log import logger
 
 app = new_app()
 
@@ -106,9 +106,9 @@ def dump_acts(
     Writes shards (HDF5, see docs/formats.md) and prints the path of each as soon as it is complete.
     Running the same command again records only what is missing.
     """
-    from dump_acts.image_sets import LAYOUTS, list_divided, list_images
     from dump_acts.patch_labels import RULES, LabelSettings
-    from saetools.precision import STORED_TYPES
+    from saetools.shards.dtypes import STORED_TYPES
+    from saetools.vision.image_sets import LAYOUTS, list_divided, list_images
 
     wanted_layers = None if layers == "all" else parse_numbers("--layers", layers, int)
     new_mean, new_std = _channels("--mean", mean), _channels("--std", std)
@@ -148,9 +148,9 @@ def dump_acts(
 
     from dump_acts.plan import Contents, Plan, default_images_per_shard
     from dump_acts.recording import RunSettings, record
-    from dump_acts.vision_models import load_model, outline_model
-    from saetools.devices import choose_device
-    from saetools.pictures import DEEP_GREY, holds_deep_grey
+    from saetools.compute.devices import choose_device
+    from saetools.vision.models import load_model, outline_model
+    from saetools.vision.pictures import DEEP_GREY, holds_deep_grey
 
     on_device = choose_device(device)
     outline = outline_model(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dump_acts.image_sets import ImageSet
 from dump_acts.patch_labels import LabelSettings, label_patches, read_mask
-from dump_acts.vision_models import LayerShape
 from saetools.errors import UserError
-from saetools.pictures import deep_grey_range, picture_digest, rgb_picture
-from saetools.preprocess import Preprocess
+from saetools.vision.image_sets import ImageSet
+from saetools.vision.models import LayerShape
+from saetools.vision.pictures import deep_grey_range, picture_digest, rgb_picture
+from saetools.vision.preprocess import Preprocess
 
 
 @dataclass(frozen=True)

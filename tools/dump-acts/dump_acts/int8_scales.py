@@ -6,10 +6,10 @@ import torch
 
 from dump_acts.decoding import Decoding, decode
 from dump_acts.plan import Plan
-from dump_acts.vision_models import VisionModel
 from saetools.errors import UserError
-from saetools.precision import int8_scale
-from saetools.shard_reader import Shard
+from saetools.shards.dtypes import int8_scale
+from saetools.shards.reader import Shard
+from saetools.vision.models import VisionModel
 
 IMAGES = 256
 PATCHES_PER_IMAGE = 64  # so that all layers of a large model fit into memory

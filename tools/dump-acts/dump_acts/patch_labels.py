@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from saetools.errors import UserError
-from saetools.preprocess import Preprocess
+from saetools.vision.preprocess import Preprocess
 
 IGNORE = 65535
 RULES = ("majority", "prefer-foreground")

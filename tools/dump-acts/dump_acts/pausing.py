@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from dump_acts.plan import folder_bytes
-from saetools.cli import logger
-from saetools.quantities import format_bytes
+from saetools.cli.quantities import format_bytes
+from saetools.log import logger
 
 SECONDS_BETWEEN_LOOKS = 0.1
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dump_acts.image_sets import ImageSet
-from dump_acts.vision_models import LayerShape, Outline
+from saetools.cli.quantities import format_bytes
+from saetools.cli.slices import Slice
 from saetools.errors import UserError
-from saetools.precision import STORED_TYPES
-from saetools.quantities import format_bytes
-from saetools.shard_layout import shard_name
-from saetools.slices import Slice
+from saetools.shards.dtypes import STORED_TYPES
+from saetools.shards.header import shard_name
+from saetools.vision.image_sets import ImageSet
+from saetools.vision.models import LayerShape, Outline
 
 # A shard is large enough for fast reading, and small enough for training to start early:
 SHARD_BYTES = 256 * 2**20

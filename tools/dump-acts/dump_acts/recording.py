@@ -16,14 +16,15 @@ from dump_acts.patch_labels import LabelSettings
 from dump_acts.pausing import wait_for_room
 from dump_acts.plan import Plan
 from dump_acts.storing import BackgroundWriter, OpenShard
-from dump_acts.vision_models import VisionModel
-from saetools.atomic import remove_stale
+from saetools.cli.progress import Progress
 from saetools.errors import UserError
-from saetools.progress import Progress
-from saetools.provenance import Provenance, first_difference
-from saetools.shard_layout import SHARDS, Examples, ShardHeader, shard_name
-from saetools.shard_reader import Shard
-from saetools.shard_writer import new_shard
+from saetools.files.atomic import remove_stale
+from saetools.files.formats import SHARDS
+from saetools.files.provenance import Provenance, first_difference
+from saetools.shards.header import Examples, ShardHeader, shard_name
+from saetools.shards.reader import Shard
+from saetools.shards.writer import new_shard
+from saetools.vision.models import VisionModel
 
 
 @dataclass(frozen=True)

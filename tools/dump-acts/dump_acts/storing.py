@@ -15,9 +15,9 @@ import torch
 
 from dump_acts.decoding import Batch
 from dump_acts.plan import Contents
-from dump_acts.vision_models import LayerActs
-from saetools.cli import logger
-from saetools.shard_writer import ShardWriter
+from saetools.log import logger
+from saetools.shards.writer import ShardWriter
+from saetools.vision.models import LayerActs
 
 OpenShard = contextlib.AbstractContextManager[ShardWriter]
 

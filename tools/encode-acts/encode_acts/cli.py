@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli import DeviceOption, VerboseOption, VersionOption, logger, new_app, run, write_line
+from saetools.cli.app import DeviceOption, VerboseOption, VersionOption, new_app, run, write_line
+from saetools.cli.paths import iterate_paths, reads_stdin
+from saetools.cli.slices import parse_slice
 from saetools.errors import UsageError
-from saetools.paths import iterate_paths, reads_stdin
-from saetools.slices import parse_slice
+from saetools.log import logger
 
 app = new_app()
 
@@ -49,7 +50,7 @@ def encode_acts(
     Writes one file of CSR latents per shard (loadable with scipy.sparse.load_npz, see docs/formats.md) and prints
     its path as soon as it is complete. Running the same command again encodes only what is missing.
     """
-    from saetools.latents_layout import VALUE_TYPES
+    from saetools.latents.header import VALUE_TYPES
 
     if math.isnan(threshold) or threshold == math.inf:
         raise UsageError(f"--threshold {threshold}: expected a number, or -inf to keep everything")
@@ -59,8 +60,8 @@ def encode_acts(
 
     from encode_acts.encoding import EncodingSettings, encode_shards
     from encode_acts.scorer_choice import choose_scorer
-    from saetools.devices import choose_device
-    from saetools.shard_reader import GivenShards, Shard, iterate_shards
+    from saetools.compute.devices import choose_device
+    from saetools.shards.reader import GivenShards, Shard, iterate_shards
 
     found = choose_scorer(scorer)
     found.check_what_is_kept(threshold, top)

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from encode_acts.triangle import Triangle
+from saetools.compute.matmul import float32_matmul
+from saetools.compute.selection import set_depth
+from saetools.compute.threads import Workers, even_pieces
 from saetools.errors import UserError
-from saetools.matmul import float32_matmul
-from saetools.sae import SAE
-from saetools.scorers import Linear, Units
-from saetools.selection import set_depth
-from saetools.workers import Workers, even_pieces
+from saetools.scorers.baselines import Linear, Units
+from saetools.scorers.sae import SAE
 
 # Of z at a time. On a CPU more than this leaves the cache, and glibc hands larger blocks back to the system.
 CPU_BYTES = 24 << 20
@@ -76,7 +76,7 @@ class Encoder:
         return self._select_above(z_bs.numpy()) if self._most is None else self._select_largest(z_bs.numpy())
 
     def _select_above(self, z_bs: np.ndarray) -> Events:
-        from saetools.kernels.selection_kernels import count_above_rows, take_above_rows
+        from saetools.compute.kernels.selection import count_above_rows, take_above_rows
 
         pieces = even_pieces(len(z_bs), MAX_PIECES)
         cut_s, zero_s = self._cut_s.numpy(), np.zeros(z_bs.shape[1], np.float32)  # the bias is in z already
@@ -88,7 +88,7 @@ class Encoder:
         return Events(n_b.astype(np.int64), latent_e, value_e)
 
     def _select_largest(self, z_bs: np.ndarray) -> Events:
-        from saetools.kernels.selection_kernels import top_k_rows
+        from saetools.compute.kernels.selection import top_k_rows
 
         assert self._most is not None
         shape = (len(z_bs), self._most)

@@ -12,15 +12,16 @@ import torch
 
 from encode_acts.encoder import Encoder
 from encode_acts.scorer_choice import ScorerChoice
+from saetools.cli.progress import Progress
 from saetools.errors import UserError
-from saetools.latents_file import LatentsFile
-from saetools.latents_layout import LATENTS, LatentsHeader, latents_name
-from saetools.latents_writer import new_latents
-from saetools.made_alike import check_made_alike
-from saetools.progress import Progress
-from saetools.provenance import Provenance, first_difference
-from saetools.scorer_inputs import choose_layer
-from saetools.shard_reader import Shard
+from saetools.files.formats import LATENTS
+from saetools.files.provenance import Provenance, first_difference
+from saetools.files.reuse import check_reusable
+from saetools.latents.header import LatentsHeader, latents_name
+from saetools.latents.reader import LatentsFile
+from saetools.latents.writer import new_latents
+from saetools.scorers.compatibility import choose_layer
+from saetools.shards.reader import Shard
 
 READ_BYTES = 64 << 20  # of float32 activations read at a time
 
@@ -56,7 +57,7 @@ def encode_shards(
             target = folder / latents_name(shard.header.shard_index)
             provenance = _provenance(shard, scorer, layer, settings)
             if target.exists():
-                check_made_alike(target, LatentsFile(target).provenance, provenance)
+                check_reusable(target, LatentsFile(target).provenance, provenance)
             else:
                 encoder = encoder or Encoder(fitting, settings.threshold, settings.top, device)
                 _encode_shard(target, shard, scorer, layer, encoder, settings, provenance, progress)

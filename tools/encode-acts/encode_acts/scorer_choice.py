@@ -8,12 +8,12 @@ from pathlib import Path
 
 from encode_acts.triangle import Triangle
 from saetools.errors import UsageError, near_names
-from saetools.latents_layout import SCORE, TRIANGLE
-from saetools.sae import SAE
-from saetools.scorer_file import ScorerFile, load_scorer
-from saetools.scorer_inputs import check_scorer_fits, trained_on_these
-from saetools.scorers import Linear, Nearest, Units
-from saetools.shard_reader import Shard
+from saetools.latents.header import SCORE, TRIANGLE
+from saetools.scorers.baselines import Linear, Nearest, Units
+from saetools.scorers.compatibility import check_scorer_fits, trained_on_these
+from saetools.scorers.file import TrainedScorer, load_scorer
+from saetools.scorers.sae import SAE
+from saetools.shards.reader import Shard
 
 UNITS = "units"
 
@@ -23,7 +23,7 @@ class ScorerChoice:
     """A scorer file at `path`, or `units` where there is none."""
 
     path: Path | None
-    file: ScorerFile | None
+    file: TrainedScorer | None
 
     @property
     def kind(self) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from encode_acts.kernels.triangle_kernels import triangle_rows
-from saetools.workers import Workers, even_pieces
+from saetools.compute.threads import Workers, even_pieces
 
 MAX_PIECES = 64
 

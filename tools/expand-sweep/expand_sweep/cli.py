@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saetools.cli import VerboseOption, VersionOption, logger, new_app, run, write_line
+from saetools.cli.app import VerboseOption, VersionOption, new_app, run, write_line
 from saetools.errors import UsageError, UserError
+from saetools.log import logger
 
 if TYPE_CHECKING:
     from expand_sweep.place import Place

@@ -13,7 +13,7 @@ from expand_sweep.slurm_header import render_header, seconds_before_limit
 from expand_sweep.sweep import Sweep
 from expand_sweep.tasks import Task
 from expand_sweep.templates import Resolved
-from saetools.atomic import write_text
+from saetools.files.atomic import write_text
 
 MARK = "written by expand-sweep"
 

@@ -102,11 +102,11 @@ def _is_complete(path: Path) -> bool:
 
     try:
         if next(path.glob("shard-*.h5"), None):
-            from saetools.shard_reader import open_shards
+            from saetools.shards.reader import open_shards
 
             open_shards([path])
         elif next(path.glob("latents-*.npz"), None):
-            from saetools.latents_file import open_latents
+            from saetools.latents.reader import open_latents
 
             open_latents([path])
         else:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from expand_sweep.located_yaml import as_yaml
 from expand_sweep.sweep import Sweep
-from saetools.atomic import write_text
 from saetools.errors import UserError
+from saetools.files.atomic import write_text
 
 SWEEP, SUBMITTED = "sweep.yml", "submitted.json"
 

@@ -15,8 +15,8 @@ from expand_sweep.located_yaml import fail
 from expand_sweep.sweep import Step
 from expand_sweep.tasks import Task, digest
 from expand_sweep.templates import Resolved
-from saetools.atomic import write_text
 from saetools.errors import near_names
+from saetools.files.atomic import write_text
 
 
 def join_tasks(step: Step, tasks: Sequence[Task], max_parallel: int, state: Path) -> list[Task]:

@@ -8,19 +8,19 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli import (
+from saetools.cli.app import (
     DeviceOption,
     VerboseOption,
     VersionOption,
-    logger,
     new_app,
     parse_numbers,
     run,
     write_line,
 )
+from saetools.cli.quantities import parse_bytes
+from saetools.cli.slices import parse_slice
 from saetools.errors import UsageError
-from saetools.quantities import parse_bytes
-from saetools.slices import parse_slice
+from saetools.log import logger
 
 app = new_app()
 
@@ -82,11 +82,11 @@ def fit_probes(
         raise UsageError(f"--ridge {ridge}: expected a finite number")
 
     from fit_probes.job import Job, ProbeSettings
-    from saetools.latents_file import open_latents
-    from saetools.workers import available_threads
+    from saetools.compute.threads import available_threads
+    from saetools.latents.reader import open_latents
 
     if device != "cpu":  # torch takes seconds and half a gigabyte to import
-        from saetools.devices import choose_device
+        from saetools.compute.devices import choose_device
 
         device = str(choose_device(device))
     job = Job(

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fit_probes.kernels.loss import loss_and_hits
-from saetools.event_order import descending
-from saetools.kernels.event_ranking_kernels import average_precision_of_events
-from saetools.latent_block import Latents
-from saetools.row_labels import RowLabels
+from saetools.compute.kernels.ranking import average_precision_of_events
+from saetools.labels.rows import RowLabels
+from saetools.latents.block import Latents
+from saetools.latents.order import descending
 
 TOP = (16, 64, 256)
 Floats = npt.NDArray[np.float64]

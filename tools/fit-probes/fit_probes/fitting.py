@@ -11,10 +11,10 @@ import numpy.typing as npt
 from fit_probes.label_groups import label_groups
 from fit_probes.probe_file import PAIRS, Probes
 from fit_probes.solver import fit_probes
-from saetools.latent_columns import Columns
-from saetools.latents_file import LatentsSet
-from saetools.progress import Progress
-from saetools.row_labels import LabelledSplits
+from saetools.cli.progress import Progress
+from saetools.labels.rows import LabelledSplits
+from saetools.latents.columns import Columns
+from saetools.latents.reader import LatentsSet
 
 
 @dataclass(frozen=True)

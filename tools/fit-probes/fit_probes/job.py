@@ -12,27 +12,19 @@ import pandas as pd
 
 from fit_probes.evaluation import evaluate
 from fit_probes.fitting import Resources, fit_classes
-from fit_probes.probe_file import (
-    NAME,
-    PROBES,
-    Probes,
-    find_parts,
-    load_probes,
-    part_name,
-    save_probes,
-)
+from fit_probes.probe_file import NAME, Probes, find_parts, load_probes, part_name, save_probes
 from fit_probes.tables import choose, class_table, latent_table, render_summary, summary_table
-from saetools.cli import logger
-from saetools.csv_files import write_csv
+from saetools.cli.slices import WHOLE, Slice
 from saetools.errors import UserError
-from saetools.latent_columns import Columns
-from saetools.latents_file import LatentsSet, check_splits
-from saetools.made_alike import read_made_alike
-from saetools.provenance import Format, Provenance
-from saetools.row_labels import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
-from saetools.slices import WHOLE, Slice
-from saetools.table_formats import LATENT_TABLE, PROBE_SUMMARY, PROBE_TABLE
-from saetools.trait_table import trait_table_digest
+from saetools.files.formats import LATENT_TABLE, PROBE_SUMMARY, PROBE_TABLE, PROBES, Format
+from saetools.files.provenance import Provenance
+from saetools.files.reuse import read_reusable
+from saetools.files.tables import write_csv
+from saetools.labels.rows import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
+from saetools.labels.tables import trait_table_digest
+from saetools.latents.columns import Columns
+from saetools.latents.reader import LatentsSet, check_splits
+from saetools.log import logger
 
 TABLES = {"probes.csv": PROBE_TABLE, "latents.csv": LATENT_TABLE, "summary.csv": PROBE_SUMMARY}
 
@@ -94,7 +86,7 @@ class Job:
         yield path
         targets = {name: self.out / name for name in TABLES}
         expected = {name: self._table_provenance(name) for name in TABLES}
-        there = {name: read_made_alike(targets[name], TABLES[name], expected[name]) for name in TABLES}
+        there = {name: read_reusable(targets[name], TABLES[name], expected[name]) for name in TABLES}
         tables = {name: table for name, table in there.items() if table is not None}
         if len(tables) < len(TABLES):
             tables = self._tables(probes)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fit_probes.problem import Labels
-from saetools.row_labels import RowLabels
+from saetools.labels.rows import RowLabels
 
 
 def label_groups(

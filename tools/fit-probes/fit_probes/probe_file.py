@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fit_probes.problem import NO_PROBE
+from saetools.cli.slices import Slice
 from saetools.errors import UserError
-from saetools.made_alike import check_made_alike
-from saetools.npz_file import read_npz, write_npz
-from saetools.provenance import Format, Provenance
-from saetools.slices import Slice
+from saetools.files.formats import PROBES
+from saetools.files.npz import read_npz, write_npz
+from saetools.files.provenance import Provenance
+from saetools.files.reuse import check_reusable
 
-PROBES = Format("saetools-probes", 1, "fit-probes")
 NAME = "probes.npz"
 PAIRS = {
     "weight": np.float64,
@@ -105,7 +105,7 @@ def load_probes(path: Path, wanted: Provenance | None = None) -> tuple[Provenanc
                 f"{path}: {name} has shape {arrays[name].shape}, expected {expected}; fit the probes again"
             )
     if wanted is not None:
-        check_made_alike(path, provenance, wanted)
+        check_reusable(path, provenance, wanted)
     return provenance, Probes(**{name: arrays[name] for name in Probes.__dataclass_fields__})
 
 

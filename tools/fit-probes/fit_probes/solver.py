@@ -29,7 +29,7 @@ from fit_probes.problem import (
     ProbeFlag,
 )
 from saetools.errors import UserError
-from saetools.latent_block import Latents
+from saetools.latents.block import Latents
 
 # numba's workqueue threading layer aborts when two threads enter parallel code.
 _one_at_a_time = threading.Lock()

@@ -8,7 +8,7 @@ import pandas as pd
 from fit_probes.evaluation import TOP, Choice, ClassResults, LatentResults
 from fit_probes.probe_file import Probes
 from fit_probes.problem import ProbeFlag
-from saetools.row_labels import RowLabels
+from saetools.labels.rows import RowLabels
 
 CLASS_COLUMNS = [
     "class",

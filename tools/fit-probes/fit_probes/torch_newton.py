@@ -21,7 +21,7 @@ from fit_probes.problem import (
     ProbeFit,
     ProbeFlag,
 )
-from saetools.latent_block import Latents
+from saetools.latents.block import Latents
 
 ARMIJO = 1e-4
 TRUST_STEP = 1e-10

@@ -11,7 +11,7 @@ import numpy as np
 from render_visuals.csv_tables import LATENT_TABLES, check_made_from, read_table, rows_of_latents
 from render_visuals.survey import Survey
 from saetools.errors import UserError
-from saetools.latents_layout import LatentsHeader
+from saetools.latents.header import LatentsHeader
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from saetools.atomic import atomic_path
+from saetools.files.atomic import atomic_path
 
 TYPES = {"<f2": "f2", "<f4": "f4", "|u1": "u1", "<u2": "u2", "<u4": "u4", "<i4": "i4"}
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli import SeedOption, VerboseOption, VersionOption, new_app, parse_numbers, run, write_line
+from saetools.cli.app import SeedOption, VerboseOption, VersionOption, new_app, parse_numbers, run, write_line
 from saetools.errors import UsageError, UserError
 
 app = new_app()
@@ -82,7 +82,7 @@ def latents_command(
 
     from render_visuals.choice import Choice, latents_of_table
     from render_visuals.latent_pictures import PictureSettings, draw_latents
-    from saetools.latents_file import open_latents
+    from saetools.latents.reader import open_latents
 
     opened = open_latents(latents)
     if table is not None:
@@ -125,7 +125,7 @@ def page_command(
     Prints the path of its index.html. Running it again draws only images that have changed.
     """
     from render_visuals.page import PageSettings, write_page
-    from saetools.latents_file import open_latents
+    from saetools.latents.reader import open_latents
 
     settings = PageSettings(
         images, out, scorer, table or [], top, per_patch, by, by_table, heatmap_latents, _names(label_names), title,
@@ -166,7 +166,7 @@ def heatmap_command(
     from render_visuals.groups import group_images
     from render_visuals.heatmap_picture import draw_heatmap
     from render_visuals.seriation import heat_matrix
-    from saetools.latents_file import open_latents
+    from saetools.latents.reader import open_latents
 
     found = open_latents(latents)
     if from_table is not None:

@@ -6,13 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saetools.ap_tables import rows_of_scorer
-from saetools.cli import logger
-from saetools.csv_files import count_rows, read_csv, sidecar_path, sidecar_values
 from saetools.errors import UserError
-from saetools.latents_layout import LatentsHeader
-from saetools.provenance import Format, Provenance
-from saetools.table_formats import AP_TABLE, LATENT_PICTURES, LATENT_RANKING, LATENT_TABLE, PROBE_TABLE
+from saetools.files.ap_tables import rows_of_scorer
+from saetools.files.formats import (
+    AP_TABLE,
+    LATENT_PICTURES,
+    LATENT_RANKING,
+    LATENT_TABLE,
+    PROBE_TABLE,
+    Format,
+)
+from saetools.files.provenance import Provenance
+from saetools.files.tables import count_rows, read_csv, sidecar_path, sidecar_values
+from saetools.latents.header import LatentsHeader
+from saetools.log import logger
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from saetools import __version__
-from saetools.cli import logger
-from saetools.progress import Progress
-from saetools.provenance import canonical_json
+from saetools.cli.progress import Progress
+from saetools.files.provenance import canonical_json
+from saetools.log import logger
 
 Task = TypeVar("Task")
 KEY = "saetools"

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saetools.atomic import atomic_path
 from saetools.errors import UsageError, UserError
+from saetools.files.atomic import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,8 +14,8 @@ import numpy as np
 from render_visuals.drawing import KEY
 from render_visuals.heat_colours import heat_grid, label_colours, patch_of_pixel, with_heat
 from render_visuals.seen import Recorded, seen_pixels
-from saetools.atomic import atomic_path
-from saetools.latents_layout import IGNORED_LABEL
+from saetools.files.atomic import atomic_path
+from saetools.latents.header import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from render_visuals.csv_tables import read_own
-from saetools.cli import logger
-from saetools.csv_files import check_columns
 from saetools.errors import UserError
+from saetools.files.tables import check_columns
+from saetools.log import logger
 
 NAMES = "class_scientific_names.csv"
 

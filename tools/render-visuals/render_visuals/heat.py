@@ -9,7 +9,7 @@ import numpy as np
 
 from render_visuals.kernels import events
 from render_visuals.seen import Recorded
-from saetools.latents_file import LatentsFile, LatentsSet
+from saetools.latents.reader import LatentsFile, LatentsSet
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from render_visuals.heat import Heat, ImagePlaces, gather_heat
 from render_visuals.near_misses import near_misses
 from render_visuals.seen import check_images
 from render_visuals.survey import Survey, survey
-from saetools.csv_files import write_csv
-from saetools.latents_file import LatentsSet
-from saetools.provenance import Provenance
-from saetools.table_formats import LATENT_PICTURES
+from saetools.files.formats import LATENT_PICTURES
+from saetools.files.provenance import Provenance
+from saetools.files.tables import write_csv
+from saetools.latents.reader import LatentsSet
 
 if TYPE_CHECKING:
     import pandas as pd

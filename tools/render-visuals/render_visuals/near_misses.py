@@ -7,8 +7,8 @@ import numpy as np
 from render_visuals.heat import ImagePlaces
 from render_visuals.kernels import events
 from render_visuals.survey import BLOCK_EVENTS
-from saetools.latents_file import LatentsSet
-from saetools.progress import Progress
+from saetools.cli.progress import Progress
+from saetools.latents.reader import LatentsSet
 
 AT_A_TIME = 16  # latents; each event costs one multiplication for each
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from saetools.errors import UserError
-from saetools.latents_layout import LatentsHeader
+from saetools.latents.header import LatentsHeader
 
 BLOCK = 1024
 
@@ -18,8 +18,8 @@ def nearest_latents(scorer_path: Path, header: LatentsHeader, n: int) -> tuple[n
     cos(i, j) = <W_i, W_j> / (|W_i| |W_j|), W the decoder of an SAE, or the vectors of another scorer. Fewer than n
     others: as many as there are. Raises UserError where it is not the scorer the latents were made with.
     """
-    from saetools.sae import SAE
-    from saetools.scorer_file import load_scorer
+    from saetools.scorers.file import load_scorer
+    from saetools.scorers.sae import SAE
 
     found = load_scorer(scorer_path)
     if found.provenance.uid != header.scorer:

@@ -24,10 +24,11 @@ from render_visuals.seen import check_images
 from render_visuals.seriation import heat_matrix
 from render_visuals.survey import Survey, survey
 from render_visuals.thumbnails import draw_thumbnails, thumbnail_name
-from saetools.atomic import write_text
-from saetools.cli import command_line, logger
 from saetools.errors import UserError
-from saetools.latents_file import LatentsSet
+from saetools.files.atomic import write_text
+from saetools.files.provenance import command_line
+from saetools.latents.reader import LatentsSet
+from saetools.log import logger
 
 N_NEIGHBOURS = 16
 KEY_LINE = "<!-- made of "

@@ -10,8 +10,8 @@ import numpy as np
 from render_visuals.chunks import write_chunk
 from render_visuals.heat import Heat, ImagePlaces, gather_heat
 from render_visuals.survey import Survey
-from saetools.latents_file import LatentsSet
-from saetools.progress import Progress
+from saetools.cli.progress import Progress
+from saetools.latents.reader import LatentsSet
 
 LATENTS_PER_CHUNK = 32
 EVENTS_PER_CHUNK = 60_000

@@ -14,8 +14,8 @@ import numpy as np
 
 from render_visuals.csv_tables import LATENT_TABLES, check_made_from, read_table, rows_of_latents
 from saetools.errors import UserError
-from saetools.latents_layout import LatentsHeader
-from saetools.row_labels import PATCH
+from saetools.labels.rows import PATCH
+from saetools.latents.header import LatentsHeader
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from saetools.errors import UserError
-from saetools.pictures import deep_grey_range, rgb_picture
-from saetools.preprocess import Preprocess, native_grid
+from saetools.vision.pictures import deep_grey_range, rgb_picture
+from saetools.vision.preprocess import Preprocess, native_grid
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from render_visuals.groups import Groups
 from render_visuals.kernels import events
 from render_visuals.survey import BLOCK_EVENTS
-from saetools.latents_file import LatentsSet
-from saetools.progress import Progress
+from saetools.cli.progress import Progress
+from saetools.latents.reader import LatentsSet
 
 
 @dataclass(frozen=True)

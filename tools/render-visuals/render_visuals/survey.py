@@ -8,8 +8,8 @@ import numpy as np
 
 from render_visuals.kernels import events
 from render_visuals.kernels.bins import N_BINS
-from saetools.latents_file import LatentsSet
-from saetools.progress import Progress
+from saetools.cli.progress import Progress
+from saetools.latents.reader import LatentsSet
 
 BLOCK_EVENTS = 1 << 22
 QUANTILES = (0.95, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1, 0.0)

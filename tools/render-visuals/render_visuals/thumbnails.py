@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from render_visuals.drawing import draw_all, key_of, stat_of
 from render_visuals.seen import Recorded, seen_pixels
-from saetools.atomic import atomic_path
+from saetools.files.atomic import atomic_path
 
 if TYPE_CHECKING:
     # The processes that draw import this module, and have no use for compiled kernels.
     from render_visuals.heat import ImagePlaces
-    from saetools.latents_file import LatentsSet
+    from saetools.latents.reader import LatentsSet
 
 LARGEST_EDGE = 448  # pixels
 PER_FOLDER = 1000

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from saetools.average_precision import best_prototypes
-from saetools.resampled_average_precision import average_precision_weighted
+from saetools.metrics.average_precision import best_prototypes
+from saetools.metrics.bootstrap import average_precision_weighted
 from score_traits.score_files import ScoreFile
 from score_traits.traits import Split
 

@@ -8,19 +8,19 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli import (
+from saetools.cli.app import (
     DeviceOption,
     SeedOption,
     VerboseOption,
     VersionOption,
-    logger,
     new_app,
     parse_numbers,
     run,
     write_line,
 )
+from saetools.cli.quantities import parse_bytes
 from saetools.errors import UsageError
-from saetools.quantities import parse_bytes
+from saetools.log import logger
 
 app = new_app()
 
@@ -145,14 +145,14 @@ def score_traits(
         layers = [*parse_numbers("--layer", layer, int)]
     memory_bytes = parse_bytes("--memory", memory)
 
-    from saetools.ap_tables import SCORER_FILES, list_scorer_files
-    from saetools.csv_files import write_csv
-    from saetools.devices import choose_device
-    from saetools.made_alike import read_made_alike
-    from saetools.pooling import parse_pool
-    from saetools.scorer_inputs import choose_layer
-    from saetools.shard_reader import open_shards
-    from saetools.table_formats import AP_TABLE
+    from saetools.compute.devices import choose_device
+    from saetools.files.ap_tables import SCORER_FILES, list_scorer_files
+    from saetools.files.formats import AP_TABLE
+    from saetools.files.reuse import read_reusable
+    from saetools.files.tables import write_csv
+    from saetools.metrics.pooling import parse_pool
+    from saetools.scorers.compatibility import choose_layer
+    from saetools.shards.reader import open_shards
     from score_traits.making import TableMaker
     from score_traits.score_folder import score_folder
     from score_traits.scorer_specs import parse_spec
@@ -178,7 +178,7 @@ def score_traits(
     trait_settings = TraitSettings(traits, pairs, patch_traits, certainties, drop_not_visible)
     maker = TableMaker(train_set, test_set, trait_settings, specs, settings)
     provenance = maker.provenance()
-    table = read_made_alike(out, AP_TABLE, provenance) if out is not None else None
+    table = read_reusable(out, AP_TABLE, provenance) if out is not None else None
     if table is None:
         with score_folder(cache) as folder:
             table = maker.make(folder, chosen_device, save_scorer)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from saetools.errors import UserError
-from saetools.provenance import first_difference
-from saetools.sae import SAE
-from saetools.sae_start import training_shards
-from saetools.scorer_file import ScorerFile, load_scorer
-from saetools.scorer_inputs import check_scorer_fits, trained_on_these, warn_if_trained_on
-from saetools.shard_reader import ShardSet
+from saetools.files.provenance import first_difference
+from saetools.scorers.compatibility import check_scorer_fits, trained_on_these, warn_if_trained_on
+from saetools.scorers.file import TrainedScorer, load_scorer
+from saetools.scorers.sae import SAE
+from saetools.scorers.start import training_shards
+from saetools.shards.reader import ShardSet
 from score_traits.score_files import activations_digest, key_of
 from score_traits.scorer_specs import FITTED, UNTRAINED, Spec, sae_columns, start_columns
 
@@ -43,7 +43,9 @@ class Job:
         return {"activations": activations, "scorer": self.identity, "pool": pool, "device": device}
 
 
-def list_file(spec: Spec, layer: int, seed: int | None, found: ScorerFile, **more: object) -> dict[str, Any]:
+def list_file(
+    spec: Spec, layer: int, seed: int | None, found: TrainedScorer, **more: object
+) -> dict[str, Any]:
     """What the table's sidecar says of a scorer file, see docs/formats.md."""
     own = {"spec": spec.text, "kind": found.kind, "n_prototypes": found.scorer.n_prototypes}
     return {**own, "layer": layer, "seed": seed, **more, "uid": found.provenance.uid}
@@ -93,14 +95,14 @@ def make_jobs(
     return jobs
 
 
-def _load_files(spec: Spec, seeds: Sequence[int]) -> dict[int | None, ScorerFile]:
+def _load_files(spec: Spec, seeds: Sequence[int]) -> dict[int | None, TrainedScorer]:
     """The scorer file of a spec under None; of one with `{seed}` that of each seed, alike in all but the seed.
 
     Raises UserError where they are not, or where two of them are the same scorer.
     """
     if not spec.is_drawn:
         return {None: load_scorer(spec.path(None))}
-    files: dict[int | None, ScorerFile] = {}
+    files: dict[int | None, TrainedScorer] = {}
     path_of: dict[str, Path] = {}
     for seed in seeds:
         path = spec.path(seed)
@@ -120,7 +122,7 @@ def _load_files(spec: Spec, seeds: Sequence[int]) -> dict[int | None, ScorerFile
     return files
 
 
-def _alike(found: ScorerFile) -> dict[str, Any]:
+def _alike(found: TrainedScorer) -> dict[str, Any]:
     """What scorers that are repeats of each other agree in."""
     settings = {name: value for name, value in found.provenance.settings.items() if name != "seed"}
     trained_on = {f"trained on, {name}": value for name, value in found.trained_on.items()}
@@ -144,7 +146,7 @@ def _identity(
     return f"{spec.kind}-{key_of({**made_of, 'version': FITTED[spec.kind]})}"
 
 
-def _scorer_digest(found: ScorerFile) -> str:
+def _scorer_digest(found: TrainedScorer) -> str:
     """Of what the scores depend on: a file that was converted, moved or written again has the same."""
     scorer = found.scorer
     digest = hashlib.sha256(found.kind.encode())

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from saetools.cli import logger
-from saetools.devices import exact_type
+from saetools.compute.devices import exact_type
+from saetools.compute.matmul import float32_matmul
 from saetools.errors import UserError
-from saetools.matmul import float32_matmul
-from saetools.scorers import Nearest
-from saetools.shard_reader import ShardSet
+from saetools.log import logger
+from saetools.scorers.baselines import Nearest
+from saetools.shards.reader import ShardSet
 from score_traits.kernels.cluster_sums import add_to_clusters
 from score_traits.random_patches import draw_random, token_blocks
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from saetools.cli import logger
+from saetools.cli.progress import Progress
 from saetools.errors import UserError
-from saetools.image_overlap import check_no_overlap
-from saetools.progress import Progress
-from saetools.provenance import Provenance
-from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
-from saetools.scorers import Linear
-from saetools.shard_layout import check_same_source
-from saetools.shard_reader import ShardSet
-from saetools.table_formats import AP_TABLE
+from saetools.files.formats import AP_TABLE, SCORERS
+from saetools.files.provenance import Provenance
+from saetools.log import logger
+from saetools.scorers.baselines import Linear
+from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
+from saetools.shards.header import check_same_source
+from saetools.shards.overlap import check_no_overlap
+from saetools.shards.reader import ShardSet
 from score_traits.jobs import Job, list_file, make_jobs
 from score_traits.ridge import Probes
 from score_traits.rows import Subset, counted_rows, probe_rows
@@ -121,7 +121,7 @@ class TableMaker:
         }
         weight_td, bias_t = (torch.from_numpy(array).float() for array in (probes.weight_td, probes.bias_t))
         name = f"{_name(job)}-n{subset.n_train}-seed{subset.seed}.h5"
-        fitted = ScorerFile("linear", Linear(weight_td, bias_t), provenance, trained_on)
+        fitted = TrainedScorer("linear", Linear(weight_td, bias_t), provenance, trained_on)
         _save(folder / name, fitted)
         entry = list_file(job.spec, job.layer, subset.seed, fitted, n_train=subset.n_train)
         self.scorer_files.append(entry)
@@ -145,7 +145,7 @@ def _name(job: Job) -> str:
     return f"layer{job.layer}-{job.spec.kind}{k}{seed}"
 
 
-def _save(path: Path, contents: ScorerFile) -> None:
+def _save(path: Path, contents: TrainedScorer) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_scorer(path, contents)
     logger.info("saved %s", path)

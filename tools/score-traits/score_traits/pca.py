@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from saetools.devices import float64_device
+from saetools.compute.devices import float64_device
 from saetools.errors import UserError
-from saetools.scorers import Linear
-from saetools.shard_reader import ShardSet
+from saetools.scorers.baselines import Linear
+from saetools.shards.reader import ShardSet
 from score_traits.random_patches import token_blocks
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from saetools.errors import UserError
-from saetools.scorers import Linear
-from saetools.shard_reader import ShardSet
+from saetools.scorers.baselines import Linear
+from saetools.shards.reader import ShardSet
 
 BLOCK_BYTES = 32 * 2**20
 

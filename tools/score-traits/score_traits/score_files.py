@@ -15,12 +15,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from saetools.hdf5 import new_hdf5, open_hdf5
-from saetools.provenance import Format, Provenance, canonical_json
-from saetools.shard_layout import layer_group
-from saetools.shard_reader import ShardSet
+from saetools.files.formats import IMAGE_SCORES
+from saetools.files.hdf5 import new_hdf5, open_hdf5
+from saetools.files.provenance import Provenance, canonical_json
+from saetools.shards.header import layer_group
+from saetools.shards.reader import ShardSet
 
-IMAGE_SCORES = Format("saetools-image-scores", 1, "score-traits")
 WIDTH = 256  # prototypes in a block
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from saetools.cli import logger
-from saetools.pooling import parse_pool
-from saetools.provenance import Provenance
-from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
-from saetools.scorers import Const, Units
-from saetools.shard_reader import ShardSet
+from saetools.files.formats import SCORERS
+from saetools.files.provenance import Provenance
+from saetools.log import logger
+from saetools.metrics.pooling import parse_pool
+from saetools.scorers.baselines import Const, Units
+from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
+from saetools.shards.reader import ShardSet
 from score_traits.jobs import Job
 from score_traits.score_files import ScoreFile, ScoreFileWriter, key_of, new_score_file
 from score_traits.scorer_specs import UNTRAINED, AnyScorer, fit
@@ -80,7 +81,7 @@ class ScoreStore:
             n_patches, _ = self._train.shape(job.layer)
             tokens = 0 if job.spec.kind == UNTRAINED else self._train.n_images * n_patches
             trained_on = {**self._train.header.source(), "layer": job.layer, "tokens": tokens}
-            save_scorer(path, ScorerFile(job.spec.kind, scorer, provenance, trained_on))
+            save_scorer(path, TrainedScorer(job.spec.kind, scorer, provenance, trained_on))
         return path
 
     @property

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from saetools.ap_tables import SEED
 from saetools.errors import UsageError, near_names
-from saetools.sae import SAE
-from saetools.sae_start import rebuild_start, training_shards, untrained_topk
-from saetools.scorer_file import ScorerFile, load_scorer
-from saetools.scorers import Const, Linear, Units, both_signs
-from saetools.shard_reader import ShardSet
+from saetools.files.ap_tables import SEED
+from saetools.scorers.baselines import Const, Linear, Units, both_signs
+from saetools.scorers.file import TrainedScorer, load_scorer
+from saetools.scorers.sae import SAE
+from saetools.scorers.start import rebuild_start, training_shards, untrained_topk
+from saetools.shards.reader import ShardSet
 from score_traits.kmeans import fit_kmeans
 from score_traits.pca import fit_pca
 from score_traits.random_patches import draw_random, draw_random_centred
@@ -117,7 +117,7 @@ def start_columns(spec: Spec) -> dict[str, Any]:
     return {"d_sae": spec.k, "activation": "topk", "sparsity": spec.active}
 
 
-def sae_columns(found: ScorerFile, path: str) -> dict[str, Any]:
+def sae_columns(found: TrainedScorer, path: str) -> dict[str, Any]:
     """The columns of the AP table that tell of a scorer file."""
     columns: dict[str, Any] = {"checkpoint": path}
     if isinstance(found.scorer, SAE):

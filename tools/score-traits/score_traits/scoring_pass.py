@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from saetools.matmul import float32_matmul
-from saetools.pooling import Pool, pool_scores
-from saetools.progress import Progress
-from saetools.scorers import Scorer
-from saetools.shard_reader import Shard, ShardSet
+from saetools.cli.progress import Progress
+from saetools.compute.matmul import float32_matmul
+from saetools.metrics.pooling import Pool, pool_scores
+from saetools.scorers.baselines import Scorer
+from saetools.shards.reader import Shard, ShardSet
 from score_traits.score_files import ScoreFileWriter
 
 BLOCK_BYTES = 32 * 2**20

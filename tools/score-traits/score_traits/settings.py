@@ -13,7 +13,7 @@ class ScoringSettings:
 
     layers:    of the shards, ascending or not
     n_train:   numbers of training images; None for all
-    pool:      as in saetools.pooling; of no meaning for patch traits
+    pool:      as in saetools.metrics.pooling; of no meaning for patch traits
     seeds:     one repeat each
     bootstrap: resamples of the test images; 0 for none
     bootstrap_by: what is drawn, `image` or `class` (all test images of one)

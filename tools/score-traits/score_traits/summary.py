@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from saetools.ap_tables import name_scorers, spread
-from saetools.markdown_tables import render_markdown
+from saetools.cli.markdown import render_markdown
+from saetools.files.ap_tables import name_scorers, spread
 
 RUN = ["scorer", "n_prototypes", "checkpoint", "layer", "n_train"]
 GROUP_MARK = "::"

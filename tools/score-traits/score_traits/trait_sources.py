@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from saetools import cub200
 from saetools.errors import UserError, near_names
-from saetools.shard_reader import ShardSet
-from saetools.trait_table import read_trait_table
+from saetools.labels import cub200
+from saetools.labels.tables import read_trait_table
+from saetools.shards.reader import ShardSet
 from score_traits.traits import Labelled, Split, make_split
 
 FOLDERS = "target"

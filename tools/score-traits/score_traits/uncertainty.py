@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saetools.resampled_average_precision import (
+from saetools.metrics.bootstrap import (
     debiased_average_precision,
     effective_positives,
     logit_interval,

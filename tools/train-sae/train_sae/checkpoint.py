@@ -8,19 +8,19 @@ from typing import Any
 
 import pandas as pd
 
-from saetools.cli import logger
-from saetools.csv_files import write_csv
 from saetools.errors import UserError
-from saetools.image_overlap import check_no_overlap, count_overlap
-from saetools.provenance import Provenance, first_difference
-from saetools.sae import SAE
-from saetools.sae_metrics import SAEEvaluation
-from saetools.scorer_file import SCORERS, ScorerFile, load_scorer, save_scorer
-from saetools.scorer_inputs import choose_layer
-from saetools.shard_layout import Examples, check_same_source
-from saetools.shard_reader import Shard, ShardSet, count_shards
-from saetools.table_formats import TRAINING_METRICS
-from saetools.token_source import ShardSource
+from saetools.files.formats import SCORERS, TRAINING_METRICS
+from saetools.files.provenance import Provenance, first_difference
+from saetools.files.tables import write_csv
+from saetools.log import logger
+from saetools.scorers.compatibility import choose_layer
+from saetools.scorers.evaluation import SAEEvaluation
+from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
+from saetools.scorers.sae import SAE
+from saetools.shards.header import Examples, check_same_source
+from saetools.shards.overlap import check_no_overlap, count_overlap
+from saetools.shards.reader import Shard, ShardSet, count_shards
+from saetools.shards.token_source import ShardSource
 from train_sae.resuming import state_path
 from train_sae.settings import TrainingSettings
 
@@ -87,7 +87,7 @@ def save(
     provenance = Provenance.of(SCORERS, "train-sae", plain, parents)
     save_scorer(
         out,
-        ScorerFile(
+        TrainedScorer(
             "sae",
             sae,
             provenance,

@@ -7,25 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saetools.cli import (
-    DeviceOption,
-    SeedOption,
-    VerboseOption,
-    VersionOption,
-    logger,
-    new_app,
-    run,
-    write_line,
-)
+from saetools.cli.app import DeviceOption, SeedOption, VerboseOption, VersionOption, new_app, run, write_line
+from saetools.cli.paths import iterate_paths, reads_stdin
+from saetools.cli.quantities import parse_bytes, parse_count
 from saetools.errors import UsageError
-from saetools.paths import iterate_paths, reads_stdin
-from saetools.quantities import parse_bytes, parse_count
-from saetools.start_settings import POOL_MEMORY, StartSettings
+from saetools.log import logger
+from saetools.scorers.start_settings import POOL_MEMORY, StartSettings
 from train_sae import options as given
 from train_sae.options import Flags
 
 if TYPE_CHECKING:
-    from saetools.shard_reader import ShardSet
+    from saetools.shards.reader import ShardSet
     from train_sae.trainer import Run
     from train_sae.training import Surroundings
 
@@ -115,10 +107,10 @@ def train_sae(
 
     Stopped by Ctrl-C, SIGTERM, SIGUSR1 or a power cut, the same command again goes on.
     """
-    from saetools.devices import choose_device
-    from saetools.scorer_inputs import choose_layer
-    from saetools.shard_reader import Shard, check_complete, open_shards
-    from saetools.token_source import ShardSource
+    from saetools.compute.devices import choose_device
+    from saetools.scorers.compatibility import choose_layer
+    from saetools.shards.reader import Shard, check_complete, open_shards
+    from saetools.shards.token_source import ShardSource
     from train_sae.checkpoint import check_validation
     from train_sae.grids import combine, parse_grid, read_sweep
     from train_sae.memory import available_bytes
@@ -197,7 +189,7 @@ def train_sae(
 
 def _train_all(runs: list[Run], around: Surroundings, validation: ShardSet | None, memory: int) -> None:
     """Train what is not there yet; print each path once its file is complete."""
-    from saetools.token_source import all_blocks
+    from saetools.shards.token_source import all_blocks
     from train_sae.checkpoint import check_trained, describe, save
     from train_sae.training import evaluate, groups, train
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from saetools.devices import in_float64
-from saetools.sae import SAE
-from saetools.sae_metrics import SAEEvaluation
+from saetools.compute.devices import in_float64
+from saetools.scorers.evaluation import SAEEvaluation
+from saetools.scorers.sae import SAE
 
 PROBED_TOKENS = 1024
 SAMPLED_LATENTS = 256

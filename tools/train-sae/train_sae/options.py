@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saetools.cli import logger, parse_numbers
+from saetools.cli.app import parse_numbers
+from saetools.cli.quantities import parse_bytes, parse_count
 from saetools.errors import UsageError
-from saetools.quantities import parse_bytes, parse_count
-from saetools.start_settings import B_DEC_STARTS, NORMALIZATIONS, START_L0, StartSettings
+from saetools.log import logger
+from saetools.scorers.start_settings import B_DEC_STARTS, NORMALIZATIONS, START_L0, StartSettings
 
 if TYPE_CHECKING:
     from train_sae.settings import TrainingSettings

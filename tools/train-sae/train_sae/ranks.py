@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from saetools.errors import UsageError
-from saetools.sae_start import Normalization
+from saetools.scorers.start import Normalization
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ import h5py
 import numpy as np
 
 from saetools.errors import UserError
-from saetools.hdf5 import new_hdf5, open_hdf5
-from saetools.provenance import Format, Provenance, first_difference
-
-STATES = Format("saetools-training-state", 1, "train-sae")
+from saetools.files.formats import TRAINING_STATES
+from saetools.files.hdf5 import new_hdf5, open_hdf5
+from saetools.files.provenance import Provenance, first_difference
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def state_path(out: Path) -> Path:
 
 def save_state(out: Path, state: TrainingState, settings: Mapping[str, Any], shards: Sequence[str]) -> None:
     """Write it, complete or not at all. shards: identities of those that have been read."""
-    provenance = Provenance.of(STATES, "train-sae", {**settings, "shards": list(shards)})
+    provenance = Provenance.of(TRAINING_STATES, "train-sae", {**settings, "shards": list(shards)})
     rows = json.dumps(state.rows)
     arrays = [*state.parameters.values(), *state.step.values(), state.mean]
     n_bytes = sum(array.nbytes for array in arrays) + len(rows) + len(json.dumps(provenance.settings))
@@ -66,8 +65,8 @@ def load_state(out: Path, settings: Mapping[str, Any]) -> tuple[TrainingState, l
     path = state_path(out)
     if not path.exists():
         return None
-    with open_hdf5(path, STATES) as file:
-        found = dict(Provenance.from_attributes(file.attrs, STATES, path).settings)
+    with open_hdf5(path, TRAINING_STATES) as file:
+        found = dict(Provenance.from_attributes(file.attrs, TRAINING_STATES, path).settings)
         shards = found.pop("shards")
         if difference := first_difference(found, settings):
             raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from saetools.start_settings import StartSettings
+from saetools.scorers.start_settings import StartSettings
 from train_sae.steps.settings import StepSettings
 
 OPTIMIZERS = ("adam", "muon")
@@ -14,8 +14,8 @@ OPTIMIZERS = ("adam", "muon")
 @dataclass(frozen=True)
 class TrainingSettings:
     """d_sae S; tokens to train on, in whole batches; warmup and sparsity_warmup: shares of the steps; decay as in
-    schedule.py; normalize, blend, b_dec and start_l0 as in saetools.sae_start; holdout and exclude_labels as in
-    saetools.token_source; log_every in steps; autocast: matrix products in bfloat16 on a GPU."""
+    schedule.py; normalize, blend, b_dec and start_l0 as in saetools.scorers.start; holdout and exclude_labels as in
+    saetools.shards.token_source; log_every in steps; autocast: matrix products in bfloat16 on a GPU."""
 
     d_sae: int
     tokens: int

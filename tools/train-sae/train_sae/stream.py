@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from saetools.pool_plan import Draw, Load, Replay, plan, pool_capacity
-from saetools.sae_start import draw_sample
-from saetools.token_source import IMAGES_PER_BLOCK, Block, ShardSource
+from saetools.scorers.start import draw_sample
+from saetools.shards.pool_plan import Draw, Load, Replay, plan, pool_capacity
+from saetools.shards.token_source import IMAGES_PER_BLOCK, Block, ShardSource
 from train_sae.batch_entropy import batch_entropy
 from train_sae.fresh_memory import FreshMemory
 
@@ -76,7 +76,7 @@ class TokenStream:
     def sample(self, seed: int) -> torch.Tensor:
         """float32 {n, D}: different tokens out of those in the pool before the first batch; call it before that.
 
-        `saetools.sae_start.read_sample` gives the same without the pool.
+        `saetools.scorers.start.read_sample` gives the same without the pool.
         """
         slots = draw_sample(self._n_loaded, seed)  # they are taken in order as long as nothing has been drawn
         return self._pool[torch.from_numpy(slots)].float()

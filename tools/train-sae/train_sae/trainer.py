@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from saetools.sae import SAE, SAEConfig
-from saetools.sae_start import Normalization, Start, make_start
+from saetools.scorers.sae import SAE, SAEConfig
+from saetools.scorers.start import Normalization, Start, make_start
 from train_sae.diagnostics import diagnose
 from train_sae.optimizers import make_training_step
 from train_sae.ranks import Ranks

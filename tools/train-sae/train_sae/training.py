@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from saetools.cli import logger
-from saetools.matmul import float32_matmul
-from saetools.progress import Progress
-from saetools.sae import SAE
-from saetools.sae_metrics import SAEEvaluation
-from saetools.sae_start import read_sample
-from saetools.shard_reader import IncompleteShards
-from saetools.token_source import Block, ShardSource
+from saetools.cli.progress import Progress
+from saetools.compute.matmul import float32_matmul
+from saetools.log import logger
+from saetools.scorers.evaluation import SAEEvaluation
+from saetools.scorers.sae import SAE
+from saetools.scorers.start import read_sample
+from saetools.shards.reader import IncompleteShards
+from saetools.shards.token_source import Block, ShardSource
 from train_sae.memory import peak_bytes
 from train_sae.ranks import Ranks
 from train_sae.resuming import check_shards, load_state, save_state

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import njit
 
-from saetools.kernels.flags import FAST
+from saetools.compute.kernels.flags import FAST
 
 
 @njit(**FAST)

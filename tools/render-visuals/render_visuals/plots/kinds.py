@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING
 
 from render_visuals.csv_tables import read_table
 from render_visuals.plots import latent_plots, sweep_plots, trait_plots
-from saetools.provenance import Format
-from saetools.table_formats import AP_TABLE, COLLECTED_RUNS, LATENT_PICTURES, LATENT_TABLE, TRAINING_METRICS
+from saetools.files.formats import (
+    AP_TABLE,
+    COLLECTED_RUNS,
+    LATENT_PICTURES,
+    LATENT_TABLE,
+    TRAINING_METRICS,
+    Format,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from render_visuals.figures import colour_of, new_figure
-from saetools.csv_files import check_columns
 from saetools.errors import UserError
+from saetools.files.tables import check_columns
 
 if TYPE_CHECKING:
     import pandas as pd

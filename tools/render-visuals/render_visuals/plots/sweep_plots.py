@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from render_visuals.figures import FAINT, INK, colour_of, legend_above, new_figure
-from saetools.ap_tables import name_scorers
-from saetools.csv_files import check_columns, sidecar_path, sidecar_values
 from saetools.errors import UserError
-from saetools.pareto import APART, measured_on, pareto_front
+from saetools.files.ap_tables import name_scorers
+from saetools.files.tables import check_columns, sidecar_path, sidecar_values
+from saetools.metrics.pareto import APART, measured_on, pareto_front
 
 if TYPE_CHECKING:
     import pandas as pd

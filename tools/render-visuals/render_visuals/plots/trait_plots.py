@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from render_visuals.figures import FAINT, colour_of, legend_above, log_limits, new_figure
-from saetools.ap_tables import name_scorers
-from saetools.csv_files import check_columns
 from saetools.errors import UserError
+from saetools.files.ap_tables import name_scorers
+from saetools.files.tables import check_columns
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saetools.workers import Workers
+from saetools.compute.threads import Workers
 from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.selection import EncoderChunks, choose_top_k

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saetools.matmul import float32_matmul
-from saetools.selection import set_depth
-from saetools.workers import Workers, even_pieces
+from saetools.compute.matmul import float32_matmul
+from saetools.compute.selection import set_depth
+from saetools.compute.threads import Workers, even_pieces
 from train_sae.steps.adam import Adam
 from train_sae.steps.auxk import DeadSelector
 from train_sae.steps.dense import DenseBackward

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saetools.workers import Workers, even_pieces
+from saetools.compute.threads import Workers, even_pieces
 from train_sae.steps.adam import Adam, clip_factor, squared_norm
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.settings import StepSettings

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saetools.sae_start import Start
+from saetools.scorers.start import Start
 
 Array = np.ndarray
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saetools.devices import exact_type
+from saetools.compute.devices import exact_type
 from train_sae.steps.adam import clip_factor
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.prefixes import prefixes_of_step

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saetools.selection import LANES, set_depth
-from saetools.workers import Workers, even_pieces
+from saetools.compute.selection import LANES, set_depth
+from saetools.compute.threads import Workers, even_pieces
 from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.selection import MAX_PIECES, AboveThreshold, EncoderChunks, TopKSelector

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saetools.selection import set_depth
-from saetools.workers import Workers, even_pieces
+from saetools.compute.selection import set_depth
+from saetools.compute.threads import Workers, even_pieces
 from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
 
@@ -88,7 +88,7 @@ def choose_top_k(
     events: Events,
 ) -> None:
     """Fills in latents and values of k events per token: the largest of x enc^T + bias, those below `floor` as it."""
-    from saetools.kernels.selection_kernels import top_k_rows
+    from saetools.compute.kernels.selection import top_k_rows
 
     latent_bk, value_bk = events.latent_e.reshape(-1, k), events.f_e.reshape(-1, k)
     depth = set_depth(len(enc_sd), k)
@@ -146,7 +146,7 @@ class AboveThreshold:
         `at_most`: only that many of the largest are wanted, so `cut_s` may be raised on the way (in place) whenever
         the events become many more; those wanted are always among the events.
         """
-        from saetools.kernels.selection_kernels import count_above_rows, take_above_rows
+        from saetools.compute.kernels.selection import count_above_rows, take_above_rows
 
         ptr_b, bias_s = self.buffer.ptr_b, self.parameters.b_enc_s.numpy()
         ptr_b[0] = 0

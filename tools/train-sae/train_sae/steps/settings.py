@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from saetools.start_settings import StartSettings
+from saetools.scorers.start_settings import StartSettings
 
 ACTIVATIONS = ("topk", "batchtopk", "relu", "jumprelu")
 OBJECTIVES = ("mse", "matryoshka")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saetools.workers import Workers, even_pieces, pieces_of_equal_work
+from saetools.compute.threads import Workers, even_pieces, pieces_of_equal_work
 from train_sae.steps.adam import Adam, clip_factor, squared_norm
 from train_sae.steps.events import Events
 from train_sae.steps.parameters import SAEParameters

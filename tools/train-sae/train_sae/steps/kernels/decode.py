@@ -3,8 +3,8 @@
 import numpy as np
 from numba import njit
 
-from saetools.kernels.flags import FAST
-from saetools.kernels.intrinsics import prefetch
+from saetools.compute.kernels.flags import FAST
+from saetools.compute.kernels.intrinsics import prefetch
 
 
 @njit(**FAST)

@@ -3,15 +3,15 @@
 import numpy as np
 from numba import njit
 
-from saetools.kernels.flags import FAST
-from saetools.kernels.intrinsics import narrow, prefetch, widen
-from saetools.kernels.selection_kernels import (
+from saetools.compute.kernels.flags import FAST
+from saetools.compute.kernels.intrinsics import narrow, prefetch, widen
+from saetools.compute.kernels.selection import (
     add_candidates,
     below_kth_largest,
     choose_largest,
     maxima_of_sets,
 )
-from saetools.selection import LANES
+from saetools.compute.selection import LANES
 
 
 @njit(**FAST)

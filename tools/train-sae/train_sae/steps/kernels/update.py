@@ -3,8 +3,8 @@
 import numpy as np
 from numba import njit
 
-from saetools.kernels.flags import FAST
-from saetools.kernels.intrinsics import prefetch
+from saetools.compute.kernels.flags import FAST
+from saetools.compute.kernels.intrinsics import prefetch
 
 # Moments of latents that stay off decay geometrically; below this they are set to zero, long before
 # subnormal numbers slow every step. Their update would be below the rounding of the weights.

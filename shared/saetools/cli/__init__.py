@@ -1,0 +1,1 @@
+"""The command-line kit: what every tool's program is made of."""

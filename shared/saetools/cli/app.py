@@ -1,0 +1,179 @@
+"""The small kit every command line is built from: exit codes, errors, logging, common options.
+
+A tool is a module with a Typer app and
+
+    def main() -> None:
+        run("dump-acts", app)
+
+Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 130 after Ctrl-C, 143 after SIGTERM,
+138 after SIGUSR1.
+Data goes to stdout, everything said to a person to stderr.
+
+Errors of the library name arguments in back quotes: "`layer`: ...". A command shows those that it has as the options
+that people type: "--layer: ...".
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from saetools import __version__
+from saetools.errors import UsageError, UserError
+from saetools.log import logger
+
+N = TypeVar("N", int, float)
+INTERRUPTED = 130
+
+
+def _print_version(context: typer.Context, asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"{context.find_root().info_name} {__version__}\n")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        callback=lambda on: logger.setLevel(logging.DEBUG if on else logging.INFO),
+        help="Say more on stderr, and show the traceback of an error.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option(help="Seeds everything that is drawn at random.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+def new_app() -> typer.Typer:
+    """An empty app with the behaviour every command shares (no shell completion, plain tracebacks)."""
+    return typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help, for `@app.command(epilog=examples(...))`: two or three commands to copy.
+
+    They use the names of the README's walk through the drawn birds, and tests/house/test_examples.py runs them.
+    """
+    return "\n\n".join(["Examples:", *commands])
+
+
+def parse_numbers(option: str, text: str, kind: Callable[[str], N], count: int | None = None) -> list[N]:
+    """The numbers of an option like `--layers 8,11`; a usage error where it is no list of (count) numbers."""
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or (count is not None and len(numbers) != count):
+        expected = f"{count} numbers" if count is not None else "numbers"
+        raise UsageError(f"{option} {text!r}: expected {expected} with commas between them")
+    return numbers
+
+
+def write_line(line: str) -> None:
+    """Write one line of data to stdout at once, so that the next program in the pipe can start."""
+    write_data(line + "\n")
+
+
+def write_data(text: str) -> None:
+    """Write data to stdout at once; where nobody reads it any more, leave with exit code 0."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered must not raise again when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def run(name: str, app: typer.Typer) -> NoReturn:
+    """Run `app` as the command `name` and exit the process with the project's exit codes."""
+    _log_to_stderr(name)
+    for kind in (signal.SIGTERM, signal.SIGUSR1):  # Slurm sends the latter before a time limit
+        signal.signal(kind, _exit_on_signal)
+    sys.exit(_exit_code(name, app))
+
+
+# Typer brings its own copy of click, whose UsageError is public by this way alone.
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+
+
+def _exit_code(name: str, app: typer.Typer) -> int:
+    try:
+        returned = app(prog_name=name, standalone_mode=False)
+        if returned == INTERRUPTED:  # how newer Typer says Ctrl-C; older ones raise Abort
+            raise KeyboardInterrupt
+        sys.stdout.flush()
+    except _USAGE_ERROR as error:
+        hint = f"{name} --help lists the options and arguments"
+        return _fail(name, f"{error.format_message()}\n{hint}", 2)
+    except UserError as error:
+        return _fail(name, _with_options(str(error), app), 2 if isinstance(error, UsageError) else 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(name, "interrupted; files that are complete are kept", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        return _fail(name, f"{where}{what}; free some space or write elsewhere, then run it again", 1)
+    return returned if isinstance(returned, int) else 0
+
+
+def _with_options(message: str, app: typer.Typer) -> str:
+    """The message with the names of the command's arguments, in back quotes, as its options."""
+    command: Any = typer.main.get_command(app)
+    options = {
+        parameter.name: next((o for o in parameter.opts if o.startswith("--")), parameter.opts[0].upper())
+        for each in (command, *getattr(command, "commands", {}).values())
+        for parameter in each.params
+    }
+    return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), message)
+
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+def _fail(name: str, message: str, code: int) -> int:
+    if logger.isEnabledFor(logging.DEBUG) and code == 1:
+        logger.debug("where it happened:", exc_info=True)
+    sys.stderr.write(f"{name}: error: {message}\n")
+    return code
+
+
+def _exit_on_signal(number: int, _frame: object) -> NoReturn:
+    """Leave through the `finally` blocks, so that temporary files go."""
+    raise SystemExit(128 + number)
+
+
+class _AboveProgressBars(logging.StreamHandler):
+    """Writes a log line above the progress bar on the last line of a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _log_to_stderr(name: str) -> None:
+    handler = _AboveProgressBars()
+    handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

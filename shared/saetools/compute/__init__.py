@@ -1,0 +1,1 @@
+"""Where and how fast it is computed: devices, threads, kernels."""

@@ -1,0 +1,1 @@
+"""Files with their provenance: complete or absent, and checked when they are read."""

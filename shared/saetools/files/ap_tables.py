@@ -1,0 +1,174 @@
+"""Which scorer the rows of an AP table are of: its name for people, and the rows of one scorer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saetools.errors import UserError
+from saetools.files.tables import check_columns, sidecar_path, sidecar_values, write_sidecar
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pandas.core.groupby import SeriesGroupBy
+
+SCORER_FILES = "scorer_files"  # in the sidecar of an AP table
+SEED = "{seed}"  # in the path of a scorer file: each repeat has its own
+_SEED_PART = re.compile(r"[-_.]?(seed[-_=]?)?\{seed\}")
+
+
+def rows_of_scorer(
+    path: Path,
+    table: pd.DataFrame,
+    *,
+    uid: str,
+    kind: str,
+    n_prototypes: int,
+    layer: int | None = None,
+    file: Path | None = None,
+) -> pd.DataFrame:
+    """The rows of the AP table at `path` that are of one scorer, that of some latents: never none.
+
+    uid, kind: of the scorer, as in the latents' header and in a scorer file's provenance; n_prototypes: K.
+    Since version 2 the table's sidecar lists the uid of every scorer file, which decides; rows of `const`, `units` and
+    the like, which have no file, are found by their kind. In tables of version 1, and in tables without a sidecar, rows
+    are of the scorer where kind and K agree (and `layer`, if it is given); of several checkpoints among them those with
+    the name of `file`, the scorer's own file.
+    Raises UserError where no row is of the scorer, or where the table cannot say which of several is meant.
+    """
+    check_columns(path, table, ["scorer", "n_prototypes"], "finding the rows of a scorer")
+    here = table[(table["scorer"] == kind) & (table["n_prototypes"] == n_prototypes)]
+    if layer is not None and "layer" in here:
+        here = here[here["layer"] == layer]
+    listed = scorer_files(path)
+    what = f"{kind} scorer with {n_prototypes} prototypes" + ("" if layer is None else f" on layer {layer}")
+    if not len(here):
+        raise UserError(
+            f"{path}: no row is of a {what}; it holds {_held(table)};\ngive the AP table of the same scorer"
+        )
+    if listed is not None and len(uid) == 32:
+        mine = [entry for entry in listed if entry["uid"] == uid and entry["kind"] == kind]
+        kept = here[[any(_is_of(entry, row) for entry in mine) for row in here.to_dict("records")]]
+        if not len(kept):
+            raise UserError(
+                f"{path}: its rows of a {what} are of another scorer than this one, whose uid is {uid};\n"
+                "score its file with score-traits --scorer FILE, and give that table"
+            )
+        return kept
+    if "checkpoint" in here and here["checkpoint"].nunique(dropna=False) > 1:
+        if file is not None:
+            here = here[[isinstance(one, str) and Path(one).name == file.name for one in here["checkpoint"]]]
+        if here["checkpoint"].nunique(dropna=False) != 1:
+            raise UserError(
+                f"{path}: it holds several scorers of this kind and size; give a table of one, or score the file"
+                " again with score-traits: the new table says which rows are whose"
+            )
+    return here
+
+
+def scorer_files(path: Path) -> list[dict[str, Any]] | None:
+    """What the sidecar of the AP table at `path` says of scorer files; None of version 1, or without a sidecar.
+
+    spec: as it was given (`checkpoint`, with `{seed}`), or `random:K` and the like of those that were saved; kind,
+    n_prototypes and layer as in the rows; seed: None where it is one file for all; n_train: of `linear` alone; uid.
+    """
+    if not sidecar_path(path).is_file():
+        return None
+    found = sidecar_values(path).get(SCORER_FILES)
+    if found is None:
+        return None
+    needed = {"spec", "kind", "n_prototypes", "layer", "seed", "uid"}
+    if not isinstance(found, list) or not all(
+        isinstance(one, Mapping) and needed <= set(one) for one in found
+    ):
+        raise UserError(
+            f"{sidecar_path(path)}: its {SCORER_FILES} are broken; write it again with score-traits"
+        )
+    return [dict(one) for one in found]
+
+
+def list_scorer_files(path: Path, files: Sequence[Mapping[str, Any]]) -> None:
+    """Bring the list of an AP table that is made already up to date: the same scorers in files written anew.
+
+    Scorers that were saved when it was made stay listed. A table of version 1 stays as it is.
+    """
+    before = scorer_files(path)
+    if before is None:
+        return
+
+    def place(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(entry.get(name) for name in ("spec", "kind", "layer", "seed", "n_train"))
+
+    now = [*{place(entry): dict(entry) for entry in [*before, *files]}.values()]
+    if now != before:
+        write_sidecar(path, {**sidecar_values(path), SCORER_FILES: now})
+
+
+def name_scorers(table: pd.DataFrame) -> list[str]:
+    """A name for people for the scorer of every row: its kind, and where files of a kind are several the file's too.
+
+    From the columns `scorer`, and `checkpoint` and `layer` where they are there. A file's name is its stem without
+    `{seed}` and without `layerL` of its own layer, so that one SAE per layer or per seed has one name; with folders
+    before it where stems alone are equal. uids are never in it.
+    """
+    kinds = [str(kind) for kind in table["scorer"]]
+    if "checkpoint" not in table:
+        return kinds
+    layers = table["layer"] if "layer" in table else [None] * len(table)
+    files = [
+        _plain_path(one, layer) if isinstance(one, str) else None
+        for one, layer in zip(table["checkpoint"], layers, strict=True)
+    ]
+    of_kind: dict[str, set[str | None]] = {}
+    for kind, file in zip(kinds, files, strict=True):
+        of_kind.setdefault(kind, set()).add(file)
+    names = {
+        (kind, file): kind if file is None or len(several) == 1 else f"{kind} {_short(file, several)}"
+        for kind, several in of_kind.items()
+        for file in several
+    }
+    return [names[key] for key in zip(kinds, files, strict=True)]
+
+
+def spread(groups: SeriesGroupBy) -> pd.Series:
+    """The standard deviation of each group's values (over seeds, ...): empty where nothing varied, never 0."""
+    return groups.std().where(groups.max() > groups.min())
+
+
+def _plain_path(checkpoint: str, layer: object) -> str:
+    path = Path(_SEED_PART.sub("", checkpoint) or checkpoint)
+    stem = path.stem if path.suffix in (".h5", ".pt") else path.name
+    number = f"{layer:g}" if isinstance(layer, int | float) else str(layer)
+    without = re.sub(rf"[-_.]?layer[-_=]?{re.escape(number)}(?![0-9])", "", stem)
+    return str(path.with_name(without or stem or checkpoint))
+
+
+def _short(file: str, several: set[str | None]) -> str:
+    """The end of the path, of as few parts as tell it from the other files."""
+    parts = Path(file).parts
+    others = [Path(other).parts for other in several if other is not None and other != file]
+    n = 1
+    while n < len(parts) and any(other[-n:] == parts[-n:] for other in others):
+        n += 1
+    return "/".join(parts[-n:])
+
+
+def _is_of(entry: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether a row of the entry's kind is of this file."""
+    checkpoint = row.get("checkpoint")
+    if isinstance(checkpoint, str):
+        spec_fits = entry["spec"].removeprefix("untrained:") == checkpoint
+    else:
+        spec_fits = entry["spec"].partition(":")[0] == row["scorer"]
+    return spec_fits and all(
+        entry.get(name) is None or name not in row or entry[name] == row[name]
+        for name in ("n_prototypes", "layer", "seed", "n_train")
+    )
+
+
+def _held(table: pd.DataFrame) -> str:
+    pairs = table[["scorer", "n_prototypes"]].drop_duplicates()
+    held: Sequence[str] = [f"{kind} ({k:g})" for kind, k in pairs.itertuples(index=False)]
+    return ", ".join(held[:6]) + (", ..." if len(held) > 6 else "") or "no rows"

@@ -1,0 +1,50 @@
+"""Every file format of saetools: its name, the newest version, the command that writes it. Normative: docs/formats.md.
+
+A new format, or a new version of one, begins here. check-files checks each; collect-runs takes those of `TABLES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format: its name in the files, and the newest version that this code writes and reads."""
+
+    name: str
+    version: int
+    made_by: str  # the command that writes it, for the advice in errors
+
+
+# HDF5, NPZ
+SHARDS = Format("saetools-activations", 1, "dump-acts")
+SCORERS = Format("saetools-scorer", 1, "train-sae")
+TRAINING_STATES = Format("saetools-training-state", 1, "train-sae")
+LATENTS = Format("saetools-latents", 2, "encode-acts")
+IMAGE_SCORES = Format("saetools-image-scores", 1, "score-traits")
+PROBES = Format("saetools-probes", 1, "fit-probes")
+
+# CSV, each with a sidecar NAME.csv.json
+AP_TABLE = Format("saetools-ap-table", 2, "score-traits")
+TRAINING_METRICS = Format("saetools-training-metrics", 1, "train-sae")
+PROBE_TABLE = Format("saetools-probe-table", 1, "fit-probes")
+LATENT_TABLE = Format("saetools-latent-table", 1, "fit-probes")
+PROBE_SUMMARY = Format("saetools-probe-summary", 2, "fit-probes")
+LATENT_RANKING = Format("saetools-latent-ranking", 1, "audit-latents")
+YIELD = Format("saetools-yield", 2, "audit-latents")
+LATENT_PICTURES = Format("saetools-latent-pictures", 1, "render-visuals latents")
+COLLECTED_RUNS = Format("saetools-collected-runs", 1, "collect-runs")
+
+TABLES = (
+    AP_TABLE,
+    TRAINING_METRICS,
+    PROBE_TABLE,
+    LATENT_TABLE,
+    PROBE_SUMMARY,
+    LATENT_RANKING,
+    YIELD,
+    LATENT_PICTURES,
+    COLLECTED_RUNS,
+)
+FORMATS = (SHARDS, SCORERS, TRAINING_STATES, LATENTS, IMAGE_SCORES, PROBES, *TABLES)

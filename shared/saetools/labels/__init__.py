@@ -1,0 +1,1 @@
+"""Which image or patch has which label."""

@@ -1,0 +1,119 @@
+"""Which image has which trait: from CUB-200-2011's annotations or from a CSV."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from saetools.errors import UserError
+from saetools.labels import cub200
+
+
+@dataclass(frozen=True)
+class TraitTable:
+    """labels {N, T} bool, or float64 in [0, 1] where some are between; valid {N, T} bool: False where the table says
+    nothing; name {T}; row of each path."""
+
+    source: Path
+    name: list[str]
+    labels_nt: np.ndarray
+    valid_nt: np.ndarray
+    row: dict[str, int]
+
+    def of(self, paths: Sequence[str], what: str) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and validity {n, T} of the images at `paths`, in that order.
+
+        Raises UserError, with an example, where the table does not have all of them.
+        """
+        missing = [path for path in paths if path not in self.row]
+        if missing:
+            raise UserError(
+                f"{self.source}: {len(missing)} of the {len(paths)} images in {what} have no row, for example"
+                f" {missing[0]!r}; its own paths look like {next(iter(self.row), '')!r};"
+                " give the table of these images, with paths relative to the data set's root"
+            )
+        rows = np.array([self.row[path] for path in paths], dtype=np.int64)
+        return self.labels_nt[rows], self.valid_nt[rows]
+
+
+def read_trait_table(
+    source: Path,
+    *,
+    soft: bool = False,
+    certainty: Collection[int] = cub200.CERTAIN,
+    drop_not_visible: bool = False,
+) -> TraitTable:
+    """Read a CUB-200-2011 folder, or a CSV `path,TRAIT,...` of 0, 1 and empty; raises UserError.
+
+    soft: whether numbers between 0 and 1 are allowed too. certainty, drop_not_visible: of CUB-200-2011, which
+    certainties count as an answer, and whether an attribute that nobody could see is unknown instead of absent.
+    """
+    if source.is_dir():
+        return _read_cub(source, certainty, drop_not_visible)
+    if not source.is_file():
+        raise UserError(
+            f"{source}: no such file or folder; expected CUB-200-2011's folder or a CSV of traits"
+        )
+    return _read_csv(source, soft)
+
+
+def trait_table_digest(source: Path) -> str:
+    """SHA-256 of the file that says which image has which trait; raises UserError where it is missing."""
+    file = source / "attributes" / "image_attribute_labels.txt" if source.is_dir() else source
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; expected CUB-200-2011's folder or a CSV of traits")
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read_cub(root: Path, certainty: Collection[int], drop_not_visible: bool) -> TraitTable:
+    answers = cub200.read_answers(root, certainty)
+    valid_nt = ~answers.not_visible_nt if drop_not_visible else np.ones_like(answers.present_nt)
+    names, paths = cub200.read_attribute_names(root), cub200.read_images(root).path
+    return TraitTable(root, names, answers.present_nt, valid_nt, _rows(paths, root))
+
+
+def _read_csv(source: Path, soft: bool) -> TraitTable:
+    try:
+        table = pd.read_csv(source, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: not a CSV file: {error}; expected a header path,TRAIT,...") from error
+    if "path" not in table.columns or table.shape[1] < 2:
+        raise UserError(
+            f"{source}: its columns are {', '.join(map(repr, table.columns[:5]))};"
+            " expected path and at least one trait"
+        )
+    names = [name for name in table.columns if name != "path"]
+    cells_nt = table[names].to_numpy(dtype=str)
+    valid_nt = cells_nt != ""
+    labels_nt = _numbers(cells_nt) if soft else cells_nt == "1"
+    known_nt = (labels_nt >= 0) & (labels_nt <= 1) if soft else np.isin(cells_nt, ("0", "1"))
+    if not (known_nt | ~valid_nt).all():
+        row, column = np.argwhere(~known_nt & valid_nt)[0]
+        raise UserError(
+            f"{source}: line {row + 2}, trait {names[column]!r} holds {str(cells_nt[row, column])!r};"
+            f" expected {'a number from 0 to 1' if soft else '0, 1'} or nothing"
+        )
+    if soft and np.isin(labels_nt, (0, 1)).all():
+        labels_nt = labels_nt == 1
+    return TraitTable(source, names, labels_nt, valid_nt, _rows(list(table["path"]), source))
+
+
+def _numbers(cells_nt: np.ndarray) -> np.ndarray:
+    """Cells as float64; 0 where empty, NaN where no number."""
+    columns = [pd.to_numeric(pd.Series(cells_n), errors="coerce") for cells_n in cells_nt.T]
+    numbers_nt = np.stack([column.to_numpy(np.float64) for column in columns], axis=1)
+    return np.where(cells_nt == "", 0.0, numbers_nt)
+
+
+def _rows(paths: Sequence[str], source: Path) -> dict[str, int]:
+    rows = {path: row for row, path in enumerate(paths)}
+    if len(rows) < len(paths):
+        twice = next(path for row, path in enumerate(paths) if rows[path] != row)
+        raise UserError(f"{source}: the image {twice!r} has two rows; leave one")
+    return rows

@@ -1,0 +1,1 @@
+"""Sparse latents of many tokens: files in row order, blocks in column order."""

@@ -1,0 +1,144 @@
+"""Writes one file of CSR latents, block by block in bounded memory; complete or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from saetools.errors import UserError
+from saetools.files.atomic import atomic_path
+from saetools.files.provenance import Provenance, canonical_json
+from saetools.latents.header import HEADER, MEMBERS, VALUE_TYPES, LatentsHeader
+from saetools.shards.header import Examples
+
+IN_MEMORY = 64 << 20  # bytes of indices, and of values, that are held before they go to a file without a name
+ALIGNMENT = 64  # of a member's data in the file, so that it can be mapped into memory as an array
+DATE = (1980, 1, 1, 0, 0, 0)  # the same latents are the same bytes
+LOCAL_HEADER = 30  # bytes before the name in a zip file
+ZIP64_EXTRA = 20
+
+Spool = tempfile.SpooledTemporaryFile[bytes]
+
+
+class LatentsWriter:
+    """Takes the rows of one file in order; made by `new_latents`."""
+
+    def __init__(
+        self, target: Path, n_rows: int, n_latents: int, dtype: str, indices: Spool, data: Spool
+    ) -> None:
+        self._target, self._dtype, self._n_rows = target, VALUE_TYPES[dtype], n_rows
+        self._indptr, self._done = np.zeros(n_rows + 1, np.int64), 0
+        self.count = np.zeros(n_latents, np.int64)
+        self._events = {"indices": indices, "data": data}
+
+    def append(self, counts_b: np.ndarray, latent_e: np.ndarray, value_e: np.ndarray) -> None:
+        """The next b rows: how many latents each has, these latents ascending row by row, and their values.
+
+        Raises UserError where a value is not finite or does not fit into the stored type.
+        """
+        n = len(counts_b)
+        assert self._done + n <= self._n_rows, "more rows than the file was made for"
+        assert len(latent_e) == len(value_e) == counts_b.sum(), "rows and events do not fit"
+        with np.errstate(over="ignore"):
+            stored_e = value_e.astype(self._dtype)
+        if not np.isfinite(stored_e).all():
+            raise UserError(
+                f"{self._target}: a latent's value is {value_e[~np.isfinite(stored_e)][0]}, which"
+                f" {self._dtype.name} cannot hold; use --dtype float32, or check the activations"
+            )
+        start = self._indptr[self._done]
+        self._indptr[self._done + 1 : self._done + n + 1] = start + np.cumsum(counts_b)
+        self.count += np.bincount(latent_e, minlength=len(self.count))
+        self._events["indices"].write(np.ascontiguousarray(latent_e, "<i4").data)
+        self._events["data"].write(stored_e.data)
+        self._done += n
+
+    def finish(self, zip: zipfile.ZipFile, plain: dict[str, np.ndarray]) -> None:
+        """Put everything into the zip file."""
+        assert self._done == self._n_rows, "fewer rows than the file was made for"
+        n_events = int(self._indptr[-1])
+        arrays = {
+            **plain,
+            "format": np.array("csr"),
+            "shape": np.array([self._n_rows, len(self.count)]),
+            "indptr": self._indptr,
+            "count": self.count,
+        }
+        for name in MEMBERS:
+            if name in ("indices", "data"):
+                dtype: np.dtype[Any] = self._dtype if name == "data" else np.dtype("<i4")
+                with _member(zip, name, dtype, (n_events,)) as stream:
+                    self._events[name].seek(0)
+                    shutil.copyfileobj(self._events[name], stream, 1 << 22)
+            elif name in arrays:
+                dtype = arrays[name].dtype if MEMBERS[name][0] == "text" else np.dtype(MEMBERS[name][0])
+                array = np.ascontiguousarray(arrays[name], dtype)
+                with _member(zip, name, dtype, arrays[name].shape) as stream:
+                    stream.write(array.tobytes())
+
+
+@contextlib.contextmanager
+def new_latents(
+    target: Path,
+    header: LatentsHeader,
+    provenance: Provenance,
+    examples: Examples,
+    labels_np: np.ndarray | None = None,
+    *,
+    dtype: str = "float32",
+) -> Iterator[LatentsWriter]:
+    """A writer for one file, which appears under `target` when the block ends without an exception.
+
+    >>> with new_latents(target, header, provenance, shard.examples) as writer:
+    ...     writer.append(counts_b, latent_e, value_e)
+    """
+    n_rows = len(examples) * header.n_patches
+    with _spool(target) as indices, _spool(target) as data:
+        writer = LatentsWriter(target, n_rows, header.n_latents, dtype, indices, data)
+        yield writer
+        text = canonical_json({**asdict(provenance), "header": asdict(header)})
+        plain: dict[str, Any] = {
+            HEADER: np.array(text),
+            "path": np.array(list(examples.path), dtype=np.str_),
+            "index": examples.index,
+            "target": examples.target,
+            "grid": examples.grid,
+        }
+        if examples.size is not None:
+            plain["size"] = examples.size
+        if examples.digest is not None:
+            plain["digest"] = examples.digest
+        if labels_np is not None:
+            plain["labels"] = labels_np
+        with atomic_path(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as zip:
+            writer.finish(zip, plain)
+
+
+@contextlib.contextmanager
+def _member(
+    zip: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> Iterator[IO[bytes]]:
+    """NAME.npy, open for its data, which begins at a multiple of ALIGNMENT."""
+    info = zipfile.ZipInfo(f"{name}.npy", DATE)
+    assert zip.fp is not None
+    # NumPy pads its own header to a multiple of 64, so the zip header before it has to end at one.
+    end = zip.fp.tell() + LOCAL_HEADER + len(info.filename) + ZIP64_EXTRA
+    padding = -(end + 4) % ALIGNMENT
+    info.extra = b"PD" + padding.to_bytes(2, "little") + bytes(padding)  # a private field of the zip format
+    with zip.open(info, "w", force_zip64=True) as stream:
+        description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, description)
+        yield stream
+
+
+def _spool(target: Path) -> Spool:
+    """A file without a name, in memory until it is large, on the disk of `target` then."""
+    return tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, mode="w+b", dir=str(target.parent))

@@ -1,0 +1,1 @@
+"""Average precision, its intervals, and fronts. Formulas: docs/metrics.md."""

@@ -1,0 +1,1 @@
+"""SAEs and the baselines beside them: what they compute, and their files."""

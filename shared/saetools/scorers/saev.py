@@ -1,0 +1,148 @@
+"""Checkpoints of the saev library (`sae.pt`): one line of JSON, then a state dict of torch.
+
+    f     = act(x W_enc + b_enc)    from schema 2 on; before, the encoder sees x - b_dec
+    x_hat = f W_dec + b_dec
+
+Where fewer than k pre-activations of a token are positive, that library's TopK keeps negative ones too; ours has
+zeros there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saetools.errors import UserError
+from saetools.files.atomic import atomic_path
+from saetools.scorers.foreign import foreign_scorer, make_sae, take
+from saetools.scorers.record import TrainedScorer
+from saetools.scorers.sae import SAE, SAEConfig
+
+NEWEST_SCHEMA = 5
+ACTIVATIONS = {"Relu": "relu", "TopK": "topk", "BatchTopK": "batchtopk"}
+
+
+def read_saev(
+    path: Path, *, centred: bool | None = None, threshold: float | None = None, as_topk: bool = False
+) -> TrainedScorer:
+    """Read a checkpoint of any schema; raises UserError where it is broken or says too little.
+
+    centred: whether the encoder sees x - b_dec, where the schema does not tell (schema 2 of a Matryoshka SAE). Of a
+    BatchTopK without its threshold: threshold to use, or as_topk, to keep the k largest of each token.
+    """
+    content = path.read_bytes()
+    line, _, rest = content.partition(b"\n")
+    try:
+        header = json.loads(line)
+        state = torch.load(io.BytesIO(rest), weights_only=True, map_location="cpu")
+    except (ValueError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(
+            f"{path}: found no line of JSON with a torch state dict after it, expected a saev checkpoint;"
+            " copy it again from where it was trained"
+        ) from error
+    schema = header.get("schema", 0)
+    if schema not in range(NEWEST_SCHEMA + 1):
+        raise UserError(
+            f"{path}: found schema {schema!r} of saev, this program knows those up to {NEWEST_SCHEMA};"
+            " update saetools"
+        )
+    cfg = header if schema == 0 else header["cfg"]
+    activation, k = _activation(header, cfg)
+    if activation not in ACTIVATIONS:
+        raise UserError(f"{path}: unknown activation {activation!r}; known are {', '.join(ACTIVATIONS)}")
+    d_model = cfg.get("d_model", cfg.get("d_vit"))
+    d_sae = cfg.get("d_sae") or (d_model or 0) * cfg.get("exp_factor", 0)
+    name = "topk" if as_topk else ACTIVATIONS[activation]
+    tensors = take(
+        path,
+        state,
+        {"W_enc": (d_model, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_model), "b_dec": (d_model,)},
+    )
+    subtracts = schema < 2 if centred is None else centred
+    if not subtracts:
+        tensors["b_enc"] = shift_bias(tensors, +1)
+    if name == "batchtopk":
+        found = state.get("activation.threshold")
+        if found is None and threshold is None:
+            raise UserError(
+                f"{path}: a BatchTopK SAE of schema {schema} has no threshold, without which single tokens have no"
+                " latents; convert it with convert-sae --threshold T, or with --as-topk"
+            )
+        value = float(found) if threshold is None else threshold
+        tensors["threshold"] = torch.full((d_sae,), max(value, 0.0))
+    config = SAEConfig(d_model, d_sae, name, k if name in ("topk", "batchtopk") else None)
+    sae = make_sae(config, tensors)
+    uid = hashlib.sha256(content).hexdigest()[:32]
+    return foreign_scorer(path, sae, uid, "saev", schema, header)
+
+
+def write_saev(path: Path, sae: SAE) -> None:
+    """Write a checkpoint of the newest schema: the same latents and reconstructions for the same inputs.
+
+    Raises UserError where that library has no such activation: JumpReLU, unless its thresholds are all alike.
+    """
+    sae = sae.folded()
+    config = sae.config
+    threshold = None
+    if sae.threshold is not None:
+        if not torch.all(sae.threshold == sae.threshold[0]):
+            raise UserError(
+                f"{path}: saev has no JumpReLU with a threshold for each latent; convert to a SAELens folder instead"
+            )
+        threshold = sae.threshold[0].clone()
+    no_aux = {"cls": "NoAux", "params": {"key": "no-aux"}}
+    no_sparsity = {"cls": "NoSparsity", "params": {"key": "no-sparsity"}}
+    auxk = {"cls": "AuxK", "params": {"key": "auxk", "k_aux": 512, "alpha": 0.03125}}
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "relu": ("Relu", {"key": "relu", "aux": no_aux}),
+        "topk": ("TopK", {"key": "top-k", "top_k": config.k, "aux": auxk}),
+        "batchtopk": ("BatchTopK", {"key": "batch-top-k", "top_k": config.k, "momentum": 0.1, "aux": auxk}),
+    }
+    kinds["jumprelu"] = "BatchTopK", {**kinds["batchtopk"][1], "top_k": config.k or 1}
+    cls, params = kinds[config.activation]
+    header = {
+        "schema": NEWEST_SCHEMA,
+        "cfg": {
+            "d_model": config.d_model,
+            "d_sae": config.d_sae,
+            "activation": {"cls": cls, "params": {**params, "sparsity": no_sparsity}},
+            "reinit_blend": 0.8,
+            "reinit_enc_dec_tranpose": True,
+            "remove_parallel_grads": True,
+            # A decoder whose rows are not of unit norm must not be scaled when it is loaded.
+            "normalize_w_dec": bool(
+                torch.allclose(sae.W_dec.norm(dim=1), torch.ones(config.d_sae), atol=1e-5)
+            ),
+        },
+        "commit": "unknown",
+        "lib": "saetools",
+    }
+    tensors = {name: getattr(sae, name) for name in ("W_dec", "b_dec", "W_enc", "b_enc")}
+    tensors["b_enc"] = shift_bias(tensors, -1)
+    if threshold is not None:
+        tensors["activation.threshold"] = threshold
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        file.write((json.dumps(header) + "\n").encode())
+        torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+
+
+def shift_bias(tensors: Mapping[str, torch.Tensor], sign: int) -> torch.Tensor:
+    """b_enc + sign * b_dec W_enc: from an encoder that sees x to one that sees x - b_dec, or (-1) back."""
+    shift_s = tensors["b_dec"].double() @ tensors["W_enc"].double()
+    return (tensors["b_enc"].double() + sign * shift_s).float()
+
+
+def _activation(header: Mapping[str, Any], cfg: Mapping[str, Any]) -> tuple[str, int | None]:
+    """The name of the class, and k."""
+    described = cfg.get("activation")
+    if isinstance(described, dict):
+        return described.get("cls", ""), described.get("params", {}).get("top_k", 32)
+    cls = header.get("cls", "Relu")
+    return ("Relu" if cls == "SparseAutoencoderConfig" else cls), cfg.get("top_k", 32)

@@ -1,0 +1,111 @@
+"""What an activation shard is: its names, its header, and when two shards belong together.
+
+See docs/formats.md. A shard holds a run of consecutive images of a data set, HDF5 data sets of
+shapes {N images, P patches, D model width}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saetools.errors import UserError
+from saetools.files.formats import SHARDS
+from saetools.files.provenance import canonical_json, first_difference
+
+DIGEST_CHARACTERS = 32  # of the digest of an image: hexadecimal
+
+
+def shard_name(index: int) -> str:
+    return f"shard-{index:06d}.h5"
+
+
+def layer_group(layer: int) -> str:
+    return f"layer_{layer}"
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """The root attributes that say what was recorded.
+
+    model: the name it was asked for by, `timm/NAME` or `open_clip/NAME/PRETRAINED`
+    weights: SHA-256 over the model's parameters and buffers
+    layers: 0-based blocks, ascending
+    hook: where in the block
+    preprocess: what was done to an image before the model saw it
+    n_examples_total: images in the whole data set, over all of its n_shards shards
+    """
+
+    model: str
+    weights: str
+    layers: Sequence[int]
+    hook: str
+    preprocess: Mapping[str, Any]
+    n_examples_total: int
+    shard_index: int
+    n_shards: int
+
+    def source(self) -> dict[str, Any]:
+        """What must agree between files that are used together."""
+        return {
+            "model": self.model,
+            "weights": self.weights,
+            "hook": self.hook,
+            "preprocess": dict(self.preprocess),
+        }
+
+    def to_attributes(self) -> dict[str, Any]:
+        preprocess = canonical_json(self.preprocess)
+        return {**asdict(self), "layers": np.asarray(self.layers, "<i8"), "preprocess": preprocess}
+
+    @staticmethod
+    def from_attributes(attributes: Mapping[str, Any], path: Path) -> ShardHeader:
+        names = list(ShardHeader.__dataclass_fields__)
+        if missing := [name for name in names if name not in attributes]:
+            raise UserError(
+                f"{path}: the attribute {missing[0]!r} is missing; activation shards have it;"
+                f" record it again with {SHARDS.made_by}"
+            )
+        values = {name: attributes[name] for name in names}
+        for name in ("n_examples_total", "shard_index", "n_shards"):
+            values[name] = int(values[name])
+        values["layers"] = tuple(int(layer) for layer in values["layers"])
+        values["preprocess"] = json.loads(values["preprocess"])
+        return ShardHeader(**values)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The images of a shard: one entry each, in order.
+
+    path {N} relative to the data set's root; index {N} int64 position in the whole data set;
+    target {N} int64 class, -1 unknown; grid {N, 2} int16 rows and columns of patches; size {N, 2} int32
+    height and width in pixels of the image as it was decoded; digest {N} str of 32 characters, what
+    `saetools.vision.pictures.picture_digest` says of it. size and digest are None where they were not recorded.
+    """
+
+    path: np.ndarray
+    index: np.ndarray
+    target: np.ndarray
+    grid: np.ndarray
+    size: np.ndarray | None = None
+    digest: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+
+def check_same_source(
+    mine: Mapping[str, Any], my_path: Path, other: Mapping[str, Any], other_path: Path
+) -> None:
+    """Raise UserError where two files were recorded differently (see `ShardHeader.source`)."""
+    if difference := first_difference(mine, other):
+        raise UserError(
+            f"{other_path}: recorded differently from {my_path}: {difference};"
+            " use files of one model, weights and preprocessing together"
+        )

@@ -1,0 +1,1 @@
+"""Vision models, their preprocessing, and the image sets that they are shown."""

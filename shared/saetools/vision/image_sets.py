@@ -1,0 +1,266 @@
+"""Lists the images of a data set, in the layouts that people have."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from saetools.errors import UsageError, UserError, near_names
+from saetools.labels import cub200
+from saetools.shards.holdout import VALIDATION, uniform_of_paths
+
+LAYOUTS = ("auto", "folder", "cub200", "masks", "csv")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+TRAIN_NAMES = ("train", "training")
+# Folders of other names than these are taken for classes, not for splits
+SPLIT_NAMES = (*TRAIN_NAMES, "validation", "valid", "val", "dev", "test", "testing")
+_COLUMNS = ("path", "target", "mask")  # of a CSV of images
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """path {N} relative to root, sorted or in the data set's own order; target {N} int64, -1 unknown;
+    mask {N} relative to root, where the data set has masks.
+    """
+
+    root: Path
+    path: Sequence[str]
+    target: np.ndarray
+    mask: Sequence[str] | None = None
+    part: str | None = None  # the part that --split-validation made, in words
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    def digest(self) -> str:
+        """SHA-256 over paths, targets and file sizes; independent of where the root lies."""
+        digest = hashlib.sha256()
+        for path, target in zip(self.path, self.target, strict=True):
+            digest.update(f"{path}\t{target}\t{(self.root / path).stat().st_size}\n".encode())
+        for path in self.mask or ():
+            digest.update(f"{path}\t{(self.root / path).stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+
+def list_images(source: Path, layout: str, split: str | None) -> ImageSet:
+    """List the images of a folder, or of a CSV.
+
+    folder: ROOT[/SPLIT]/CLASS/..., target = number of the class folder in alphabetical order; images
+    directly in the folder have target -1. cub200: CUB-200-2011's official lists; split train or test.
+    masks: ROOT/images/SPLIT/NAME and ROOT/annotations/SPLIT/NAME.png. csv: see `_read_csv`.
+    auto: the one whose lists or folders are there. Raises UserError where there are no images.
+    """
+    if layout == "auto":
+        layout = _recognise(source)
+    if layout != "csv" and not source.is_dir():
+        raise UserError(f"{source}: no such folder; expected a folder with images, or a CSV of their paths")
+    if layout == "csv":
+        if split is not None:
+            raise UserError(
+                f"{source}: a CSV has no splits; leave --split out, or write one CSV for each split"
+            )
+        images = _list_csv(source)
+    else:
+        images = {"cub200": _list_cub, "masks": _list_masks, "folder": _list_folder}[layout](source, split)
+    if not images.path:
+        raise UserError(
+            f"{source}: no images found in the layout {layout!r}"
+            f"{f' for the split {split!r}' if split else ''};"
+            f" expected CLASS/NAME with one of the endings {' '.join(sorted(SUFFIXES))}"
+        )
+    return images
+
+
+def list_divided(source: Path, layout: str, split: str | None, share: float) -> ImageSet:
+    """One side of a data set's training images, divided into train and validation: `share` of them, by their paths.
+
+    split: train (the others), or validation. What is divided is the split train (or training), and all images where
+    the data set has no splits. A class keeps its number on both sides. Raises UsageError for any other split, and
+    UserError where the data set has a validation split of its own, or one side would be empty.
+    """
+    if not 0 < share < 1:
+        raise UsageError(f"--split-validation {share:g}: expected a share above 0 and below 1, such as 0.2")
+    if split not in (*TRAIN_NAMES, "validation"):
+        raise UsageError(
+            f"--split-validation {share:g}: it divides the images to train on: add --split train or --split"
+            f" validation{f' (not {split})' if split else ''}, or leave it out"
+        )
+    divided = _divided_split(source, _recognise(source) if layout == "auto" else layout, split)
+    whole = list_images(source, layout, divided)
+    wanted = (uniform_of_paths(whole.path, VALIDATION) < share) == (split == "validation")
+    if not wanted.any():
+        raise UserError(
+            f"{source}: --split-validation {share:g} leaves {split} without any of {len(whole)} images;"
+            " choose another share"
+        )
+    rows = np.flatnonzero(wanted).tolist()
+    what = "validation" if split == "validation" else "all but the validation"
+    return ImageSet(
+        whole.root,
+        [whole.path[row] for row in rows],
+        whole.target[rows],
+        None if whole.mask is None else [whole.mask[row] for row in rows],
+        f"{what} part, a share of {share:g}, of {divided or 'all images'}",
+    )
+
+
+def _divided_split(source: Path, layout: str, split: str) -> str | None:
+    """The split that is divided, None for all images; raises UserError where that is not clear."""
+    if layout == "cub200":
+        return "train"
+    if layout == "csv":
+        return None
+    top = source / "images" if layout == "masks" else source
+    there = [name for name in SPLIT_NAMES if (top / name).is_dir()]
+    if own := [name for name in there if name in ("validation", "valid", "val", "dev")]:
+        raise UserError(
+            f"{top / own[0]}: the data set has a validation split of its own; leave --split-validation out and"
+            f" record --split {own[0]}"
+        )
+    train = [name for name in TRAIN_NAMES if name in there and split in (name, "train", "validation")]
+    if not train and (there or split == "training"):
+        raise UserError(
+            f"{top}: found no split {split if split in TRAIN_NAMES else 'train'!r} to divide by --split-validation,"
+            f" only {', '.join(there) or 'images without splits: use --split train'}"
+        )
+    return train[0] if train else None
+
+
+def _recognise(source: Path) -> str:
+    if source.is_file():
+        return "csv"
+    if cub200.is_cub(source):
+        return "cub200"
+    return "masks" if all((source / name).is_dir() for name in ("images", "annotations")) else "folder"
+
+
+def _list_cub(root: Path, split: str | None) -> ImageSet:
+    images = cub200.read_images(root)
+    if split not in (None, "train", "test"):
+        raise UserError(f"{root}: found no split {split!r}; CUB-200-2011 has train and test")
+    chosen = np.ones(len(images.path), bool) if split is None else images.is_train == (split == "train")
+    path = [path for path, keep in zip(images.path, chosen, strict=True) if keep]
+    for name in path:
+        if not (root / name).is_file():
+            raise UserError(
+                f"{root / name}: no such file, though images.txt lists it; get the data set again"
+            )
+    return ImageSet(root, path, images.target[chosen])
+
+
+def _list_folder(root: Path, split: str | None) -> ImageSet:
+    top = root / split if split else root
+    files = _image_files(top, root, split)
+    class_names = [path.relative_to(top).parts[0] if path.parent != top else None for path in files]
+    number = {name: i for i, name in enumerate(sorted({name for name in class_names if name is not None}))}
+    target = np.array([-1 if name is None else number[name] for name in class_names], dtype=np.int64)
+    return ImageSet(root, [path.relative_to(root).as_posix() for path in files], target)
+
+
+def _list_masks(root: Path, split: str | None) -> ImageSet:
+    top = root / "images" / split if split else root / "images"
+    files = _image_files(top, root / "images", split)
+    masks = []
+    for file in files:
+        stem = (root / "annotations" / file.relative_to(root / "images")).with_suffix("")
+        there = [mask for suffix in MASK_SUFFIXES if (mask := stem.with_name(stem.name + suffix)).is_file()]
+        if not there:
+            raise UserError(
+                f"{file}: its mask {stem}.png does not exist; every image needs one (or record the images"
+                " without masks: --layout folder)"
+            )
+        masks.append(there[0].relative_to(root).as_posix())
+    paths = [path.relative_to(root).as_posix() for path in files]
+    return ImageSet(root, paths, np.full(len(paths), -1, np.int64), masks)
+
+
+def _list_csv(table: Path) -> ImageSet:
+    rows = _read_csv(table)
+    root = table.parent
+    for row in rows:
+        for name in (row.path, row.mask):
+            if name is not None and not (root / name).is_file():
+                raise UserError(
+                    f"{table}: line {row.line}: {root / name}: no such file; paths are relative to the CSV's folder"
+                )
+    masks = [row.mask for row in rows if row.mask is not None]
+    target = np.array([row.target for row in rows], dtype=np.int64)
+    return ImageSet(root, [row.path for row in rows], target, masks if masks else None)
+
+
+def _image_files(top: Path, root: Path, split: str | None) -> list[Path]:
+    if not top.is_dir():
+        raise UserError(f"{top}: no such folder; expected the split {split!r} as a folder in {root}")
+    return sorted(
+        path for path in top.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One image: where it and its mask are, relative to the CSV's folder; its class, -1 unknown."""
+
+    line: int
+    path: str
+    target: int
+    mask: str | None
+
+
+def _read_csv(table: Path) -> list[_Row]:
+    """The images in the order of the CSV; raises UserError, with the line, where it is broken.
+
+    path: relative to the CSV's folder, each once. target: a whole number from 0, or empty. mask: for
+    every image or for none. Other columns are left alone.
+    """
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            names = [name for name in reader.fieldnames or [] if name is not None]
+            if "path" not in names:
+                raise UserError(
+                    f"{table}: it has no column 'path'{near_names('path', names)};"
+                    f" expected {', '.join(_COLUMNS)} in its first line, of which path is required"
+                )
+            rows = [_csv_row(table, reader.line_num, fields) for fields in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{table}: it could not be read as CSV ({error})") from error
+    _check_rows(table, rows)
+    return rows
+
+
+def _csv_row(table: Path, line: int, fields: dict[str, str | None]) -> _Row:
+    path, target, mask = ((fields.get(name) or "").strip() for name in _COLUMNS)
+    if not path:
+        raise UserError(f"{table}: line {line} has no path; expected one in every line")
+    for name in (path, mask):
+        if PurePosixPath(name).is_absolute():
+            raise UserError(
+                f"{table}: line {line}: {name} is an absolute path; write it relative to the CSV's folder,"
+                " so that the data set can be moved"
+            )
+    if target and not target.isdecimal():
+        raise UserError(
+            f"{table}: line {line}: the target {target!r} is no whole number from 0; number the classes"
+        )
+    return _Row(line, path, int(target) if target else -1, mask or None)
+
+
+def _check_rows(table: Path, rows: list[_Row]) -> None:
+    line_of: dict[str, int] = {}
+    for row in rows:
+        if row.path in line_of:
+            raise UserError(
+                f"{table}: line {row.line}: {row.path} was in line {line_of[row.path]} already; list every image once"
+            )
+        line_of[row.path] = row.line
+    without = [row.line for row in rows if row.mask is None]
+    if without and len(without) < len(rows):
+        raise UserError(
+            f"{table}: line {without[0]} has no mask, others have one; give all images one, or none"
+        )

@@ -1,0 +1,91 @@
+"""A picture as the models' preprocessing receives it, and a digest that tells equal pictures of different files."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saetools.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# How deep grey becomes 8 bits, as the preprocessing of a data set with such pictures says
+DEEP_GREY = "round(255 * value / largest)"
+# Files that can hold it
+_DEEP_SUFFIXES = {".png", ".tif", ".tiff", ".ppm"}
+
+
+def deep_grey_range(image: Image) -> int | None:
+    """The largest value that a grey picture of 9 to 16 bits can hold, such as 65535; None for any other picture."""
+    if image.mode.startswith("I;16"):
+        bits = _tiff_tag(image, 258)  # BitsPerSample
+        return (1 << bits) - 1 if bits is not None and bits < 16 else 65535
+    if image.mode == "I" and image.format == "PPM":  # Pillow scales its own range to this one
+        return 65535
+    return None
+
+
+def holds_deep_grey(root: Path, paths: Iterable[str]) -> bool:
+    """Whether any of the images is deep grey, by the headers of those files that can be; broken ones are not."""
+    from PIL import Image as pil
+
+    for path in paths:
+        if Path(path).suffix.lower() in _DEEP_SUFFIXES:
+            try:
+                with pil.open(root / path) as image:
+                    if deep_grey_range(image) is not None:
+                        return True
+            except (OSError, ValueError, SyntaxError, pil.DecompressionBombError):
+                continue
+    return False
+
+
+def rgb_picture(image: Image, where: Path | str) -> Image:
+    """The image as RGB, 8 bits a channel.
+
+    Grey of 9 to 16 bits is scaled by its type's range, round(255 * value / largest): of 16 bits round(value / 257).
+    (Pillow's own conversion clips it at 255: all but black becomes white.) Of colours with 16 bits Pillow reads the
+    upper 8. Raises UserError, naming `where`, for floating-point numbers and integers whose range is not known.
+    """
+    from PIL import Image as pil
+
+    if image.mode == "RGB":
+        image.load()  # the caller may close the file
+        return image
+    largest = deep_grey_range(image)
+    if largest is None and image.mode in ("F", "I"):
+        what = "floating-point numbers" if image.mode == "F" else "integers of 32 bits, or with a sign"
+        raise UserError(
+            f"{where}: its pixels are {what}, so that black and white are not known; expected 8 or 16 bits a channel;"
+            " save it as a 16-bit PNG, scaled as you see fit"
+        )
+    if largest is None:
+        return image.convert("RGB")
+    values = np.asarray(image).astype(np.uint32)
+    if _tiff_tag(image, 262) == 0:  # PhotometricInterpretation: 0 is white
+        values = largest - values
+    return pil.fromarray(((2 * 255 * values + largest) // (2 * largest)).astype(np.uint8)).convert("RGB")
+
+
+def _tiff_tag(image: Image, number: int) -> int | None:
+    tags = getattr(image, "tag_v2", None)
+    value = tags.get(number) if tags is not None else None
+    return value[0] if isinstance(value, tuple) else value
+
+
+def picture_digest(picture: Image) -> str:
+    """BLAKE2b-128, 32 hexadecimal digits, of an RGB picture: height and width as int32, then its bytes row by row.
+
+    Of what was decoded, before any resize or crop: a copy under another name, or in another file format without
+    loss, has the same digest.
+    """
+    assert picture.mode == "RGB", picture.mode
+    digest = hashlib.blake2b(struct.pack("<ii", picture.height, picture.width), digest_size=16)
+    digest.update(picture.tobytes())
+    return digest.hexdigest()

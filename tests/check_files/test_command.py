@@ -1,0 +1,250 @@
+"""check-files names the fault of every broken file of `broken_files`, and every reader refuses it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import pytest
+from broken_files import LATENTS, SCORERS, SHARDS, TABLES, Kind, contents
+from in_process import runner
+from processes import Tool, error_lines
+from small_shards import clustered_acts, write_shards
+
+from audit_latents.cli import app as audit_latents_app
+from check_files.cli import app
+from check_files.formats import CHECKERS
+from collect_runs.cli import app as collect_runs_app
+from convert_sae.cli import app as convert_sae_app
+from encode_acts.cli import app as encode_acts_app
+from fit_probes.cli import app as fit_probes_app
+from render_visuals.cli import app as render_visuals_app
+from saetools.files.provenance import canonical_json
+from score_traits.cli import app as score_traits_app
+from train_sae.cli import app as train_sae_app
+
+audit_latents = runner("audit-latents", audit_latents_app)
+check_files = runner("check-files", app)
+collect_runs = runner("collect-runs", collect_runs_app)
+convert_sae = runner("convert-sae", convert_sae_app)
+encode_acts = runner("encode-acts", encode_acts_app)
+fit_probes = runner("fit-probes", fit_probes_app)
+render_visuals = runner("render-visuals", render_visuals_app)
+score_traits = runner("score-traits", score_traits_app)
+train_sae = runner("train-sae", train_sae_app)
+
+SMALL = ["--d-sae", 32, "--k", 3, "--tokens", "300", "--batch-size", 50, "--layer", 3]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with sound files of several formats."""
+    root = tmp_path_factory.mktemp("sound") / "files"
+    acts = clustered_acts(60)
+    write_shards(root / "acts", acts[:40], paths=[f"a/{i}.jpg" for i in range(40)])
+    write_shards(root / "val", acts[40:], paths=[f"b/{i}.jpg" for i in range(20)])
+    write_shards(root / "other", acts[:40], paths=[f"a/{i}.jpg" for i in range(40)], model="timm/other")
+    train_sae(root / "acts", "--val", root / "val", "--out", root / "sae.h5", *SMALL)
+    for acts, out in (("acts", root / "latents"), ("val", root.parent / "val-latents")):
+        encode_acts(root / acts, "--scorer", root / "sae.h5", "--out", out)
+    rows = [
+        "path,red",
+        *(f"a/{i}.jpg,{i % 2}" for i in range(40)),
+        *(f"b/{i}.jpg,{i % 2}" for i in range(20)),
+    ]
+    (root.parent / "traits.csv").write_text("\n".join(rows) + "\n")
+    score(root, root / "ap.csv")
+    return root
+
+
+def score(root: Path, out: Path, code: int = 0) -> str:
+    done = score_traits(
+        *("--train", root / "acts", "--test", root / "val", "--traits", root.parent / "traits.csv"),
+        *("--scorer", "const", "--scorer", root / "sae.h5", "--out", out, "--layer", 3),
+        code=code,
+    )
+    return done.stderr
+
+
+@pytest.fixture
+def copied(sound: Path, tmp_path: Path) -> Path:
+    shutil.copy(sound.parent / "traits.csv", tmp_path)
+    return Path(shutil.copytree(sound, tmp_path / "files"))
+
+
+def test_sound_files(tool: Tool, sound: Path) -> None:
+    done = tool("check-files", sound, "--deep")
+    lines = done.stdout.splitlines()
+    assert all(": ok, " in line for line in lines), done.stdout
+    found = {line.split(": ")[0].removeprefix(f"{sound}/") for line in lines}
+    assert {"acts", "val", "other", "latents", "sae.h5", "sae.metrics.csv", "ap.csv"} == found
+    (acts,) = [line for line in lines if line.startswith(f"{sound}/acts: ")]
+    assert "2 shards, 40 images" in acts
+    again = tool("check-files", "-", stdin=f"{sound / 'sae.h5'}\n{sound / 'ap.csv'}\n")
+    assert len(again.stdout.splitlines()) == 2
+
+
+def verdict_of(kind: Kind, copied: Path) -> str:
+    """What check-files says of the target; it must say it of nothing sound."""
+    kind.break_it(copied)
+    arguments = ["--deep"] if kind.deep else []
+    if kind.deep:
+        check_files(copied / kind.target)
+    done = check_files(copied / kind.target, *arguments, code=1)
+    (wrong,) = [line for line in done.stdout.splitlines() if ": ok, " not in line]
+    return wrong
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_broken_shards(name: str, copied: Path, tmp_path: Path) -> None:
+    kind = SHARDS[name]
+    wrong = verdict_of(kind, copied)
+    assert kind.says in wrong
+    assert wrong.startswith(f"{copied}/acts")
+    for run in (
+        lambda: train_sae(
+            copied / "acts", "--val", copied / "val", "--out", tmp_path / "x.h5", *SMALL, code=1
+        ),
+        lambda: encode_acts(copied / "acts", "--scorer", copied / "sae.h5", "--out", tmp_path / "x", code=1),
+    ):
+        assert "acts" in error_lines(run())
+    assert "acts" in score(copied, tmp_path / "x.csv", code=1)
+    assert not (tmp_path / "x.h5").exists()
+    assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_broken_scorers(name: str, copied: Path, tmp_path: Path) -> None:
+    """render-visuals page --scorer is tested where there are images for it."""
+    assert SCORERS[name].says in verdict_of(SCORERS[name], copied)
+    before, out = contents(tmp_path), tmp_path / "out"
+    sae = copied / "sae.h5"
+    for run in (
+        lambda: encode_acts(copied / "acts", "--scorer", sae, "--out", out, code=1),
+        lambda: convert_sae(sae, tmp_path / "out.pt", code=1),
+        lambda: convert_sae(sae, out, code=1),
+    ):
+        assert str(sae) in error_lines(run())
+    assert str(sae) in score(copied, tmp_path / "x.csv", code=1)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_broken_latents(name: str, copied: Path, sound: Path, tmp_path: Path) -> None:
+    assert LATENTS[name].says in verdict_of(LATENTS[name], copied)
+    before, out = contents(tmp_path), tmp_path / "out"
+    broken, whole, traits = copied / "latents", sound.parent / "val-latents", tmp_path / "traits.csv"
+    labels = ["--labels", traits, "--out", out]
+    for run in (
+        lambda: fit_probes("--train", broken, "--test", whole, *labels, code=1),
+        lambda: fit_probes("--train", whole, "--test", broken, *labels, code=1),
+        lambda: audit_latents("--train", broken, "--test", whole, *labels, code=1),
+        lambda: audit_latents("--train", whole, "--test", broken, *labels, code=1),
+        lambda: render_visuals("latents", broken, "--images", copied, "--random", 3, "--out", out, code=1),
+        lambda: render_visuals("page", broken, "--images", copied, "--out", out, code=1),
+        lambda: render_visuals("heatmap", broken, "--out", tmp_path / "x.png", code=1),
+    ):
+        assert str(broken) in error_lines(run())
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_broken_tables(name: str, copied: Path, tmp_path: Path) -> None:
+    """Tables of fit-probes and audit-latents are tested with these tools."""
+    latents, ap, picture = copied / "latents", copied / "ap.csv", tmp_path / "x.png"
+    whole = collect_runs(ap, "--strict").stdout
+    render_visuals("plot", "map", ap, "--out", tmp_path / "whole.png")
+    assert TABLES[name].says in verdict_of(TABLES[name], copied)
+    before = contents(tmp_path)
+    kinds = ("front", "map", "layers", "traits", "prevalence")
+    for run in (
+        lambda: collect_runs(ap, code=1),
+        lambda: collect_runs(ap, "--out", tmp_path / "x.csv", code=1),
+        *(lambda kind=kind: render_visuals("plot", kind, ap, "--out", picture, code=1) for kind in kinds),
+        lambda: render_visuals("heatmap", latents, "--from", ap, "--out", picture, code=1),
+        lambda: render_visuals(
+            "latents", latents, "--from", ap, "--images", copied, "--out", tmp_path / "x", code=1
+        ),
+    ):
+        done = run()
+        assert str(ap) in error_lines(done)
+        assert done.stdout == "" != whole
+    assert str(ap) in score(copied, ap, code=1)
+    assert contents(tmp_path) == before
+
+
+def test_nan_in_a_table(copied: Path) -> None:
+    """Infinity may stand there: it is the loss in test of the prior of a class that train lacks."""
+    ap = copied / "ap.csv"
+    lines = ap.read_text().splitlines()
+    for cell, code in (("inf", 0), ("nan", 1), ('"NaN"', 1)):
+        cells = lines[2].split(",")
+        cells[8] = cell
+        ap.write_text("\n".join([*lines[:2], ",".join(cells), *lines[3:]]) + "\n")
+        check_files(ap)
+        done = check_files(ap, "--deep", code=code)
+        assert ("line 3 holds NaN" in done.stdout) == bool(code)
+
+
+def test_processes_refuse(tool: Tool, copied: Path, tmp_path: Path) -> None:
+    """The exit code is that of the process, too."""
+    TABLES["cut short"].break_it(copied)
+    for command in (
+        ["check-files", copied / "ap.csv"],
+        ["collect-runs", copied / "ap.csv"],
+        ["render-visuals", "plot", "map", copied / "ap.csv", "--out", tmp_path / "x.png"],
+    ):
+        done = tool(*command, code=1)
+        assert f"{copied / 'ap.csv'}: its last line has no end" in done.stdout + done.stderr
+        assert command[0] == "check-files" or done.stdout == ""
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_parents_that_do_not_belong_together(sound: Path, copied: Path) -> None:
+    with h5py.File(copied / "sae.h5", "r+") as file:
+        file.attrs["trained_on"] = file.attrs["trained_on"].replace("timm/test", "timm/imposter")
+    check_files(copied / "sae.h5")  # nothing is wrong with it alone
+    done = check_files(copied / "sae.h5", copied / "acts", code=1)
+    (wrong,) = [line for line in done.stdout.splitlines() if ": ok, " not in line]
+    assert wrong.startswith(f"{copied}/sae.h5: it was made from {copied}/acts")
+    assert "timm/imposter" in wrong
+    with (
+        h5py.File(sound / "acts" / "shard-000000.h5") as one,
+        h5py.File(sound / "other" / "shard-000000.h5") as two,
+    ):
+        uids = [str(one.attrs["uid"]), str(two.attrs["uid"])]
+    with h5py.File(copied / "sae.h5", "r+") as file:
+        file.attrs["parents"] = canonical_json(uids)
+        file.attrs["trained_on"] = "{}"
+    done = check_files(copied, code=1)
+    (wrong,) = [line for line in done.stdout.splitlines() if "sae.h5: ok" not in line and "sae.h5: " in line]
+    assert "its parents" in wrong and "'timm/test' against 'timm/other'" in wrong
+
+
+def test_a_folder_says_what_is_wrong_with_each_file(copied: Path) -> None:
+    SHARDS["cut short"].break_it(copied)
+    SCORERS["NaN"].break_it(copied)
+    done = check_files(copied, code=1)
+    wrong = [line.split(": ")[0] for line in done.stdout.splitlines() if ": ok, " not in line]
+    assert wrong == [f"{copied}/acts/shard-000001.h5", f"{copied}/sae.h5"]
+
+
+def test_no_files(tmp_path: Path) -> None:
+    assert "no such file" in error_lines(check_files(tmp_path / "none", code=1))
+    (tmp_path / "empty").mkdir()
+    assert "no file of saetools" in check_files(tmp_path / "empty", code=1).stdout
+    (tmp_path / "notes.txt").write_text("x")
+    assert "notes.txt" in check_files(tmp_path / "notes.txt", code=1).stdout
+
+
+def test_every_format_of_the_project_is_known() -> None:
+    """A format that some tool writes and check-files does not know would be called wrong."""
+    root = Path(__file__).resolve().parents[2]
+    written = {
+        part.split('"')[0]
+        for folder in ("shared", "tools")
+        for path in (root / folder).rglob("*.py")
+        for part in path.read_text().split('Format("')[1:]
+    }
+    assert written - {"any format of saetools"} <= set(CHECKERS)

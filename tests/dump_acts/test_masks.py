@@ -1,0 +1,235 @@
+"""Patch labels from masks, and the layouts and CSVs that name them, against a second implementation by loops."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from in_process import runner
+from PIL import Image
+from processes import error_lines
+from tiny_models import VIT, random_image, save_timm_weights
+
+from dump_acts.cli import app
+from dump_acts.patch_labels import LabelSettings, label_patches
+from saetools.shards.reader import open_shards
+from saetools.vision.image_sets import list_images
+from saetools.vision.preprocess import Preprocess
+
+IGNORE = 65535
+dump = runner("dump-acts", app)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_timm_weights(tmp_path_factory.mktemp("weights") / "vit.pth")
+
+
+def by_loops(
+    mask: np.ndarray, rows: int, columns: int, edge: int, rule: str, background: int, ignore: tuple[int, ...]
+) -> list[int]:
+    """One patch after another, one pixel after another."""
+    labels = []
+    for row in range(rows):
+        for column in range(columns):
+            votes: Counter[int] = Counter()
+            for y in range(row * edge, min((row + 1) * edge, len(mask))):
+                for x in range(column * edge, min((column + 1) * edge, len(mask[0]))):
+                    value = int(mask[y][x])
+                    votes[IGNORE if value in ignore else value] += 1
+            if rule == "prefer-foreground":
+                foreground = Counter({v: n for v, n in votes.items() if v not in (background, IGNORE)})
+                votes = foreground or votes
+            most = max(votes.values())
+            labels.append(min(value for value, n in votes.items() if n == most))
+    return labels
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    grid=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    edge=st.integers(1, 3),
+    beyond=st.integers(0, 2),
+    values=st.lists(st.sampled_from([0, 1, 2, 255, 256, 300, 65534, 65535]), min_size=1, max_size=4),
+    rule=st.sampled_from(["majority", "prefer-foreground"]),
+    background=st.sampled_from([0, 1, 300]),
+    ignore=st.lists(st.sampled_from([0, 2, 255]), max_size=2),
+    seed=st.integers(0, 1000),
+)
+def test_labels_equal_a_loop_over_pixels(
+    grid: tuple[int, int],
+    edge: int,
+    beyond: int,
+    values: list[int],
+    rule: str,
+    background: int,
+    ignore: list[int],
+    seed: int,
+) -> None:
+    size = grid[0] * edge + min(beyond, edge - 1), grid[1] * edge + min(beyond, edge - 1)
+    mask = np.random.default_rng(seed).choice(values, size).astype(np.int32)
+    found = label_patches(mask, grid, edge, LabelSettings(rule, background, ignore))
+    assert found.dtype == np.uint16
+    assert found.tolist() == by_loops(mask, *grid, edge, rule, background, tuple(ignore))
+
+
+def write_scenes(root: Path, n: int, *, n_values: int, bits: int = 8) -> Path:
+    """Images and masks of different sizes in images/SPLIT and annotations/SPLIT."""
+    rng = np.random.default_rng(1)
+    for i in range(n):
+        split = "training" if i < n - 2 else "validation"
+        height, width = 90 + 7 * i, 130 - 5 * i
+        for top in ("images", "annotations"):
+            (root / top / split).mkdir(parents=True, exist_ok=True)
+        random_image(i, height, width).save(root / "images" / split / f"{i:02d}.jpg")
+        coarse = rng.integers(0, n_values, (6, 8)).astype(np.uint8 if bits == 8 else np.uint16)
+        mask = coarse.repeat(-(-height // 6), 0).repeat(-(-width // 8), 1)[:height, :width]
+        Image.fromarray(np.ascontiguousarray(mask)).save(root / "annotations" / split / f"{i:02d}.png")
+    return root
+
+
+def labels_by_hand(
+    root: Path, mask: Path, preprocess: Preprocess, edge: int, rule: str, ignore: int
+) -> list[int]:
+    """Resize and crop with Pillow alone, then loop."""
+    picture = Image.open(root / mask)
+    goes = preprocess.geometry(picture.height, picture.width)
+    values = Image.fromarray(np.asarray(picture).astype(np.int32))
+    values = values.resize((goes.width, goes.height), Image.Resampling.NEAREST)
+    assert goes.top >= 0 and goes.left >= 0
+    box = (goes.left, goes.top, goes.left + goes.crop_width, goes.top + goes.crop_height)
+    cropped = np.asarray(values.crop(box))
+    grid = goes.crop_height // edge, goes.crop_width // edge
+    return by_loops(cropped, *grid, edge, rule, 0, (ignore,))
+
+
+@pytest.mark.parametrize("rule", ["majority", "prefer-foreground"])
+@pytest.mark.parametrize("grid", ["model", "native:60"])
+def test_recorded_labels_by_hand(weights: Path, tmp_path: Path, rule: str, grid: str) -> None:
+    root, out = write_scenes(tmp_path / "scenes", 7, n_values=900, bits=16), tmp_path / "out"
+    dump(root, "--model", VIT, "--layers", "0,1", "--weights", weights, "--out", out, "--split", "training",
+         "--patch-label", rule, "--ignore", "7", "--grid", grid, "--workers", 0, "--device", "cpu",
+         "--images-per-shard", 4)  # fmt: skip
+    shards = open_shards([out])
+    preprocess = Preprocess.from_settings(shards.header.preprocess)
+    assert shards.paths == [f"images/training/{i:02d}.jpg" for i in range(5)]
+    beyond_a_byte = False
+    for shard in shards.shards:
+        for path, labels, size in zip(shard.examples.path, shard.labels(1), shard.examples.grid, strict=True):
+            mask = Path(path.replace("images", "annotations")).with_suffix(".png")
+            assert labels.tolist() == labels_by_hand(root, mask, preprocess, 16, rule, 7)
+            assert size.prod() == len(labels)
+            beyond_a_byte |= bool(((labels > 255) & (labels < IGNORE)).any())
+    assert beyond_a_byte
+
+
+def test_labels_of_feature_maps_are_each_layers_own(tmp_path: Path) -> None:
+    root, out = write_scenes(tmp_path / "scenes", 3, n_values=5), tmp_path / "out"
+    weights = save_timm_weights(tmp_path / "cnn.pth", "test_convnext")
+    dump(root, "--model", "timm/test_convnext", "--layers", "all", "--weights", weights, "--out", out,
+         "--workers", 0, "--device", "cpu")  # fmt: skip
+    (shard,) = open_shards([out]).shards
+    preprocess = Preprocess.from_settings(shard.header.preprocess)
+    for layer, edge in enumerate((4, 8, 16, 32)):
+        n_patches, width = shard.shape(layer)
+        assert (n_patches, width) == ((160 // edge) ** 2, (24, 32, 48, 64)[layer])
+        assert {tuple(grid) for grid in shard.grid(layer)} == {(160 // edge, 160 // edge)}
+        assert shard.patches(layer).shape == (3, n_patches, width)
+        for path, labels in zip(shard.examples.path, shard.labels(layer), strict=True):
+            mask = Path(path.replace("images", "annotations")).with_suffix(".png")
+            assert labels.tolist() == labels_by_hand(root, mask, preprocess, edge, "majority", IGNORE)
+
+
+@pytest.mark.real
+def test_camvid_labels_by_hand(real_data: Path, weights: Path, tmp_path: Path) -> None:
+    root, out = real_data / "camvid", tmp_path / "out"
+    dump(root, "--model", VIT, "--layers", "0", "--weights", weights, "--out", out, "--split", "validation",
+         "--ignore", "11", "--workers", 0, "--device", "cpu")  # fmt: skip
+    shards = open_shards([out])
+    preprocess = Preprocess.from_settings(shards.header.preprocess)
+    assert shards.n_images == 20
+    for shard in shards.shards:
+        for path, labels in zip(shard.examples.path, shard.labels(0), strict=True):
+            mask = Path(path.replace("images", "annotations")).with_suffix(".png")
+            assert labels.tolist() == labels_by_hand(root, mask, preprocess, 16, "majority", 11)
+
+
+def test_csv_of_paths(weights: Path, tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", 4, n_values=5)
+    out = tmp_path / "out"
+    table = tmp_path / "list.csv"
+    lines = [
+        "id,path,target,mask",
+        "x,scenes/images/training/01.jpg,3,scenes/annotations/training/01.png",
+        'y,"scenes/images/validation/02.jpg",,scenes/annotations/validation/02.png',
+    ]
+    table.write_text("\n".join(lines) + "\n")
+    dump(table, "--model", VIT, "--layers", "0", "--weights", weights, "--out", out, "--workers", 0,
+         "--device", "cpu")  # fmt: skip
+    shards = open_shards([out])
+    assert shards.paths == ["scenes/images/training/01.jpg", "scenes/images/validation/02.jpg"]
+    assert shards.shards[0].examples.target.tolist() == [3, -1]
+    assert shards.shards[0].labels(0).shape == (2, 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("paht\nscenes/a.jpg\n", "did you mean paht"),
+        ("path\nscenes/none.jpg\n", "line 2"),
+        ("path\nimages/training/00.jpg\nimages/training/00.jpg\n", "line 2 already"),
+        ("path,target\nimages/training/00.jpg,ant\n", "'ant'"),
+        (
+            "path,mask\nimages/training/00.jpg,\nimages/training/01.jpg,annotations/training/01.png\n",
+            "no mask",
+        ),
+        ("path\n/etc/passwd\n", "absolute"),
+        ("path,target\n,1\n", "no path"),
+    ],
+)
+def test_broken_csv_says_where(tmp_path: Path, text: str, named: str) -> None:
+    write_scenes(tmp_path, 4, n_values=5)
+    (tmp_path / "list.csv").write_text(text)
+    command = [tmp_path / "list.csv", "--model", VIT, "--layers", "0", "--out", tmp_path / "out"]
+    assert named in error_lines(dump(*command, code=1))
+
+
+def test_masks_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "scenes", 4, n_values=5)
+    mask = root / "annotations" / "training" / "01.png"
+    command = [root, "--model", VIT, "--layers", "0", "--weights", weights, "--out", tmp_path / "out"]
+    command += ["--workers", 0]
+    Image.new("RGB", (125, 97)).save(mask)
+    assert "colours" in error_lines(dump(*command, code=1))
+    Image.new("L", (10, 10)).save(mask)
+    assert "10 x 10" in error_lines(dump(*command, code=1))
+    mask.unlink()
+    assert str(mask) in error_lines(dump(*command, code=1))
+    assert "--background" in error_lines(
+        dump(root, *command[1:], "--layout", "folder", "--background", 1, code=2)
+    )
+
+
+def test_palette_masks_are_their_indices(weights: Path, tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "scenes", 3, n_values=5)
+    plain, palette = tmp_path / "plain", tmp_path / "palette"
+    command = ["--model", VIT, "--layers", "0", "--weights", weights, "--workers", 0]
+    dump(root, *command, "--out", plain)
+    for mask in root.glob("annotations/*/*.png"):
+        values = Image.fromarray(np.asarray(Image.open(mask)), mode="P")
+        values.putpalette([255 - i for i in range(256) for _ in range(3)])
+        values.save(mask)
+    dump(root, *command, "--out", palette)
+    for one, other in zip(open_shards([plain]).shards, open_shards([palette]).shards, strict=True):
+        np.testing.assert_array_equal(one.labels(0), other.labels(0))
+
+
+def test_layouts_are_recognised(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "scenes", 4, n_values=5)
+    assert list_images(root, "auto", None).mask is not None
+    assert list_images(root, "auto", "validation").path == [f"images/validation/0{i}.jpg" for i in (2, 3)]
+    assert list_images(root / "images", "auto", None).target.tolist() == [0, 0, 1, 1]

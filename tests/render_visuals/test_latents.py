@@ -1,0 +1,282 @@
+"""render-visuals latents and heatmap: exact pixels, what is drawn again, and what users get wrong."""
+
+from __future__ import annotations
+
+import csv
+import resource
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from in_process import runner
+from pictured_latents import CROPPED, NATIVE, sparse_latents, write_images, write_pictured
+from PIL import Image
+from processes import BIN, Tool, error_lines
+
+from render_visuals.cli import app
+from render_visuals.heat_colours import STOPS
+from saetools.vision.preprocess import Preprocess
+
+render = runner("render-visuals", app)
+
+
+def plain_heat(
+    pixels: np.ndarray, grid: tuple[int, int], values: dict[int, float], largest: float
+) -> np.ndarray:
+    """Heat by its definition, pixel by pixel."""
+    height, width, _ = pixels.shape
+    rows, columns = grid
+    stops = [[int(stop[i : i + 2], 16) for i in (0, 2, 4)] for stop in STOPS]
+    out = pixels.copy()
+    for y in range(height):
+        for x in range(width):
+            patch = (y * rows // height) * columns + x * columns // width
+            if patch in values:
+                strength = values[patch] / largest
+                place = strength * (len(stops) - 1)
+                low = min(int(place), len(stops) - 2)
+                alpha = 0.35 + 0.4 * strength
+                for c in range(3):
+                    colour = stops[low][c] + (stops[low + 1][c] - stops[low][c]) * (place - low)
+                    out[y, x, c] = round(float(pixels[y, x, c]) * (1 - alpha) + colour * alpha)
+    return out
+
+
+def find(picture: np.ndarray, tile: np.ndarray) -> tuple[int, int] | None:
+    """(row, column) at which the picture holds exactly these pixels, give or take one level of rounding."""
+    height, width, _ = tile.shape
+    for y in range(picture.shape[0] - height + 1):
+        for x in range(20, min(picture.shape[1] - width + 1, 200)):
+            if (np.abs(picture[y, x].astype(int) - tile[0, 0]) > 1).any():
+                continue
+            if (np.abs(picture[y : y + height, x : x + width].astype(int) - tile) <= 1).all():
+                return y, x
+    return None
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "size", "grid", "seen"),
+    [
+        (CROPPED, (70, 40), (4, 4), "crop"),
+        (CROPPED, (40, 90), (4, 4), "crop"),
+        (NATIVE, (200, 100), (4, 8), (64, 32)),
+        (NATIVE, (50, 410), (16, 2), (16, 128)),
+    ],
+)
+def test_heat_is_on_the_very_pixels(
+    tmp_path: Path,
+    preprocess: Preprocess,
+    size: tuple[int, int],
+    grid: tuple[int, int],
+    seen: str | tuple[int, int],
+) -> None:
+    paths = write_images(tmp_path / "root", [size])
+    n_patches = grid[0] * grid[1]
+    f_npk = np.zeros((1, n_patches, 3), np.float32)
+    values = {0: 1.0, 3: 2.5, n_patches - 1: 5.0, n_patches // 2: 0.25}
+    for patch, value in values.items():
+        f_npk[0, patch, 2] = value
+    latents = write_pictured(tmp_path / "latents", f_npk, paths, [grid], preprocess, n_shards=1)
+    render("latents", latents, "--images", tmp_path / "root", "--out", tmp_path / "out", "--latents", 2)
+
+    image = Image.open(tmp_path / "root" / paths[0])
+    if seen == "crop":
+        left, top = (image.width - 32) // 2, (image.height - 32) // 2
+        pixels = np.asarray(image.crop((left, top, left + 32, top + 32)))
+    else:
+        assert not isinstance(seen, str)
+        pixels = np.asarray(image.resize(seen, Image.Resampling.BILINEAR))
+    picture = np.asarray(Image.open(tmp_path / "out" / "latent-000002.png").convert("RGB"))
+    assert find(picture, plain_heat(pixels, grid, values, 5.0)) is not None
+    assert find(picture, plain_heat(pixels, grid, {0: 1.0, 3: 2.5}, 5.0)) is None  # so the search can fail
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(root, latents): 8 images, 12 latents, masks."""
+    folder = tmp_path_factory.mktemp("case")
+    paths = write_images(folder / "root", [(60 + 5 * i, 40) for i in range(8)])
+    labels = np.random.default_rng(0).integers(0, 3, (8, 16)).astype(np.uint16)
+    labels[0, 0] = 65535
+    f_npk = sparse_latents(8, 16, 12, share=0.3)
+    latents = write_pictured(folder / "latents", f_npk, paths, [(4, 4)] * 8, CROPPED, labels_np=labels)
+    return folder / "root", latents
+
+
+def test_pictures_and_index(case: tuple[Path, Path], tmp_path: Path, tool: Tool) -> None:
+    root, latents = case
+    out = tmp_path / "out"
+    done = tool(
+        "render-visuals",
+        "latents",
+        latents,
+        "--images",
+        root,
+        "--out",
+        out,
+        "--latents",
+        "3,0,3,11",
+        "--spread",
+    )
+    assert done.stdout == f"{out / 'index.csv'}\n"
+    with (out / "index.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["latent"] for row in rows] == ["3", "0", "11"]
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    described = page.split("<!-- table: picture columns -->\n")[1].split("\n\n")[0].splitlines()[2:]
+    assert list(rows[0]) == [line.split("`")[1] for line in described]
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["index.csv", "index.csv.json", *(row["picture"] for row in rows)]
+    )
+    assert rows[2]["n_images"] == "0"  # it never fires, and is drawn all the same
+    f_npk = sparse_latents(8, 16, 12, share=0.3)
+    assert float(rows[0]["frequency"]) == pytest.approx((f_npk[..., 3] > 0).mean())
+    assert float(rows[0]["mean_value"]) == pytest.approx(f_npk[..., 3][f_npk[..., 3] > 0].mean(), rel=1e-6)
+    with Image.open(out / "latent-000003.png") as with_spread:
+        tall = with_spread.height
+    render("latents", latents, "--images", root, "--out", tmp_path / "top", "--latents", 3, "--top", 2)
+    with Image.open(tmp_path / "top" / "latent-000003.png") as short:
+        assert short.height < tall
+
+
+def test_label_maps_are_beside_the_images(case: tuple[Path, Path], tmp_path: Path) -> None:
+    root, latents = case
+    names = tmp_path / "names.txt"
+    names.write_text("sky\nroad\ntree\n")
+    arguments = ["latents", latents, "--images", root, "--latents", 1, "--top", 1]
+    render(*arguments, "--out", tmp_path / "plain")
+    render(*arguments, "--out", tmp_path / "named", "--label-names", names)
+    plain, named = (
+        np.asarray(Image.open(tmp_path / which / "latent-000001.png").convert("RGB")).astype(int)
+        for which in ("plain", "named")
+    )
+    tile_row = plain[110]  # through the tile: 32 pixels of image, 4 of gap, 32 of label map
+    assert (tile_row[20 + 32 : 20 + 36] == 255).all()
+    assert not (tile_row[20 + 36 : 20 + 68] == 255).all()
+    assert (tile_row[20 + 69 :] == 255).all()
+    assert (plain != named).any()
+
+
+def test_only_what_changed_is_drawn_again(case: tuple[Path, Path], tmp_path: Path) -> None:
+    root, latents = case
+    arguments = [
+        "latents",
+        latents,
+        "--images",
+        root,
+        "--out",
+        tmp_path,
+        "--latents",
+        "0,1,2",
+        "--workers",
+        1,
+    ]
+    render(*arguments)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
+    (tmp_path / "latent-000001.png").write_bytes(b"broken")
+    done = render(*arguments)
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
+    assert "2 of 3 were there already" in done.stderr
+    assert [name for name in before if before[name] != after[name]] == ["latent-000001.png"]
+    render(*arguments, "--top", 3)
+    assert all((tmp_path / name).stat().st_mtime_ns != after[name] for name in ("latent-000002.png",))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--latents", "3,12"], "--latents: there is no latent 12; these latents have the numbers 0 to 11"),
+        (["--random", 3, "--log-freq", "1,2"], "no latent is within the ranges"),
+        (["--from", "nothing.csv"], "nothing.csv: no such file"),
+    ],
+)
+def test_latents_that_do_not_exist(
+    case: tuple[Path, Path], tmp_path: Path, options: list[object], said: str
+) -> None:
+    root, latents = case
+    done = render("latents", latents, "--images", root, "--out", tmp_path, *options, code=1)
+    assert said in error_lines(done)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--latents", "1", "--random", "3"],
+        ["--latents", "x"],
+        ["--latents", "1", "--log-freq", "-3,-1"],
+        ["--random", "3", "--log-freq", "1"],
+        ["--random", "3", "--log-freq", "2,1"],
+    ],
+)
+def test_wrong_usage(case: tuple[Path, Path], tmp_path: Path, options: list[str]) -> None:
+    render("latents", case[1], "--images", case[0], "--out", tmp_path / "o", *options, code=2)
+
+
+def test_images_that_moved(case: tuple[Path, Path], tmp_path: Path) -> None:
+    root, latents = case
+    wrong = root / "images"
+    said = error_lines(
+        render("latents", latents, "--images", wrong, "--out", tmp_path, "--latents", 1, code=1)
+    )
+    assert f"{wrong / 'images'}" in said
+    assert "8 of them are not under" in said
+    assert f"did you mean --images {root}?" in said
+    nowhere = tmp_path / "empty"
+    nowhere.mkdir()
+    said = error_lines(
+        render("latents", latents, "--images", nowhere, "--out", tmp_path, "--latents", 1, code=1)
+    )
+    assert "such that ROOT/images/" in said
+
+
+def test_an_image_that_changed_since_the_dump(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    paths = write_images(root, [(200, 100), (100, 200)])
+    f_npk = sparse_latents(2, 32, 4, share=0.5)
+    latents = write_pictured(tmp_path / "latents", f_npk, paths, [(4, 8), (8, 4)], NATIVE)
+    Image.new("RGB", (300, 100)).resize((100, 300)).save(root / paths[0])
+    arguments = ["latents", latents, "--images", root, "--out", tmp_path / "out", "--latents", "1,2"]
+    said = error_lines(render(*arguments, "--workers", 1, code=1))
+    assert "it is 100 x 300 pixels" in said
+    assert "4 x 8 were recorded" in said
+    (root / paths[0]).write_bytes(b"no image any more")
+    said = error_lines(render(*arguments, "--workers", 1, code=1))
+    assert "not an image that can be decoded" in said
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk(case: tuple[Path, Path], tmp_path: Path, workers: int) -> None:
+    root, latents = case
+    options = ["--latents", ",".join(map(str, range(11))), "--workers", str(workers)]
+    done = subprocess.run(
+        [BIN / "render-visuals", "latents", latents, "--images", root, "--out", tmp_path, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        # No file may grow beyond some bytes: to the program the same as a disk without room.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+    )
+    assert done.returncode == 1
+    assert "free some space" in error_lines(done) or "too large" in error_lines(done).lower()
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".png"]
+
+
+def test_heatmap(case: tuple[Path, Path], tmp_path: Path) -> None:
+    root, latents = case
+    for out in ("a.png", "b.svg"):
+        done = render("heatmap", latents, "--by", "class", "--out", tmp_path / out)
+        assert done.stdout == f"{tmp_path / out}\n"
+    assert "Kind_A" in (tmp_path / "b.svg").read_text()
+    few = render("heatmap", latents, "--latents", "1,2,3,4", "--out", tmp_path / "few.png")
+    assert few.returncode == 0
+    said = error_lines(render("heatmap", latents, "--latents", "1,77", "--out", tmp_path / "x.png", code=1))
+    assert "there is no latent 77" in said
+    render("heatmap", latents, "--out", tmp_path / "x.gif", code=2)
+    said = error_lines(
+        render("heatmap", latents, "--by", "genus", "--images", root, "--out", tmp_path / "x.png", code=1)
+    )
+    assert "class_scientific_names.csv" in said

@@ -1,0 +1,388 @@
+"""Whether two versions of the tools write the same bytes: the drawn birds from images to table, probes, page and sweep.
+
+    git worktree add /tmp/before COMMIT && make -C /tmp/before setup
+    python tests/same_bytes.py /tmp/before .venv
+
+Each argument is an environment (a folder with bin/dump-acts in it) or a checkout with a .venv. Both run the same
+commands in folders of their own; then every file is compared. Left out is what differs from run to run (uids, times,
+the rates of training) and the record of the command and its settings. Prints the parts that differ, and exits with 1
+if there are any. Compare on one machine: another CPU rounds
+other sums.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = ["--model", "timm/test_vit2", "--weights", ROOT / "examples/birds/vit.safetensors", "--workers", "0"]
+
+# Where a file comes from, not what is in it. Settings are compared by their effect.
+UNEQUAL = {"uid", "parents", "command", "settings", "tool_version", "sha256", "bytes"}
+UID = re.compile(r"\b[0-9a-f]{32}\b")
+RATES = ["tokens_per_second", "seconds"]  # columns of training metrics
+
+
+def steps() -> Iterator[list[str | Path]]:
+    """The commands, in order, as they are run in an empty folder."""
+    yield ["python", ROOT / "examples/birds/make_birds.py", "birds", "--count", "6"]
+    for split in ("train", "test"):
+        yield ["dump-acts", "birds", "--split", split, "--layers", "3,7", "--out", f"acts/{split}", *MODEL]
+        yield ["dump-acts", "masks", "--split", split, "--layers", "7", "--out", f"tokens/{split}", *MODEL]
+    yield [
+        "dump-acts",
+        "birds",
+        "--split",
+        "test",
+        "--layers",
+        "7",
+        "--dtype",
+        "int8",
+        "--out",
+        "acts/int8",
+        *MODEL,
+    ]
+    train = [
+        "train-sae",
+        "acts/train",
+        "--val",
+        "acts/test",
+        "--layer",
+        "7",
+        "--d-sae",
+        "256",
+        "--tokens",
+        "60k",
+    ]
+    yield [*train, "--k", "8", "--batch-size", "1024", "--out", "topk.h5"]
+    yield [
+        *train,
+        "--k",
+        "8",
+        "--aux-k",
+        "16",
+        "--dead-after",
+        "5k",
+        "--batch-size",
+        "512",
+        "--out",
+        "auxk.h5",
+    ]
+    yield [*train, "--activation", "relu", "--l1", "1e-2", "--batch-size", "1024", "--out", "relu.h5"]
+    yield [
+        *train,
+        "--activation",
+        "relu",
+        "--l1",
+        "3e-2",
+        "--start-l0",
+        "16",
+        "--batch-size",
+        "512",
+        "--out",
+        "sparse.h5",
+    ]
+    yield [*train, "--activation", "jumprelu", "--l0", "1e-3", "--batch-size", "1024", "--out", "jump.h5"]
+    yield [*train, "--activation", "batchtopk", "--k", "8", "--objective", "matryoshka", "--out", "batch.h5"]
+    yield [
+        *train,
+        "--optimizer",
+        "muon",
+        "--k",
+        "8",
+        "--normalize",
+        "mean",
+        "--b-dec",
+        "geometric-median",
+        "--out",
+        "muon.h5",
+    ]
+    yield [*train, "--batch-size", "1024", "--grid", "seed=0,1 k=8,16", "--out", "grid"]
+    specs = [
+        "const",
+        "units-both",
+        "pca-both:16",
+        "random:64",
+        "random-centred:64",
+        "kmeans:64",
+        "linear",
+        "untrained:topk.h5",
+    ]
+    scorers = [part for spec in [*specs, "topk.h5", "relu.h5"] for part in ("--scorer", spec)]
+    yield [
+        "score-traits",
+        "--train",
+        "acts/train",
+        "--test",
+        "acts/test",
+        "--traits",
+        "birds",
+        "--layer",
+        "7",
+        *scorers,
+        "--n-train",
+        "8,all",
+        "--repeats",
+        "2",
+        "--summary",
+        "--save-scorer",
+        "fitted",
+        "--out",
+        "ap.csv",
+    ]
+    yield [
+        "score-traits",
+        "--train",
+        "tokens/train",
+        "--test",
+        "tokens/test",
+        "--patch-traits",
+        "--scorer",
+        "random:64",
+        "--scorer",
+        "kmeans:64",
+        "--bootstrap",
+        "50",
+        "--out",
+        "ap-patches.csv",
+    ]
+    for scorer in ("topk", "relu"):
+        for split in ("train", "test"):
+            yield [
+                "encode-acts",
+                f"tokens/{split}",
+                "--scorer",
+                f"{scorer}.h5",
+                "--out",
+                f"latents/{scorer}/{split}",
+            ]
+        of = ["--train", f"latents/{scorer}/train", "--test", f"latents/{scorer}/test"]
+        yield ["fit-probes", *of, "--out", f"probes/{scorer}"]
+    yield [
+        "encode-acts",
+        "tokens/test",
+        "--scorer",
+        "fitted/layer7-kmeans-64-seed0.h5",
+        "--out",
+        "latents/kmeans",
+    ]
+    yield [
+        "audit-latents",
+        "--train",
+        "latents/topk/train",
+        "--test",
+        "latents/topk/test",
+        "--out",
+        "audit",
+    ]
+    page = ["latents/topk/test", "--images", "masks", "--label-names", "birds/segmentations/classes.txt"]
+    yield [
+        "render-visuals",
+        "page",
+        *page,
+        "--scorer",
+        "topk.h5",
+        "--table",
+        "probes/topk/latents.csv",
+        "--out",
+        "page",
+    ]
+    yield ["render-visuals", "latents", *page, "--random", "6", "--spread", "--out", "pictures"]
+    for kind, tables in (("map", ["ap.csv"]), ("traits", ["ap.csv"]), ("training", ["relu.metrics.csv"])):
+        yield ["render-visuals", "plot", kind, *tables, "--out", f"{kind}.svg"]
+    yield ["convert-sae", "topk.h5", "topk.pt"]
+    yield ["convert-sae", "relu.h5", "saelens"]
+    yield ["convert-sae", "topk.pt", "back.h5"]
+    yield ["collect-runs", "ap.csv", "--sort", "-map", "--out", "runs.csv"]
+    yield ["collect-runs", "ap.csv", "--by", "scorer", "--format", "markdown"]
+    yield ["check-files", "acts", "tokens", "topk.h5", "latents", "probes", "ap.csv", "runs.csv"]
+    sweep = [
+        "expand-sweep",
+        ROOT / "sweeps/birds.yml",
+        "--set",
+        f"weights={MODEL[3]}",
+        "--set",
+        "count=3",
+        "--set",
+        "layers=[7]",
+        "--set",
+        "tokens=20k",
+        "--set",
+        "d_sae=64",
+        "--set",
+        "ks=[8]",
+        "--set",
+        "cub=birds",
+    ]
+    yield [*sweep]
+    yield [*sweep, "--steps"]
+    yield [*sweep, "--make"]
+    yield [*sweep, "--sbatch", "slurm", "--max-array", "4"]
+    for step in ("dump", "train", "score", "table"):
+        yield ["bash", "-euo", "pipefail", "-c", f"{_quoted([*sweep, '--step', step])} | bash -eu"]
+
+
+def _quoted(command: list[Any]) -> str:
+    import shlex
+
+    return shlex.join(map(str, command))
+
+
+def run_all(environment: Path, folder: Path) -> None:
+    """Run the steps with the tools of `environment`; what each prints is kept as NN.stdout."""
+    bin_folder = next(
+        b for b in (environment / "bin", environment / ".venv/bin") if (b / "dump-acts").exists()
+    )
+    path = f"{bin_folder.resolve()}{os.pathsep}{os.environ['PATH']}"
+    for number, step in enumerate(steps()):
+        sys.stderr.write(f"{environment}: {' '.join(map(str, step))[:150]}\n")
+        done = subprocess.run(
+            [str(part) for part in step],
+            cwd=folder,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise SystemExit(f"{environment}: exit code {done.returncode}: {_quoted(step)}\n{done.stderr}")
+        (folder / f"{number:02}.stdout").write_text(done.stdout)
+        if number == 0:
+            _add_masks(folder)
+
+
+def _add_masks(folder: Path) -> None:
+    """The drawn birds again as images/SPLIT/*.jpg with annotations/SPLIT/*.png."""
+    names = dict(line.split() for line in (folder / "birds/images.txt").read_text().splitlines())
+    splits = dict(line.split() for line in (folder / "birds/train_test_split.txt").read_text().splitlines())
+    for number, name in names.items():
+        split = "train" if splits[number] == "1" else "test"
+        stem = Path(name).with_suffix("")
+        for kind, source, suffix in (("images", "images", ".jpg"), ("annotations", "segmentations", ".png")):
+            target = (folder / "masks" / kind / split / stem.name).with_suffix(suffix)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy((folder / "birds" / source / stem).with_suffix(suffix), target)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The digest of each file's contents; of HDF5 and NPZ files and of JSON one of each part."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        for part, content in _parts(path):
+            name = f"{path.relative_to(folder)}{part}"
+            found[name] = hashlib.sha256(content.replace(str(folder).encode(), b"FOLDER")).hexdigest()[:16]
+    return found
+
+
+def _parts(path: Path) -> Iterator[tuple[str, bytes]]:
+    if path.suffix == ".h5":
+        with h5py.File(path) as file:
+            yield "", _plain(dict(file.attrs))
+            names: list[str] = []
+            file.visit(names.append)
+            for name in names:
+                yield f":{name}@", _plain(dict(file[name].attrs))
+                if isinstance(file[name], h5py.Dataset):
+                    data = file[name][()]
+                    text = data.tobytes() if data.dtype != object else repr(data.tolist()).encode()
+                    yield f":{name}", str((data.dtype, data.shape)).encode() + text
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as members:
+            for name in members.namelist():
+                content = members.read(name)
+                yield f":{name}", _text(content.decode()) if name.startswith("saetools") else content
+    elif path.suffix in {
+        ".csv",
+        ".json",
+        ".svg",
+        ".js",
+        ".html",
+        ".mk",
+        ".txt",
+        ".sh",
+        ".sbatch",
+        ".stdout",
+        ".safetensors",
+    }:
+        yield "", _text(path.read_bytes().decode(errors="surrogateescape"))
+    else:
+        yield "", path.read_bytes()
+
+
+def _text(text: str) -> bytes:
+    """Text without its uids and without the rates and dates of the run; JSON without provenance."""
+    try:
+        return _plain(json.loads(text))
+    except json.JSONDecodeError:
+        pass
+    lines = text.split("\n")
+    if dropped := [i for i, name in enumerate(lines[0].split(",")) if name in RATES]:
+        lines = [",".join(v for i, v in enumerate(line.split(",")) if i not in dropped) for line in lines]
+    text = UID.sub("UID", "\n".join(lines))
+    text = re.sub(r"<dc:date>.*?</dc:date>", "", text)
+    return text.encode(errors="surrogateescape")
+
+
+def _plain(values: Any) -> bytes:
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(v) for key, v in value.items() if key not in UNEQUAL}
+        if isinstance(value, list):
+            return [clean(v) for v in value]
+        if isinstance(value, bytes):
+            value = value.decode()
+        if isinstance(value, np.generic | np.ndarray):
+            value = value.tolist()
+        if isinstance(value, str):
+            return UID.sub("UID", value)
+        return value
+
+    return json.dumps(clean(values), sort_keys=True, default=str).encode()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "before", type=Path, help="environment of the one version, or digests that --save wrote"
+    )
+    parser.add_argument("after", type=Path, nargs="?", help="environment of the other version")
+    parser.add_argument("--save", type=Path, help="write the digests of the first to this file, for later")
+    arguments = parser.parse_args()
+    found = []
+    for environment in filter(None, [arguments.before, arguments.after]):
+        if environment.is_file():
+            found.append(json.loads(environment.read_text()))
+            continue
+        with tempfile.TemporaryDirectory(prefix="same-bytes-") as folder:
+            run_all(environment, Path(folder))
+            found.append(digests(Path(folder)))
+    if arguments.save:
+        arguments.save.write_text(json.dumps(found[0], indent=1, sort_keys=True) + "\n")
+    if len(found) < 2:
+        return 0
+    before, after = found
+    different = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    for name in different:
+        print(f"{name}: {before.get(name, 'absent')} became {after.get(name, 'absent')}")  # noqa: T201
+    sys.stderr.write(f"{len({*before, *after})} parts of files compared, {len(different)} differ\n")
+    return int(bool(different))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

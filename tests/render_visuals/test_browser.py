@@ -20,11 +20,11 @@ from scipy import sparse
 
 from encode_acts.cli import app as encode_app
 from render_visuals.cli import app as render_app
-from render_visuals.heat_colours import label_colours
 from saetools.files.formats import AP_TABLE
 from saetools.files.provenance import Provenance
 from saetools.files.tables import write_csv
 from saetools.latents.reader import open_latents
+from saetools.vision.heat import label_colours
 
 encode, render = runner("encode-acts", encode_app), runner("render-visuals", render_app)
 

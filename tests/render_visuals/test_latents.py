@@ -15,7 +15,7 @@ from PIL import Image
 from processes import BIN, Tool, error_lines
 
 from render_visuals.cli import app
-from render_visuals.heat_colours import STOPS
+from saetools.vision.heat import STOPS
 from saetools.vision.preprocess import Preprocess
 
 render = runner("render-visuals", app)

@@ -19,9 +19,9 @@ from tiny_models import VIT, save_timm_weights
 from dump_acts import cli as dump_cli
 from encode_acts import cli as encode_cli
 from render_visuals import cli as render_cli
-from render_visuals.seen import Recorded, seen_pixels
 from saetools.errors import UserError
 from saetools.shards.reader import Shard, open_shards
+from saetools.vision.model_input import Recorded, seen_pixels
 from saetools.vision.pictures import rgb_picture
 
 dump = runner("dump-acts", dump_cli.app)

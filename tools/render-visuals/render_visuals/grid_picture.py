@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from render_visuals.drawing import KEY
-from render_visuals.heat_colours import heat_grid, label_colours, patch_of_pixel, with_heat
-from render_visuals.seen import Recorded, seen_pixels
 from saetools.files.atomic import atomic_path
 from saetools.latents.header import IGNORED_LABEL
+from saetools.vision.heat import heat_grid, label_colours, patch_of_pixel, with_heat
+from saetools.vision.model_input import Recorded, seen_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image

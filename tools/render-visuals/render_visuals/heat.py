@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from render_visuals.kernels import events
-from render_visuals.seen import Recorded
 from saetools.latents.reader import LatentsFile, LatentsSet
+from saetools.vision.model_input import Recorded
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 
 from render_visuals.figures import new_figure, save_figure
 from render_visuals.groups import Groups
-from render_visuals.heat_colours import STOPS
 from render_visuals.seriation import Matrix
+from saetools.vision.heat import STOPS
 
 LEAST_GAP = 0.011  # of the width of the plot between two names of groups
 INCHES_PER_LATENT, INCHES_PER_IMAGE = 0.02, 0.012

@@ -14,12 +14,12 @@ from render_visuals.drawing import draw_all, key_of, stat_of
 from render_visuals.grid_picture import LatentPicture, Tile, draw_latent
 from render_visuals.heat import Heat, ImagePlaces, gather_heat
 from render_visuals.near_misses import near_misses
-from render_visuals.seen import check_images
 from render_visuals.survey import Survey, survey
 from saetools.files.formats import LATENT_PICTURES
 from saetools.files.provenance import Provenance
 from saetools.files.tables import write_csv
 from saetools.latents.reader import LatentsSet
+from saetools.vision.model_input import check_images
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from render_visuals import heat_colours, page_data
+from render_visuals import page_data
 from render_visuals.chunks import write_chunk
 from render_visuals.drawing import key_of, stat_of
 from render_visuals.groups import group_images
@@ -20,7 +20,6 @@ from render_visuals.heat import ImagePlaces
 from render_visuals.kernels.bins import lower_edge
 from render_visuals.neighbours import nearest_latents
 from render_visuals.page_tables import Column, Known, read_tables
-from render_visuals.seen import check_images
 from render_visuals.seriation import heat_matrix
 from render_visuals.survey import Survey, survey
 from render_visuals.thumbnails import draw_thumbnails, thumbnail_name
@@ -29,6 +28,8 @@ from saetools.files.atomic import write_text
 from saetools.files.provenance import command_line
 from saetools.latents.reader import LatentsSet
 from saetools.log import logger
+from saetools.vision.heat import MAX_ALPHA, MIN_ALPHA, STOPS, label_colours
+from saetools.vision.model_input import check_images
 
 N_NEIGHBOURS = 16
 KEY_LINE = "<!-- made of "
@@ -177,13 +178,11 @@ def _about(
         "columns": [{"name": c.name, "title": c.title, "hint": c.hint, "text": c.is_text} for c in columns],
         "has_labels": latents.files[0].labels is not None,
         "label_names": settings.label_names or [],
-        "label_colours": heat_colours.label_colours(256).tolist()
-        if latents.files[0].labels is not None
-        else [],
+        "label_colours": label_colours(256).tolist() if latents.files[0].labels is not None else [],
         "heat": {
-            "stops": list(heat_colours.STOPS),
-            "least_alpha": heat_colours.LEAST_ALPHA,
-            "most_alpha": heat_colours.MOST_ALPHA,
+            "stops": list(STOPS),
+            "least_alpha": MIN_ALPHA,
+            "most_alpha": MAX_ALPHA,
         },
         "bin_edges": [lower_edge(place) for place in range(97)],
         "command": command_line(),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from render_visuals.drawing import draw_all, key_of, stat_of
-from render_visuals.seen import Recorded, seen_pixels
 from saetools.files.atomic import atomic_path
+from saetools.vision.model_input import Recorded, seen_pixels
 
 if TYPE_CHECKING:
     # The processes that draw import this module, and have no use for compiled kernels.

@@ -1,4 +1,4 @@
-"""Images as the model saw them, found again under a root and checked."""
+"""The pixels that the model saw of an image: found under the data set's root, checked, preprocessed."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def check_images(root: Path, paths: Sequence[str], source: Path) -> None:
     """Raise UserError, saying where it looked and what to give, unless all images are under the root."""
     if not root.is_dir():
         raise UserError(
-            f"{root}: no such folder; --images is the root of the data set that dump-acts was given"
+            f"{root}: no such folder; `images` is the root of the data set that dump-acts was given"
         )
     missing = [path for path in paths if not (root / path).is_file()]
     if not missing:
         return
     first = missing[0]
     found = _root_nearby(root, first)
-    advice = f"; did you mean --images {found}?" if found else f", such that ROOT/{first} exists"
+    advice = f"; did you mean `images` {found}?" if found else f", such that ROOT/{first} exists"
     raise UserError(
         f"{root / first}: no such file; {source} names {len(paths):,} images relative to their data set's root,"
         f" and {len(missing):,} of them are not under {root}\n"
-        f"give --images the root that dump-acts was given{advice}"
+        f"give `images` the root that dump-acts was given{advice}"
     )
 
 

@@ -23,7 +23,7 @@ STOPS = (
     "f8df25",
     "f0f921",
 )
-LEAST_ALPHA, MOST_ALPHA = 0.35, 0.75
+MIN_ALPHA, MAX_ALPHA = 0.35, 0.75
 
 
 def colours(strength: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def with_heat(pixels: np.ndarray, heat_rc: np.ndarray, largest: float) -> np.nda
     rows, columns = heat_rc.shape
     of_pixel = np.ix_(patch_of_pixel(height, rows), patch_of_pixel(width, columns))
     strength_rc = np.clip(heat_rc / largest, 0, 1) if largest > 0 else np.zeros_like(heat_rc)
-    alpha_rc = np.where(heat_rc > 0, LEAST_ALPHA + (MOST_ALPHA - LEAST_ALPHA) * strength_rc, 0)
+    alpha_rc = np.where(heat_rc > 0, MIN_ALPHA + (MAX_ALPHA - MIN_ALPHA) * strength_rc, 0)
     alpha = alpha_rc[of_pixel][..., None]
     mixed = pixels * (1 - alpha) + colours(strength_rc)[of_pixel] * alpha
     return np.rint(mixed).astype(np.uint8)

@@ -408,8 +408,8 @@ def test_a_damaged_byte_is_an_error_of_who_reads_it(whole: Path, tmp_path: Path)
     with pytest.raises(UserError, match=r"layer 5 .*ant/000\.jpg"):
         damaged.patches(5)
     with pytest.raises(UserError, match="damaged"):
-        damaged.images(5, np.array([0, 2]))
-    torch.testing.assert_close(damaged.images(5, np.array([1, 3])), shard.images(5, np.array([1, 3])))
+        damaged.read_acts(5, np.array([0, 2]))
+    torch.testing.assert_close(damaged.read_acts(5, np.array([1, 3])), shard.read_acts(5, np.array([1, 3])))
     assert damaged.patches(2).shape == (4, 100, 64)
 
 
@@ -419,4 +419,4 @@ def test_a_shard_cut_while_it_is_in_use_is_an_error_of_who_reads_it(whole: Path,
     shard = Shard(copy)
     os.truncate(copy, shard.stored(5).offset + 1000)
     with pytest.raises(UserError, match=r"shard\.h5: it ends before its activations do"):
-        shard.images(5, np.array([0]))
+        shard.read_acts(5, np.array([0]))

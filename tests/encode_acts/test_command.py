@@ -121,7 +121,7 @@ def test_the_reader_gives_what_was_written(shards: Path, tmp_path: Path) -> None
     np.testing.assert_array_equal(found.count, (whole != 0).sum(axis=0))
     position = 0
     for file in found.files:
-        bounds = list(file.blocks(most_events=400))
+        bounds = list(file.blocks(max_active=400))
         assert [start for start, _ in bounds[1:]] == [stop for _, stop in bounds[:-1]]
         assert bounds[0][0] == 0 and bounds[-1][1] == file.n_images
         for start, stop in bounds:

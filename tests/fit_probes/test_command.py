@@ -231,7 +231,7 @@ def test_memory_threads_and_order_of_files_change_nothing(
     fit_probes(*arguments, "--out", case.folder / "turned", "--threads", 1)
     assert_same(case.folder / "turned", plain)
     # Pieces, blocks and what is held all become a few hundred events: everything goes to disk.
-    monkeypatch.setattr("saetools.latents.columns.LEAST_EVENTS", 300)
+    monkeypatch.setattr("saetools.latents.columns.MIN_ACTIVE", 300)
     assert_same(case("little", "--memory", "1kB"), plain)
     assert_same(
         case("pooled-little", "--memory", "1kB", "--labels", "target"), case("pooled", "--labels", "target")
@@ -404,7 +404,7 @@ def test_swapped_splits_are_told_by_what_the_scorer_was_trained_on(tmp_path: Pat
             *("--train", tmp_path / train, "--test", tmp_path / test, "--out", tmp_path / f"{train}-{test}")
         )
         assert ("warning:" in done.stderr) == warned
-        assert ("trained on the activations of 2 of the 2 files of --test" in done.stderr) == warned
+        assert ("trained on the activations of 2 of the 2 test files" in done.stderr) == warned
 
 
 def test_copies_of_training_pictures_in_test_are_refused(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from small_latents import write_latents
 
 from saetools.compute.kernels.ranking import average_precision_of_classes, average_precision_of_events
 from saetools.latents import columns as latent_columns
+from saetools.latents.block import descending
 from saetools.latents.columns import Columns
-from saetools.latents.order import descending
 from saetools.latents.reader import open_latents
 
 
@@ -96,7 +96,7 @@ def test_columns_are_the_transposed_rows(
     pooled: bool, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """least: events in a piece. With few of them everything goes through the spill file and into many blocks."""
-    monkeypatch.setattr(latent_columns, "LEAST_EVENTS", least)
+    monkeypatch.setattr(latent_columns, "MIN_ACTIVE", least)
     rng = np.random.default_rng(0)
     f_npk = rng.normal(0, 1, (17, 5, 12)) * (rng.random((17, 5, 12)) < np.linspace(0, 1, 12))
     f_npk = f_npk.astype(np.float32)
@@ -106,7 +106,7 @@ def test_columns_are_the_transposed_rows(
     with Columns(latents, keep, pooled, 1, tmp_path) as columns:
         assert columns.spilled == (least == 10)
         found = np.zeros_like(dense)
-        blocks = list(columns.blocks(most_latents=5))
+        blocks = list(columns.blocks(max_latents=5))
         for first, block in blocks:
             for k in range(block.n_latents):
                 run = slice(block.indptr[k], block.indptr[k + 1])

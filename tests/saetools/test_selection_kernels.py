@@ -11,7 +11,7 @@ from numba import njit
 
 from saetools.compute.kernels.intrinsics import lowest_bit, narrow, prefetch, widen
 from saetools.compute.kernels.selection import add_candidates, maxima_of_sets, top_k_rows
-from saetools.compute.selection import LANES, set_depth
+from saetools.compute.selection import SIMD_WIDTH, set_depth
 from saetools.compute.threads import Workers, even_pieces
 
 
@@ -27,13 +27,13 @@ def case(n_latents, seed):
     rng = np.random.default_rng(seed)
     z_s = rng.standard_normal(n_latents).astype(np.float32)
     bias_s = rng.standard_normal(n_latents).astype(np.float32)
-    error_block = (0.1 * rng.random(-(-n_latents // LANES))).astype(np.float32)
+    error_block = (0.1 * rng.random(-(-n_latents // SIMD_WIDTH))).astype(np.float32)
     return z_s, bias_s, error_block
 
 
 def bounds(z, bias_s, error_block, share):
     """(lower, upper) bounds of each latent, in float64."""
-    margin = np.repeat(error_block.astype(np.float64), LANES)[: len(z)] + share * np.abs(z)
+    margin = np.repeat(error_block.astype(np.float64), SIMD_WIDTH)[: len(z)] + share * np.abs(z)
     return z + bias_s - margin, z + bias_s + margin
 
 
@@ -47,10 +47,10 @@ def test_maxima_of_sets(n_latents, depth, bfloat16, seed):
     share = np.float32(0.01)
     lower, _ = bounds(z, bias_s, error_block, 0.01)
     expected = []
-    for start in range(0, n_latents, LANES * depth):
-        stretch = lower[start : start + LANES * depth]
-        expected += [stretch[lane::LANES].max() for lane in range(min(LANES, len(stretch)))]
-    maxima = np.empty(n_latents // depth + 2 * LANES, np.float32)
+    for start in range(0, n_latents, SIMD_WIDTH * depth):
+        stretch = lower[start : start + SIMD_WIDTH * depth]
+        expected += [stretch[lane::SIMD_WIDTH].max() for lane in range(min(SIMD_WIDTH, len(stretch)))]
+    maxima = np.empty(n_latents // depth + 2 * SIMD_WIDTH, np.float32)
     n = maxima_of_sets(stored, bias_s, error_block, share, depth, maxima)
     np.testing.assert_allclose(maxima[:n], expected, rtol=0, atol=1e-6)
     assert n >= min(n_latents, n_latents // depth)

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from saetools.files.checksums import row_sums
+from saetools.shards.dtypes import row_sums
 from saetools.shards.reader import Shard
 
 FIRST, SECOND = "shard-000000.h5", "shard-000001.h5"

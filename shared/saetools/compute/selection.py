@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LANES = 16  # latents looked at together
+SIMD_WIDTH = 16  # latents looked at together
 
 
 def set_depth(n_latents: int, k: int) -> int:

@@ -1,4 +1,4 @@
-"""A block of latents in column order, as probes and rankings take it."""
+"""A block of latents in column order, as probes and rankings take it, and the order of their values."""
 
 from __future__ import annotations
 
@@ -56,3 +56,12 @@ class Latents:
     @property
     def n_latents(self) -> int:
         return self.indptr.size - 1
+
+
+def descending(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """The order of float32 values from the largest; equal ones keep their order. Sorted as packed integers."""
+    bits = (values + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0
+    keys = np.where(bits >> 31, bits, bits ^ np.uint32(0x7FFFFFFF)).astype(np.uint64)
+    packed = (keys << np.uint64(32)) | np.arange(len(values), dtype=np.uint64)
+    packed.sort()
+    return (packed & np.uint64(0xFFFFFFFF)).astype(np.int64)

@@ -23,7 +23,7 @@ from saetools.latents.block import Latents
 from saetools.latents.reader import LatentsFile, LatentsSet
 
 SHORT_ROWS = 2**31  # fewer rows are numbered by int32
-LEAST_EVENTS = 1 << 16  # in a piece or a block, however little memory is granted
+MIN_ACTIVE = 1 << 16  # in a piece or a block, however little memory is granted
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class MemoryPlan:
 
     @staticmethod
     def of(n_bytes: int, event_bytes: int) -> MemoryPlan:
-        eighth = max(n_bytes // 8 // event_bytes, LEAST_EVENTS)
+        eighth = max(n_bytes // 8 // event_bytes, MIN_ACTIVE)
         return MemoryPlan(piece=eighth, held=3 * eighth, block=eighth)
 
 
@@ -98,13 +98,13 @@ class Columns:
         """Whether the events went to disk."""
         return self._spill is not None
 
-    def blocks(self, most_latents: int = 4096) -> Iterator[tuple[int, Latents]]:
+    def blocks(self, max_latents: int = 4096) -> Iterator[tuple[int, Latents]]:
         """Yield (first latent, the latents from there in CSC order), rows ascending in each, until all were given."""
         n_latents, start = len(self.count), 0
         ends = np.concatenate([[0], np.cumsum(self.count)])
         while start < n_latents:
             stop = int(np.searchsorted(ends, ends[start] + self._plan.block, side="right")) - 1
-            stop = min(max(stop, start + 1), start + most_latents, n_latents)
+            stop = min(max(stop, start + 1), start + max_latents, n_latents)
             yield start, self._assemble(start, stop)
             start = stop
 

@@ -26,7 +26,7 @@ from saetools.latents.header import (
 )
 from saetools.log import logger
 from saetools.shards.header import Examples
-from saetools.shards.overlap import check_no_overlap
+from saetools.shards.splits import check_no_overlap
 
 AGAIN = f"write it again with {LATENTS.made_by}"
 
@@ -60,7 +60,7 @@ class LatentsFile:
         self._check_sizes()
 
     @property
-    def n_events(self) -> int:
+    def n_active(self) -> int:
         return int(self._places["data"][2][0])
 
     @property
@@ -80,7 +80,7 @@ class LatentsFile:
         """
         indptr = np.array(self._map("indptr", start, stop + 1))
         first, last = int(indptr[0]), int(indptr[-1])
-        if first < 0 or last > self.n_events or np.any(np.diff(indptr) < 0):
+        if first < 0 or last > self.n_active or np.any(np.diff(indptr) < 0):
             raise UserError(f"{self.path}: indptr does not count the events; {AGAIN}")
         indices = self._map("indices", first, last)
         if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < self.n_latents):
@@ -94,12 +94,12 @@ class LatentsFile:
         """`rows` of whole images."""
         return self.rows(start * self.n_patches, stop * self.n_patches)
 
-    def blocks(self, most_events: int) -> Iterator[tuple[int, int]]:
+    def blocks(self, max_active: int) -> Iterator[tuple[int, int]]:
         """Bounds (start, stop) of images, one after the other, with at most that many events or a single image."""
         ends = np.array(self._map("indptr", 0, self.n_images * self.n_patches + 1)[:: self.n_patches])
         start = 0
         while start < self.n_images:
-            stop = int(np.searchsorted(ends, ends[start] + most_events, side="right")) - 1
+            stop = int(np.searchsorted(ends, ends[start] + max_active, side="right")) - 1
             stop = min(max(stop, start + 1), self.n_images)
             yield start, stop
             start = stop
@@ -120,7 +120,7 @@ class LatentsFile:
 
     def _check_sizes(self) -> None:
         n, p, k = self.n_images, self.n_patches, self.n_latents
-        sizes = {"2": 2, "N*P+1": n * p + 1, "N": n, "P": p, "K": k, "E": self.n_events}
+        sizes = {"2": 2, "N*P+1": n * p + 1, "N": n, "P": p, "K": k, "E": self.n_active}
         for name, (_, shape) in MEMBERS.items():
             if name not in self._places:
                 continue
@@ -128,7 +128,7 @@ class LatentsFile:
             if (found := self._places[name][2]) != expected:
                 raise UserError(f"{self.path}: {name} has shape {found}, expected {expected}; {AGAIN}")
         ends = self._map("indptr", 0, n * p + 1)[[0, -1]]
-        if ends[0] != 0 or ends[1] != self.n_events or self.count.sum() != self.n_events:
+        if ends[0] != 0 or ends[1] != self.n_active or self.count.sum() != self.n_active:
             raise UserError(f"{self.path}: indptr or count do not count the events; {AGAIN}")
 
 
@@ -179,7 +179,7 @@ def open_latents(paths: Iterable[Path]) -> LatentsSet:
 def check_splits(train: LatentsSet, test: LatentsSet) -> None:
     """Raise UserError unless both were encoded alike, from different images.
 
-    Warns where the scorer was trained on shards of the test side: results there say nothing of unseen images.
+    Warns where the scorer was trained on shards of the test side: its results there are no estimate for new images.
     """
     first, other = train.files[0], test.files[0]
     check_same_encoding(first.header, first.path, other.header, other.path)
@@ -188,8 +188,8 @@ def check_splits(train: LatentsSet, test: LatentsSet) -> None:
     )
     if same := [file.path for file in test.files if file.header.trained_on_these]:
         logger.warning(
-            "warning: %s: the %s was trained on the activations of %d of the %d files of --test; results on them say"
-            " nothing of images that it has not seen; swap --train and --test if they were confused",
+            "warning: %s: the %s was trained on the activations of %d of the %d test files, so results on them are no"
+            " estimate for new images; swap the training and the test latents if they were confused",
             *(same[0], first.header.kind, len(same), len(test.files)),
         )
 

@@ -64,7 +64,7 @@ class LatentsWriter:
     def finish(self, zip: zipfile.ZipFile, plain: dict[str, np.ndarray]) -> None:
         """Put everything into the zip file."""
         assert self._done == self._n_rows, "fewer rows than the file was made for"
-        n_events = int(self._indptr[-1])
+        n_active = int(self._indptr[-1])
         arrays = {
             **plain,
             "format": np.array("csr"),
@@ -75,7 +75,7 @@ class LatentsWriter:
         for name in MEMBERS:
             if name in ("indices", "data"):
                 dtype: np.dtype[Any] = self._dtype if name == "data" else np.dtype("<i4")
-                with _member(zip, name, dtype, (n_events,)) as stream:
+                with _member(zip, name, dtype, (n_active,)) as stream:
                     self._events[name].seek(0)
                     shutil.copyfileobj(self._events[name], stream, 1 << 22)
             elif name in arrays:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saetools.errors import UserError
-from saetools.files.checksums import row_sums
 from saetools.files.formats import SHARDS
 from saetools.files.hdf5 import open_hdf5
 from saetools.files.provenance import Provenance, canonical_json, first_difference
-from saetools.shards.dtypes import has_non_finite, to_tensor
+from saetools.shards.dtypes import has_non_finite, row_sums, to_tensor
 from saetools.shards.header import Examples, ShardHeader, check_same_source, shard_name
 from saetools.shards.layout import (
     Layer,
@@ -81,7 +80,7 @@ class Shard:
         return self._layer(layer).patches.dtype
 
     def scale(self, layer: int) -> torch.Tensor | None:
-        """With int8, the scale {D}; `patches`, `images` and `tokens` have applied it."""
+        """With int8, the scale {D}; `patches`, `read_acts` and `tokens` have applied it."""
         return self._layer(layer).scale
 
     def grid(self, layer: int) -> np.ndarray:
@@ -107,9 +106,9 @@ class Shard:
     def patches(self, layer: int, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Activations float32 {n, P, D} of the images from `start` to before `stop`."""
         rows = np.arange(self.n_images)[start:stop]
-        return self.images(layer, rows).float()
+        return self.read_acts(layer, rows).float()
 
-    def images(self, layer: int, rows: np.ndarray, buffer: np.ndarray | None = None) -> torch.Tensor:
+    def read_acts(self, layer: int, rows: np.ndarray, buffer: np.ndarray | None = None) -> torch.Tensor:
         """Activations {len(rows), P, D} of single images, `rows` ascending.
 
         In the type they are stored in; of int8 the values, in float32. buffer: uint8, memory to read into, which the

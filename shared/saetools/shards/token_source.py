@@ -16,8 +16,8 @@ from saetools.errors import UserError
 from saetools.files.provenance import canonical_json
 from saetools.log import logger
 from saetools.scorers.compatibility import choose_layer
-from saetools.shards.holdout import HOLDOUT, uniform_of_paths
 from saetools.shards.reader import Shard, check_complete, iterate_shards
+from saetools.shards.splits import HOLDOUT, uniform_of_paths
 
 IMAGES_PER_BLOCK = 16
 
@@ -39,8 +39,8 @@ class Block:
         return len(self.rows) * self.shard.shape(self.layer)[0] if self.kept is None else len(self.kept)
 
     def read(self, buffer: np.ndarray | None = None) -> torch.Tensor:
-        """The tokens {n_tokens, D}, in the type they are stored in; `buffer` as in `Shard.images`."""
-        acts_nd = self.shard.images(self.layer, self.rows, buffer).flatten(0, 1)
+        """The tokens {n_tokens, D}, in the type they are stored in; `buffer` as in `Shard.read_acts`."""
+        acts_nd = self.shard.read_acts(self.layer, self.rows, buffer).flatten(0, 1)
         return acts_nd if self.kept is None else acts_nd[torch.from_numpy(self.kept)]
 
     def at(self, places: np.ndarray) -> torch.Tensor:
@@ -48,7 +48,7 @@ class Block:
         n_patches = self.shard.shape(self.layer)[0]
         kept = places if self.kept is None else self.kept[places]
         images, which = np.unique(kept // n_patches, return_inverse=True)
-        acts_nd = self.shard.images(self.layer, self.rows[images]).flatten(0, 1)
+        acts_nd = self.shard.read_acts(self.layer, self.rows[images]).flatten(0, 1)
         return acts_nd[torch.from_numpy(which * n_patches + kept % n_patches)]
 
     def origins(self) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,8 @@ import h5py
 import numpy as np
 
 from saetools.files.atomic import PARTIAL, atomic_path
-from saetools.files.checksums import row_sums
 from saetools.files.provenance import Provenance, canonical_json
-from saetools.shards.dtypes import STORED_TYPES, to_stored
+from saetools.shards.dtypes import STORED_TYPES, row_sums, to_stored
 from saetools.shards.header import DIGEST_CHARACTERS, Examples, ShardHeader, layer_group
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saetools.compute.kernels.ranking import average_precision_of_classes
-from saetools.latents.block import Latents
-from saetools.latents.order import descending
+from saetools.latents.block import Latents, descending
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ def check_latents(path: Path, deep: bool) -> Facts:
             _, _, values = found.images(start, stop)
             if not bool((values == values).all()):
                 raise UserError(f"{path}: values of images {start} to {stop - 1} hold NaN")
-    summary = f"latents of {found.n_images} images, {found.n_latents} latents, {found.n_events} events"
+    summary = (
+        f"latents of {found.n_images} images, {found.n_latents} latents, {found.n_active} active latents"
+    )
     return Facts(summary, found.provenance.uid, found.provenance.parents, found.header.source)
 
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 from fit_probes.kernels.loss import loss_and_hits
 from saetools.compute.kernels.ranking import average_precision_of_events
 from saetools.labels.rows import RowLabels
-from saetools.latents.block import Latents
-from saetools.latents.order import descending
+from saetools.latents.block import Latents, descending
 
 TOP = (16, 64, 256)
 Floats = npt.NDArray[np.float64]

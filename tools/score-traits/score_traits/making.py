@@ -16,8 +16,8 @@ from saetools.log import logger
 from saetools.scorers.baselines import Linear
 from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
 from saetools.shards.header import check_same_source
-from saetools.shards.overlap import check_no_overlap
 from saetools.shards.reader import ShardSet
+from saetools.shards.splits import check_no_overlap
 from score_traits.jobs import Job, list_file, make_jobs
 from score_traits.ridge import Probes
 from score_traits.rows import Subset, counted_rows, probe_rows

@@ -63,6 +63,6 @@ def token_blocks(train: ShardSet, layer: int, images: np.ndarray | None = None) 
         if images is not None:
             rows = images[(images >= start) & (images < end)] - start
         for first in range(0, len(rows), per_block):
-            acts_npd = shard.images(layer, rows[first : first + per_block])
+            acts_npd = shard.read_acts(layer, rows[first : first + per_block])
             yield acts_npd.float().reshape(-1, d_model)
         start = end

@@ -18,8 +18,8 @@ from saetools.scorers.evaluation import SAEEvaluation
 from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
 from saetools.scorers.sae import SAE
 from saetools.shards.header import Examples, check_same_source
-from saetools.shards.overlap import check_no_overlap, count_overlap
 from saetools.shards.reader import Shard, ShardSet, count_shards
+from saetools.shards.splits import check_no_overlap, count_overlap
 from saetools.shards.token_source import ShardSource
 from train_sae.resuming import state_path
 from train_sae.settings import TrainingSettings
@@ -126,7 +126,7 @@ def check_validation(validation: ShardSet, source_shard: Shard, layer: int, allo
     if not allow_overlap:
         try:
             check_no_overlap(
-                [source_shard.examples], validation.examples, first.path, ("the training shards", "--val")
+                [source_shard.examples], validation.examples, first.path, ("the training shards", "`val`")
             )
         except UserError as error:
             raise UserError(f"{error}, or accept it with --allow-overlap") from error

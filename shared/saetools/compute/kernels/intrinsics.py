@@ -7,11 +7,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from saetools.compute.selection import LANES
+from saetools.compute.selection import SIMD_WIDTH
 
 I1, I16, I32, I64, F32 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 LARGEST = np.finfo(np.float32).max
-LANES_I32, LANES_F32 = ir.VectorType(I32, LANES), ir.VectorType(F32, LANES)
+LANES_I32, LANES_F32 = ir.VectorType(I32, SIMD_WIDTH), ir.VectorType(F32, SIMD_WIDTH)
 
 
 def _fmax32(_context, a, _b):
@@ -75,19 +75,19 @@ def _load(context, builder, kind, array, first):
     """16 float32 from an index of a 1-D array on, widened if they are the bits of bfloat16."""
     data = context.make_array(kind)(context, builder, array).data
     element = F32 if kind.dtype == types.float32 else I16
-    place = builder.bitcast(builder.gep(data, [first]), ir.VectorType(element, LANES).as_pointer())
+    place = builder.bitcast(builder.gep(data, [first]), ir.VectorType(element, SIMD_WIDTH).as_pointer())
     loaded = builder.load(place)
     loaded.align = 4 if element is F32 else 2
     if element is F32:
         return loaded
-    wide = builder.shl(builder.zext(loaded, LANES_I32), ir.Constant(LANES_I32, [16] * LANES))
+    wide = builder.shl(builder.zext(loaded, LANES_I32), ir.Constant(LANES_I32, [16] * SIMD_WIDTH))
     return builder.bitcast(wide, LANES_F32)
 
 
 def _spread(builder, value):
     undefined = ir.Constant(LANES_F32, ir.Undefined)
     one = builder.insert_element(undefined, value, ir.Constant(I32, 0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(LANES_I32, [0] * LANES))
+    return builder.shuffle_vector(one, undefined, ir.Constant(LANES_I32, [0] * SIMD_WIDTH))
 
 
 def _value_and_margin(context, builder, signature, args):
@@ -97,8 +97,13 @@ def _value_and_margin(context, builder, signature, args):
     """
     z = _load(context, builder, signature.args[0], args[0], args[2])
     value = builder.fadd(z, _load(context, builder, signature.args[1], args[1], args[2]))
-    without_sign = builder.and_(builder.bitcast(z, LANES_I32), ir.Constant(LANES_I32, [0x7FFFFFFF] * LANES))
-    size, largest = builder.bitcast(without_sign, LANES_F32), ir.Constant(LANES_F32, [float(LARGEST)] * LANES)
+    without_sign = builder.and_(
+        builder.bitcast(z, LANES_I32), ir.Constant(LANES_I32, [0x7FFFFFFF] * SIMD_WIDTH)
+    )
+    size, largest = (
+        builder.bitcast(without_sign, LANES_F32),
+        ir.Constant(LANES_F32, [float(LARGEST)] * SIMD_WIDTH),
+    )
     size = builder.select(builder.fcmp_ordered("<", size, largest), size, largest)
     product = builder.fmul(_spread(builder, args[4]), size, flags=("contract",))
     return value, builder.fadd(_spread(builder, args[3]), product, flags=("contract",))

@@ -12,7 +12,7 @@ from saetools.compute.kernels.intrinsics import (
     raise_maxima,
     widen,
 )
-from saetools.compute.selection import LANES
+from saetools.compute.selection import SIMD_WIDTH
 
 BLOCK = 64
 
@@ -113,18 +113,18 @@ def maxima_of_sets(z_s, bias_s, error_block, share, depth, maxima):
     """
     s = len(z_s)
     n = 0
-    for start in range(0, s, LANES * depth):
-        stop = min(start + LANES * depth, s)
-        for j in range(LANES):
+    for start in range(0, s, SIMD_WIDTH * depth):
+        stop = min(start + SIMD_WIDTH * depth, s)
+        for j in range(SIMD_WIDTH):
             maxima[n + j] = np.float32(-np.inf)
-        for first in range(start, stop - LANES + 1, LANES):
+        for first in range(start, stop - SIMD_WIDTH + 1, SIMD_WIDTH):
             raise_maxima(
-                z_s, bias_s, np.uint64(first), error_block[first // LANES], share, maxima, np.uint64(n)
+                z_s, bias_s, np.uint64(first), error_block[first // SIMD_WIDTH], share, maxima, np.uint64(n)
             )
-        for i in range(stop - stop % LANES, stop):
-            at = n + i % LANES
-            maxima[at] = max(maxima[at], _bounds(z_s, bias_s, i, error_block[i // LANES], share)[0])
-        n += min(LANES, stop - start)
+        for i in range(stop - stop % SIMD_WIDTH, stop):
+            at = n + i % SIMD_WIDTH
+            maxima[at] = max(maxima[at], _bounds(z_s, bias_s, i, error_block[i // SIMD_WIDTH], share)[0])
+        n += min(SIMD_WIDTH, stop - start)
     return n
 
 
@@ -138,15 +138,15 @@ def add_candidates(z_s, bias_s, error_block, share, bound, candidate, upper, low
     s = len(z_s)
     n = 0
     for block in range(len(error_block)):
-        first = np.uint64(block * LANES)
+        first = np.uint64(block * SIMD_WIDTH)
         error = error_block[block]
         bits = np.uint64(0)
-        if block * LANES + LANES <= s:
+        if block * SIMD_WIDTH + SIMD_WIDTH <= s:
             bits = bits_at_least(z_s, bias_s, first, error, share, bound)
         else:
-            for i in range(block * LANES, s):
+            for i in range(block * SIMD_WIDTH, s):
                 if _bounds(z_s, bias_s, i, error, share)[1] >= bound:
-                    bits |= np.uint64(1) << np.uint64(i - block * LANES)
+                    bits |= np.uint64(1) << np.uint64(i - block * SIMD_WIDTH)
         while bits != np.uint64(0):
             i = first + lowest_bit(bits)
             bits &= bits - np.uint64(1)
@@ -164,8 +164,8 @@ def top_k_rows(_piece, lo, hi, z_bs, bias_s, k, depth, floor, latent_bk, value_b
     maxima give a lower bound on the k-th largest, so that only few latents are looked at again, see `set_depth`.
     """
     s = z_bs.shape[1]
-    no_error = np.zeros((s + LANES - 1) // LANES, np.float32)
-    maxima = np.empty(s // depth + 2 * LANES, np.float32)
+    no_error = np.zeros((s + SIMD_WIDTH - 1) // SIMD_WIDTH, np.float32)
+    maxima = np.empty(s // depth + 2 * SIMD_WIDTH, np.float32)
     candidate = np.empty(s, np.int32)
     score = np.empty(s, np.float32)
     ranked_score = np.empty(s, np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saetools.compute.selection import LANES, set_depth
+from saetools.compute.selection import SIMD_WIDTH, set_depth
 from saetools.compute.threads import Workers, even_pieces
 from train_sae.steps.events import EventBuffer, Events
 from train_sae.steps.parameters import SAEParameters
@@ -41,7 +41,7 @@ class Screen:
 
     by Cauchy and Schwarz. The roundings are measured: bounds by 2^-8 |x| would leave twice as many candidates.
     Its `norms` are upper bounds of |x| {B}, |x~ - x| {B}, and the largest |w~| and |w~ - w| + D 2^-23 |w~| of each
-    block of `LANES` latents.
+    block of `SIMD_WIDTH` latents.
     """
 
     def __init__(self, parameters: SAEParameters, batch_size: int, workers: Workers) -> None:
@@ -90,8 +90,8 @@ class Screen:
 
     def _largest(self, value_s: Tensor) -> np.ndarray:
         """Of each block of latents."""
-        padded = torch.nn.functional.pad(value_s, (0, -len(value_s) % LANES))
-        return padded.view(-1, LANES).amax(1).numpy()
+        padded = torch.nn.functional.pad(value_s, (0, -len(value_s) % SIMD_WIDTH))
+        return padded.view(-1, SIMD_WIDTH).amax(1).numpy()
 
 
 def _of_tokens(norms: Norms, start: int, stop: int) -> Norms:

@@ -11,7 +11,7 @@ from saetools.compute.kernels.selection import (
     choose_largest,
     maxima_of_sets,
 )
-from saetools.compute.selection import LANES
+from saetools.compute.selection import SIMD_WIDTH
 
 
 @njit(**FAST)
@@ -77,14 +77,14 @@ def screened_top_k_rows(
     """As `top_k_rows` with floor 0, of x enc^T + bias; `z_bs` holds bits of bfloat16 approximations of x enc^T.
 
     Their error is at most rounding_b norm_block + norm_b rounding_block + `output` |z~| for a latent of a block of
-    `LANES`. So what exceeds the k-th largest lower bound with its upper bound is scored in float32, and the k largest
-    are among it. Returns how many were scored.
+    `SIMD_WIDTH`. So what exceeds the k-th largest lower bound with its upper bound is scored in float32, and the k
+    largest are among it. Returns how many were scored.
     """
     n_tokens, s = z_bs.shape
     n_scored = 0
     n_blocks = len(norm_block)
     error_block = np.empty(n_blocks, np.float32)
-    maxima = np.empty(s // depth + 2 * LANES, np.float32)
+    maxima = np.empty(s // depth + 2 * SIMD_WIDTH, np.float32)
     candidate = np.empty(s, np.int32)
     upper = np.empty(s, np.float32)
     score = np.empty(s, np.float32)
@@ -116,18 +116,18 @@ def count_candidate_rows(
 ):  # fmt: skip
     """n_b = for how many latents of each row z + bias may exceed the cut; bounds as in `screened_top_k_rows`."""
     s = z_bs.shape[1]
-    n_full = s // LANES
+    n_full = s // SIMD_WIDTH
     for b in range(lo, hi):
         n = np.int32(0)
         for block in range(n_full):
             error = rounding_b[b] * norm_block[block] + norm_b[b] * rounding_block[block]
-            for j in range(LANES):
-                i = block * LANES + j
+            for j in range(SIMD_WIDTH):
+                i = block * SIMD_WIDTH + j
                 z = widen(z_bs[b, i])
                 n += np.int32(z + bias_s[i] + (error + output * abs(z)) > cut_s[i])
-        if n_full * LANES < s:
+        if n_full * SIMD_WIDTH < s:
             error = rounding_b[b] * norm_block[n_full] + norm_b[b] * rounding_block[n_full]
-            for i in range(n_full * LANES, s):
+            for i in range(n_full * SIMD_WIDTH, s):
                 z = widen(z_bs[b, i])
                 n += np.int32(z + bias_s[i] + (error + output * abs(z)) > cut_s[i])
         n_b[b] = n
@@ -143,16 +143,16 @@ def score_candidate_rows(
     A latent of -1 marks those that do not exceed the cut.
     """
     s = z_bs.shape[1]
-    n_full = s // LANES
+    n_full = s // SIMD_WIDTH
     for b in range(lo, hi):
         first, end = ptr_b[b], ptr_b[b + 1]
         e = first
-        for block in range((s + LANES - 1) // LANES):
+        for block in range((s + SIMD_WIDTH - 1) // SIMD_WIDTH):
             error = rounding_b[b] * norm_block[block] + norm_b[b] * rounding_block[block]
-            start, stop = block * LANES, min(block * LANES + LANES, s)
+            start, stop = block * SIMD_WIDTH, min(block * SIMD_WIDTH + SIMD_WIDTH, s)
             if block < n_full:
                 n = np.int32(0)
-                for j in range(LANES):
+                for j in range(SIMD_WIDTH):
                     z = widen(z_bs[b, start + j])
                     n += np.int32(z + bias_s[start + j] + (error + output * abs(z)) > cut_s[start + j])
                 if n == 0:

@@ -1,6 +1,5 @@
 """The parts of a training step: selection, prefixes, AuxK, thresholds, resuming, settings."""
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -365,10 +364,7 @@ def test_pieces_cover_all_rows_once(counts, n_pieces):
 def test_chunks_at_once_are_the_whole_product(n_threads, batch_size, n, monkeypatch):
     monkeypatch.setattr("train_sae.steps.selection.CHUNK_BYTES", 13 * 50 * 4)  # 13 tokens, so 7 in each
     monkeypatch.setattr("train_sae.steps.selection.LEAST_TOKENS", 2)
-    workers = Workers()
-    workers.n_threads = n_threads
-    workers._pool = ThreadPoolExecutor(max(1, n_threads - 1))
-    chunks = EncoderChunks(50, batch_size, workers)
+    chunks = EncoderChunks(50, batch_size, Workers(n_threads))
     x_bd, enc_sd = batch(0)[:n], torch.randn(50, D, generator=torch.Generator().manual_seed(3))
     whole_bs, n_b = torch.full((n, 50), torch.nan), np.zeros(n, int)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saetools.compute.kernels.average_precision import (
-    LANES,
+    LABEL_BITS,
     average_precision_columns,
     average_precision_masked_columns,
 )
@@ -109,8 +109,8 @@ class _PackedLabels:
         self._positives_t = label_nt.sum(axis=0, dtype=np.int64)
         self._valid_nt = valid_nt
         if valid_nt is None:
-            n_words = -(-self.n_traits // LANES)
-            padded = np.zeros((self.n_images, n_words * LANES), np.uint8)
+            n_words = -(-self.n_traits // LABEL_BITS)
+            padded = np.zeros((self.n_images, n_words * LABEL_BITS), np.uint8)
             padded[:, : self.n_traits] = label_nt
             bits = np.packbits(padded, axis=1, bitorder="little").view("<u4")
             self._words_xn = np.ascontiguousarray(bits.T).astype(np.uint32, copy=False)

@@ -10,11 +10,11 @@ in cache when they are pooled and are never held for all images. The cost is the
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
+from saetools.compute.threads import share_out
 from saetools.errors import UserError
 from saetools.scorers.baselines import Linear, Scorer
 
@@ -122,13 +122,10 @@ def _mean_of_largest_cpu(scores_npk: torch.Tensor, m: int, out_nk: torch.Tensor)
     from saetools.compute.kernels.pooling import mean_of_largest
 
     scores, pooled = scores_npk.contiguous().numpy(), out_nk.numpy()
-    threads = min(torch.get_num_threads(), len(scores))
-    if threads < 2:
-        mean_of_largest(scores, m, 0, len(scores), pooled)
-        return
-    bounds = [len(scores) * part // threads for part in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as executor:
-        for _ in executor.map(
-            lambda part: mean_of_largest(scores, m, bounds[part], bounds[part + 1], pooled), range(threads)
-        ):
-            pass
+    threads = torch.get_num_threads()
+    share_out(
+        len(scores),
+        -(-len(scores) // threads),
+        threads,
+        lambda first, last: mean_of_largest(scores, m, first, last, pooled),
+    )

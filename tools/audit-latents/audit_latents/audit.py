@@ -11,13 +11,13 @@ latents are ranked anew.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from saetools.compute.kernels.ranking import average_precision_of_classes
+from saetools.compute.threads import share_out
 from saetools.latents.block import Latents, descending
 
 
@@ -85,16 +85,16 @@ def audit(
     found: dict[int, Events] = {}
     once, mass_c = np.ones(patches.n_images, np.int64), patches.masses().sum(axis=0)
 
-    def add(first: int, latents: Latents, k: int) -> None:
-        events = Events.of(latents, k, patches)
-        ap_kc[first + k] = events.ap(once, mass_c)
-        if first + k in keep:
-            found[first + k] = events
+    for first, latents in blocks:
 
-    with ThreadPoolExecutor(threads) as pool:
-        for first, latents in blocks:
-            for _ in pool.map(lambda k, f=first, b=latents: add(f, b, k), range(latents.n_latents)):
-                pass
+        def run(start: int, stop: int, first: int = first, latents: Latents = latents) -> None:
+            for k in range(start, stop):
+                events = Events.of(latents, k, patches)
+                ap_kc[first + k] = events.ap(once, mass_c)
+                if first + k in keep:
+                    found[first + k] = events
+
+        share_out(latents.n_latents, 16, threads, run)
     return Audited(ap_kc, found)
 
 
@@ -122,12 +122,12 @@ def bootstrap(
     mass_rc = weight_rn @ patches.masses()
     found = np.zeros((resamples, len(latents)), bool)
 
-    def one(i: int) -> None:
-        events = audited.events[int(latents[i])]
-        for r in range(resamples):
-            ap_c = events.ap(weight_rn[r], mass_rc[r])
-            found[r, i] = np.any(ap_c >= tau)  # NaN is not
+    def run(start: int, stop: int) -> None:
+        for i in range(start, stop):
+            events = audited.events[int(latents[i])]
+            for r in range(resamples):
+                ap_c = events.ap(weight_rn[r], mass_rc[r])
+                found[r, i] = np.any(ap_c >= tau)  # NaN is not
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one, range(len(latents))))
+    share_out(len(latents), 1, threads, run)
     return found

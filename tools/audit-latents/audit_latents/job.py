@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -16,6 +15,7 @@ from audit_latents.l1_path import Design
 from audit_latents.proposals import columns_of, rank
 from audit_latents.report import YieldInput, ranking_table, render, yield_table
 from saetools.cli.progress import Progress
+from saetools.compute.threads import share_out
 from saetools.errors import UserError, near_names
 from saetools.files.formats import LATENT_RANKING, YIELD, Format
 from saetools.files.provenance import Provenance
@@ -150,19 +150,21 @@ def _shuffled_rankings(
     rng = np.random.default_rng([settings.seed, 0])
     drawing = Lock()
 
-    def one(order: np.ndarray) -> np.ndarray:
-        def advance(count: int) -> None:
-            with drawing:
-                progress.advance(count)
+    def advance(count: int) -> None:
+        with drawing:
+            progress.advance(count)
 
-        return rank(design, y_nc[order], most, advance).latent
+    found: dict[int, np.ndarray] = {}
+    while len(found) < settings.permutations:
+        first = len(found)
+        orders = [rng.permutation(len(y_nc)) for _ in range(min(4 * threads, settings.permutations - first))]
 
-    found: list[np.ndarray] = []
-    with ThreadPoolExecutor(threads) as pool:
-        while len(found) < settings.permutations:
-            n = min(4 * threads, settings.permutations - len(found))
-            found += pool.map(one, [rng.permutation(len(y_nc)) for _ in range(n)])
-    return found
+        def run(start: int, stop: int, first: int = first, orders: list[np.ndarray] = orders) -> None:
+            for i in range(start, stop):
+                found[first + i] = rank(design, y_nc[orders[i]], most, advance).latent
+
+        share_out(len(orders), 1, threads, run)
+    return [found[i] for i in range(settings.permutations)]
 
 
 def _provenance(format: Format, train: LatentsSet, test: LatentsSet, settings: AuditSettings) -> Provenance:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from fit_probes.kernels.loss import loss_and_hits
 from saetools.compute.kernels.ranking import average_precision_of_events
+from saetools.compute.threads import share_out
 from saetools.labels.rows import RowLabels
 from saetools.latents.block import Latents, descending
 
@@ -93,12 +93,12 @@ class Evaluation:
 
     def add(self, first: int, latents: Latents) -> None:
         """Latents first, first + 1, ... in CSC order, their rows ascending."""
-        latent = range(latents.n_latents)
-        with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(
-                lambda k: self._add_latent(first + k, *_events(latents, k)), latent, chunksize=16
-            ):
-                pass
+
+        def run(start: int, stop: int) -> None:
+            for k in range(start, stop):
+                self._add_latent(first + k, *_events(latents, k))
+
+        share_out(latents.n_latents, 16, self._threads, run)
 
     def _start_class(self, c: int) -> None:
         """Results of the prior alone; those of the class's probe replace them."""

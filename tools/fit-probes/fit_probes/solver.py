@@ -13,9 +13,6 @@ Each pair is solved by one thread: results do not depend on the number of thread
 other classes. The order of a latent's events changes the rounding of sums only.
 """
 
-import threading
-
-import numba
 import numpy as np
 
 from fit_probes.kernels.columns import fit_columns
@@ -28,11 +25,9 @@ from fit_probes.problem import (
     ProbeFit,
     ProbeFlag,
 )
+from saetools.compute.threads import available_threads, share_out
 from saetools.errors import UserError
 from saetools.latents.block import Latents
-
-# numba's workqueue threading layer aborts when two threads enter parallel code.
-_one_at_a_time = threading.Lock()
 
 
 def fit_probes(
@@ -49,7 +44,7 @@ def fit_probes(
     ridge: weight of the penalty ridge/2 (w u)^2 on the mean loss, u the latent's standard deviation over the kept
         rows, or 1 without `standardise`. scikit-learn's C is 1 / (ridge * N). Pairs that a threshold separates are
         solved with at least `SEPARABLE_RIDGE` and flagged.
-    threads: at most this many; all of numba's by default. Memory per thread is 12 to 16 bytes per event of the
+    threads: at most this many; by default one per core. Memory per thread is 12 to 16 bytes per non-zero value of the
         largest latent, besides the 41 bytes per pair that are returned.
     device: "cpu" runs the compiled kernels; "cuda" (or "cuda:1") the same algorithm in torch. "mps" has no float64
         and is answered by the CPU.
@@ -72,28 +67,26 @@ def fit_probes(
     table = np.zeros((0, n_classes), np.uint8) if labels.table is None else labels.table
     # Latents by falling size, dealt out in turn, give every thread nearly the same work.
     order = np.argsort(-np.diff(latents.indptr), kind="stable")
-    with _one_at_a_time:
-        before = numba.get_num_threads()
-        numba.set_num_threads(min(threads or before, before))
-        try:
-            fit_columns(
-                latents.indptr,
-                latents.rows,
-                values,
-                order,
-                numba.get_num_threads(),
-                labels.column,
-                table,
-                total,
-                prior_loss_c,
-                labels.n_kept,
-                settings,
-                codes,
-                out,
-                flags,
-            )
-        finally:
-            numba.set_num_threads(before)
+    n_threads = threads or available_threads()
+
+    def run(piece: int, _end: int) -> None:
+        fit_columns(
+            latents.indptr,
+            latents.rows,
+            values,
+            order[piece::n_threads],
+            labels.column,
+            table,
+            total,
+            prior_loss_c,
+            labels.n_kept,
+            settings,
+            codes,
+            out,
+            flags,
+        )
+
+    share_out(n_threads, 1, n_threads, run)
     weight, bias, loss, decrement, passes = out
     return ProbeFit(
         weight,

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-LANES = 32  # traits in one word of label bits, which the CPU handles together
+LABEL_BITS = 32  # traits in one word of label bits, which the CPU handles together
 RESAMPLES = 256  # resamples handled together
 _ROWS, _COLUMNS = 64, 64  # scores that are transposed at a time: 16 KiB, in the first cache
 _DIGIT = 2047
@@ -41,8 +41,8 @@ def _add_run(typingctx, words_n, order_m, weight_m, first, last, count_l, sum_l)
         words, order, weight = data(0), data(1), data(2)
         first, last = args[3], args[4]
         int32, int64 = ir.IntType(32), ir.IntType(64)
-        vector = ir.VectorType(ir.DoubleType(), LANES)
-        mask_type = ir.VectorType(ir.IntType(1), LANES)
+        vector = ir.VectorType(ir.DoubleType(), LABEL_BITS)
+        mask_type = ir.VectorType(ir.IntType(1), LABEL_BITS)
         count_at = builder.bitcast(data(5), vector.as_pointer())
         sum_at = builder.bitcast(data(6), vector.as_pointer())
         count_before = builder.load(count_at, align=8)
@@ -63,9 +63,9 @@ def _add_run(typingctx, words_n, order_m, weight_m, first, last, count_l, sum_l)
         lane_0 = builder.insert_element(
             undefined, builder.load(builder.gep(weight, [j])), ir.Constant(int32, 0)
         )
-        all_lanes = ir.Constant(ir.VectorType(int32, LANES), [0] * LANES)
+        all_lanes = ir.Constant(ir.VectorType(int32, LABEL_BITS), [0] * LABEL_BITS)
         weights = builder.shuffle_vector(lane_0, undefined, all_lanes)
-        ones = ir.Constant(vector, [1.0] * LANES)
+        ones = ir.Constant(vector, [1.0] * LABEL_BITS)
         new_count = builder.select(mask, builder.fadd(count, ones), count)
         term = builder.fmul(new_count, weights, flags=("contract",))
         new_total = builder.select(mask, builder.fadd(term, total, flags=("contract",)), total)
@@ -199,15 +199,15 @@ def _sort_scratch(n):
 def average_precision_columns(bits_nk, first, last, words_xn, positives_t, ap_kt):
     """AP of columns first..last-1 against all traits, into ap_kt[:last - first]. Returns as _descending_keys.
 
-    words_xn[x, i]: bit l says whether image i has trait LANES * x + l. A run of images is added as if no scores
+    words_xn[x, i]: bit l says whether image i has trait LABEL_BITS * x + l. A run of images is added as if no scores
     were equal, only with the weight 1 / n_g of its group; a group of d positives then lacks d (d - 1) / 2 / n_g.
     """
     n = bits_nk.shape[0]
     keys_kn, packed, spare, digits, order, group_end, tie_start = _sort_scratch(n)
     weight = np.empty(n)
-    count = np.empty(LANES)
-    before = np.empty(LANES)
-    total = np.empty(LANES)
+    count = np.empty(LABEL_BITS)
+    before = np.empty(LABEL_BITS)
+    total = np.empty(LABEL_BITS)
     for column in range(first, last, _COLUMNS):
         width = min(_COLUMNS, last - column)
         not_finite = _descending_keys(bits_nk, column, width, keys_kn)
@@ -227,13 +227,13 @@ def average_precision_columns(bits_nk, first, last, words_xn, positives_t, ap_kt
                     _add_run(words_xn[x], order, weight, done, start, count, total)  # type: ignore[call-arg]
                     before[:] = count
                     _add_run(words_xn[x], order, weight, start, end, count, total)
-                    for lane in range(LANES):
+                    for lane in range(LABEL_BITS):
                         d = count[lane] - before[lane]
                         total[lane] += weight[start] * (0.5 * d * (d - 1.0))
                     done = end
                 _add_run(words_xn[x], order, weight, done, m, count, total)  # type: ignore[call-arg]
-                for lane in range(min(LANES, positives_t.size - LANES * x)):
-                    t = LANES * x + lane
+                for lane in range(min(LABEL_BITS, positives_t.size - LABEL_BITS * x)):
+                    t = LABEL_BITS * x + lane
                     ap_kt[column - first + k, t] = _close(total[lane], count[lane], positives_t[t], n)
     return -1
 

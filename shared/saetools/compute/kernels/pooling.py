@@ -6,7 +6,7 @@ Each runs on one core without the GIL; arguments are checked by the caller.
 import numpy as np
 from numba import njit
 
-_PROTOTYPE_BLOCK = 256  # prototypes handled together, so that their largest values stay in the first cache
+PROTOTYPE_BLOCK = 256  # prototypes handled together, so that their largest values stay in the first cache
 
 
 @njit(nogil=True, cache=True)
@@ -17,12 +17,12 @@ def mean_of_largest(scores_npk, m, first, last, pooled_nk):
     branch. NaN in any patch gives NaN, as the mean of a set that cannot be ordered.
     """
     n_patches, n_prototypes = scores_npk.shape[1:]
-    largest = np.empty((m, _PROTOTYPE_BLOCK), np.float32)
-    incoming = np.empty(_PROTOTYPE_BLOCK, np.float32)
-    spoilt = np.empty(_PROTOTYPE_BLOCK, np.float32)
+    largest = np.empty((m, PROTOTYPE_BLOCK), np.float32)
+    incoming = np.empty(PROTOTYPE_BLOCK, np.float32)
+    spoilt = np.empty(PROTOTYPE_BLOCK, np.float32)
     for i in range(first, last):
-        for start in range(0, n_prototypes, _PROTOTYPE_BLOCK):
-            width = min(_PROTOTYPE_BLOCK, n_prototypes - start)
+        for start in range(0, n_prototypes, PROTOTYPE_BLOCK):
+            width = min(PROTOTYPE_BLOCK, n_prototypes - start)
             largest[:] = -np.float32(np.inf)
             spoilt[:] = np.float32(0.0)
             for p in range(n_patches):

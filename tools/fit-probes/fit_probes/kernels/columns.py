@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from fit_probes.kernels.newton import (
     ACTIVE,
@@ -172,13 +172,12 @@ def start_pair(state, of, total, z_sum, n_events, n_rows, ridge):
     return sign
 
 
-@njit(parallel=True, error_model="numpy", cache=True)
+@njit(error_model="numpy", cache=True, nogil=True)
 def fit_columns(
     indptr,
     rows,
     values,
     order,
-    pieces,
     column_of_row,
     table,
     total,
@@ -189,7 +188,7 @@ def fit_columns(
     out,
     flags,
 ):
-    """Fit every latent and class; piece p of `pieces` takes the latents order[p::pieces].
+    """Fit the latents `order`, in this order, for every class.
 
     table: {N, C} labels, or {0, C} where each row has one class, `column_of_row`. total: {C, 4} as named above.
     settings: ridge, least ridge where separable, 1.0 for a ridge in standard deviations, decrement, reach.
@@ -198,110 +197,109 @@ def fit_columns(
     """
     n_classes = total.shape[0]
     one_class = table.shape[0] == 0
-    for piece in prange(pieces):
-        longest = np.int64(0)
-        for i in range(piece, order.size, pieces):
-            longest = max(longest, indptr[order[i] + 1] - indptr[order[i]])
-        buffer = np.empty(longest)
-        kept_rows = np.empty(longest, rows.dtype)
-        pair = np.zeros((n_classes, N_FIELDS))
-        sums = np.zeros((n_classes, 6))
-        seen = np.zeros((8, n_classes + 1))
-        sign = np.ones(n_classes)
-        histogram = np.zeros((N_BINS, 3))
-        bins = np.zeros((3, N_BINS))
-        for i in range(piece, order.size, pieces):
-            k = order[i]
-            n = gather(rows, values, indptr[k], indptr[k + 1], column_of_row, buffer, kept_rows)
-            z = buffer[:n]
-            first, mean, second, low, high, sd = 1.0, 0.0, 1.0, 0.0, 0.0, 0.0
-            if n > 0:
-                first, mean, second, low, high, sd = centre_and_scale(z, n_rows)
-            blank = 0
-            if n == 0:
-                blank = codes[0]
-            elif not (high > low and sd > 0.0):
-                blank = codes[1]
-            zero_z = -mean * second
-            n_zero = np.float64(n_rows - n)
+    longest = np.int64(0)
+    for i in range(order.size):
+        longest = max(longest, indptr[order[i] + 1] - indptr[order[i]])
+    buffer = np.empty(longest)
+    kept_rows = np.empty(longest, rows.dtype)
+    pair = np.zeros((n_classes, N_FIELDS))
+    sums = np.zeros((n_classes, 6))
+    seen = np.zeros((8, n_classes + 1))
+    sign = np.ones(n_classes)
+    histogram = np.zeros((N_BINS, 3))
+    bins = np.zeros((3, N_BINS))
+    for i in range(order.size):
+        k = order[i]
+        n = gather(rows, values, indptr[k], indptr[k + 1], column_of_row, buffer, kept_rows)
+        z = buffer[:n]
+        first, mean, second, low, high, sd = 1.0, 0.0, 1.0, 0.0, 0.0, 0.0
+        if n > 0:
+            first, mean, second, low, high, sd = centre_and_scale(z, n_rows)
+        blank = 0
+        if n == 0:
+            blank = codes[0]
+        elif not (high > low and sd > 0.0):
+            blank = codes[1]
+        zero_z = -mean * second
+        n_zero = np.float64(n_rows - n)
 
-            seen[:S_POS_LOW] = 0.0
-            seen[S_POS_LOW] = seen[S_NEG_LOW] = np.inf
-            seen[S_POS_HIGH] = seen[S_NEG_HIGH] = -np.inf
-            if blank == 0:
-                if one_class:
-                    sums_of_classes(z, kept_rows, column_of_row, seen)
-                else:
-                    sums_of_table(z, kept_rows, table, seen)
-            z_sum = np.sum(z)
+        seen[:S_POS_LOW] = 0.0
+        seen[S_POS_LOW] = seen[S_NEG_LOW] = np.inf
+        seen[S_POS_HIGH] = seen[S_NEG_HIGH] = -np.inf
+        if blank == 0:
+            if one_class:
+                sums_of_classes(z, kept_rows, column_of_row, seen)
+            else:
+                sums_of_table(z, kept_rows, table, seen)
+        z_sum = np.sum(z)
 
-            for c in range(n_classes):
-                flag = blank
-                if total[c, SOME_POSITIVE] == 0.0:
-                    flag |= codes[2]
-                elif total[c, SOME_NEGATIVE] == 0.0:
-                    flag |= codes[3]
-                pair[c, ACTIVE] = 0.0
-                if flag == 0:
-                    ridge = settings[0]
-                    if is_separable(seen[:, c], total[c], zero_z):
-                        flag = codes[4]
-                        ridge = max(ridge, settings[1])
-                    unit = sd if settings[2] > 0.0 else first * second
-                    sign[c] = start_pair(pair[c], seen[:, c], total[c], z_sum, n, n_rows, ridge * unit * unit)
-                else:
-                    out[0, k, c] = 0.0
-                    out[1, k, c] = total[c, LOGIT]
-                    out[2, k, c] = prior_loss[c]
-                flags[k, c] = flag
-            if blank != 0:
-                continue
+        for c in range(n_classes):
+            flag = blank
+            if total[c, SOME_POSITIVE] == 0.0:
+                flag |= codes[2]
+            elif total[c, SOME_NEGATIVE] == 0.0:
+                flag |= codes[3]
+            pair[c, ACTIVE] = 0.0
+            if flag == 0:
+                ridge = settings[0]
+                if is_separable(seen[:, c], total[c], zero_z):
+                    flag = codes[4]
+                    ridge = max(ridge, settings[1])
+                unit = sd if settings[2] > 0.0 else first * second
+                sign[c] = start_pair(pair[c], seen[:, c], total[c], z_sum, n, n_rows, ridge * unit * unit)
+            else:
+                out[0, k, c] = 0.0
+                out[1, k, c] = total[c, LOGIT]
+                out[2, k, c] = prior_loss[c]
+            flags[k, c] = flag
+        if blank != 0:
+            continue
 
-            if n >= LEAST_BINNED:
-                # Bins of the plain values resolve sparse latents best; of the centred ones, nearly constant latents.
-                shift = mean * second if n_zero > 0 else 0.0
-                scale = 1.0 / max(abs(low + shift), abs(high + shift), 1e-300)
-                n_bins = fill_bins(z, scale, shift * scale, histogram, bins[0], bins[1], bins[2])
-                minimise(
-                    pair,
-                    sums,
-                    bins[0, :n_bins],
-                    bins[1],
-                    bins[2],
-                    True,
-                    zero_z,
-                    n_zero,
-                    n_rows,
-                    low,
-                    high,
-                    1e-9,
-                    1e-4,
-                    1e-9,
-                )
-                for c in range(n_classes):
-                    if flags[k, c] == 0 or flags[k, c] == codes[4]:
-                        pair[c, ACTIVE] = 1.0
+        if n >= LEAST_BINNED:
+            # Bins of the plain values resolve sparse latents best; of the centred ones, nearly constant latents.
+            shift = mean * second if n_zero > 0 else 0.0
+            scale = 1.0 / max(abs(low + shift), abs(high + shift), 1e-300)
+            n_bins = fill_bins(z, scale, shift * scale, histogram, bins[0], bins[1], bins[2])
             minimise(
                 pair,
                 sums,
-                z,
+                bins[0, :n_bins],
                 bins[1],
                 bins[2],
-                False,
+                True,
                 zero_z,
                 n_zero,
                 n_rows,
                 low,
                 high,
-                settings[3],
-                settings[4],
-                1e-15,
+                1e-9,
+                1e-4,
+                1e-9,
             )
             for c in range(n_classes):
                 if flags[k, c] == 0 or flags[k, c] == codes[4]:
-                    w = sign[c] * pair[c, WEIGHT]
-                    out[0, k, c] = w * second * first
-                    out[1, k, c] = sign[c] * pair[c, BIAS] - w * second * mean
-                    out[2, k, c] = pair[c, CE]
-                    out[3, k, c] = pair[c, DECREMENT]
-                    out[4, k, c] = pair[c, PASSES]
+                    pair[c, ACTIVE] = 1.0
+        minimise(
+            pair,
+            sums,
+            z,
+            bins[1],
+            bins[2],
+            False,
+            zero_z,
+            n_zero,
+            n_rows,
+            low,
+            high,
+            settings[3],
+            settings[4],
+            1e-15,
+        )
+        for c in range(n_classes):
+            if flags[k, c] == 0 or flags[k, c] == codes[4]:
+                w = sign[c] * pair[c, WEIGHT]
+                out[0, k, c] = w * second * first
+                out[1, k, c] = sign[c] * pair[c, BIAS] - w * second * mean
+                out[2, k, c] = pair[c, CE]
+                out[3, k, c] = pair[c, DECREMENT]
+                out[4, k, c] = pair[c, PASSES]

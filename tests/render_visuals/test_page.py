@@ -24,7 +24,7 @@ from audit_latents.cli import app as audit_app
 from encode_acts.cli import app as encode_app
 from fit_probes.cli import app as fit_app
 from render_visuals.cli import app
-from render_visuals.page_data import _largest
+from render_visuals.page.data import _largest
 from saetools.files.formats import AP_TABLE, LATENT_TABLE
 from saetools.files.provenance import Provenance
 from saetools.files.tables import write_csv
@@ -140,7 +140,7 @@ def test_a_page_that_was_stopped_has_no_index(
     site = tmp_path / "site"
     make(chain, site)
     monkeypatch.setattr(
-        "render_visuals.page.heat_matrix", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        "render_visuals.page.write.heat_matrix", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     make(chain, site, "--top", 4, code=130)
     assert not (site / "index.html").exists()

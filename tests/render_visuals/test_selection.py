@@ -10,15 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictured_latents import CROPPED, sparse_latents, write_pictured
 
-from render_visuals import survey as survey_module
-from render_visuals.choice import Choice
-from render_visuals.groups import Groups, group_images
-from render_visuals.heat import ImagePlaces, gather_heat
-from render_visuals.kernels.bins import N_BINS, lower_edge
-from render_visuals.near_misses import near_misses
-from render_visuals.neighbours import nearest_rows
-from render_visuals.seriation import heat_matrix, seriate, telling_latents
-from render_visuals.survey import survey
+from render_visuals.analysis import survey as survey_module
+from render_visuals.analysis.heat_matrix import Groups, group_images, heat_matrix, seriate, telling_latents
+from render_visuals.analysis.kernels import N_BINS, lower_edge
+from render_visuals.analysis.similar import near_misses, nearest_rows
+from render_visuals.analysis.survey import ImageIndex, activation_maps, survey
+from render_visuals.pictures.write import LatentSelection
 from saetools.errors import UserError
 from saetools.latents.reader import LatentsSet, open_latents
 
@@ -46,7 +43,7 @@ def latents(f_npk: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Late
 def test_the_pass_counts_and_ranks_as_the_definition(
     f_npk: np.ndarray, latents: LatentsSet, block_events: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey_module, "BLOCK_EVENTS", block_events)
+    monkeypatch.setattr(survey_module, "BLOCK_ACTIVE", block_events)
     found = survey(latents, 6)
     fires_npk = f_npk > 0
     assert (found.count_k == fires_npk.sum((0, 1))).all()
@@ -101,7 +98,7 @@ def test_the_seed_decides_the_examples_and_nothing_else(latents: LatentsSet) -> 
 def test_heat_is_that_of_the_files(f_npk: np.ndarray, latents: LatentsSet) -> None:
     rng = np.random.default_rng(0)
     latent, image = np.divmod(rng.permutation(K * N)[:200], N)
-    heat = gather_heat(latents, ImagePlaces(latents), latent, image)
+    heat = activation_maps(latents, ImageIndex(latents), latent, image)
     for pair in range(200):
         patch_e, value_e = heat.of(pair)
         values_p = f_npk[image[pair], :, latent[pair]]
@@ -116,7 +113,7 @@ def test_near_misses_do_not_fire_and_are_the_likest(f_npk: np.ndarray, latents: 
     for k in chosen:
         images = np.argsort(-max_nk[:, k], kind="stable")[:2]
         pairs.append([(int(n), int(np.argmax(f_npk[n, :, k]))) for n in images if max_nk[n, k] > 0])
-    found = near_misses(latents, ImagePlaces(latents), chosen, pairs, 4)
+    found = near_misses(latents, ImageIndex(latents), chosen, pairs, 4)
     for k, images, top in zip(chosen, found, pairs, strict=True):
         template = np.zeros(K)
         for n, p in top:
@@ -135,13 +132,13 @@ def test_random_choice_keeps_to_its_ranges(f_npk: np.ndarray, latents: LatentsSe
     with np.errstate(divide="ignore"):
         frequency = np.log10(found.frequency_k)
     middle = float(np.median(frequency[np.isfinite(frequency)]))
-    chosen = Choice(n_random=10, log_frequency=(middle, 0.0), seed=3).of(found)
+    chosen = LatentSelection(n_random=10, log_frequency=(middle, 0.0), seed=3).choose(found)
     assert 0 < len(chosen) <= 10
     assert all(frequency[k] >= middle for k in chosen)
-    assert chosen != Choice(n_random=10, log_frequency=(middle, 0.0), seed=4).of(found)
-    assert K - 1 not in Choice(n_random=K).of(found)  # it never fires
+    assert chosen != LatentSelection(n_random=10, log_frequency=(middle, 0.0), seed=4).choose(found)
+    assert K - 1 not in LatentSelection(n_random=K).choose(found)  # it never fires
     with pytest.raises(UserError, match="no latent is within the ranges"):
-        Choice(n_random=3, log_value=(7.0, 8.0)).of(found)
+        LatentSelection(n_random=3, log_value=(7.0, 8.0)).choose(found)
 
 
 @settings(max_examples=50, deadline=None)

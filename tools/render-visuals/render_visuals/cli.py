@@ -80,15 +80,15 @@ def latents_command(
     ranges = [_range("--log-freq", log_freq), _range("--log-value", log_value)]
     chosen = parse_numbers("--latents", numbers, int) if numbers is not None else None
 
-    from render_visuals.choice import Choice, latents_of_table
-    from render_visuals.latent_pictures import PictureSettings, draw_latents
+    from render_visuals.pictures.write import LatentSelection, PictureSettings, draw_latents
+    from render_visuals.tables import latents_of_table
     from saetools.latents.reader import open_latents
 
     opened = open_latents(latents)
     if table is not None:
         chosen = latents_of_table(table, opened.header)
-    choice = Choice(chosen, table, random, ranges[0], ranges[1], seed)
-    settings = PictureSettings(images, out, choice, top, spread, _names(label_names), workers)
+    selection = LatentSelection(chosen, table, random, ranges[0], ranges[1], seed)
+    settings = PictureSettings(images, out, selection, top, spread, _names(label_names), workers)
     write_line(str(draw_latents(opened, settings)))
 
 
@@ -124,7 +124,7 @@ def page_command(
 
     Prints the path of its index.html. Running it again draws only images that have changed.
     """
-    from render_visuals.page import PageSettings, write_page
+    from render_visuals.page.write import PageSettings, write_page
     from saetools.latents.reader import open_latents
 
     settings = PageSettings(
@@ -155,24 +155,23 @@ def heatmap_command(
     version: VersionOption = False,
 ) -> None:
     """Draw latents x images: images sorted by group, latents by co-occurrence. Prints the picture's path."""
-    from render_visuals.figures import check_target
+    from render_visuals.plots.style import check_target
 
     check_target(out)
     if numbers is not None and from_table is not None:
         raise UsageError("expected one of --latents N,... and --from TABLE.csv")
     chosen = parse_numbers("--latents", numbers, int) if numbers is not None else None
 
-    from render_visuals.choice import checked_latents, latents_of_table
-    from render_visuals.groups import group_images
-    from render_visuals.heatmap_picture import draw_heatmap
-    from render_visuals.seriation import heat_matrix
+    from render_visuals.analysis.heat_matrix import group_images, heat_matrix
+    from render_visuals.plots.heatmap import draw_heatmap
+    from render_visuals.tables import check_latent_numbers, latents_of_table
     from saetools.latents.reader import open_latents
 
     found = open_latents(latents)
     if from_table is not None:
         chosen = latents_of_table(from_table, found.header)
     if chosen is not None:
-        chosen = checked_latents(chosen, found.n_latents, str(from_table or "--latents"))
+        chosen = check_latent_numbers(chosen, found.n_latents, str(from_table or "--latents"))
     groups = group_images(by, found.paths, images, table)
     draw_heatmap(heat_matrix(found, groups, chosen, n_latents), groups, out)
     write_line(str(out))
@@ -202,7 +201,7 @@ def plot_command(
     against training images. layers: mAP against layer. traits: AP by group of attributes. prevalence: AP against
     prevalence. histogram: frequency and value of latents.
     """
-    from render_visuals.figures import check_target, save_figure
+    from render_visuals.plots.style import check_target, save_figure
 
     check_target(out)
     from render_visuals.plots.kinds import KINDS, draw_kind

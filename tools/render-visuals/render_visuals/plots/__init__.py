@@ -1,1 +1,1 @@
-"""Figures from our CSV tables, one kind each."""
+"""Figures drawn with matplotlib: of our CSV tables, and the heat map."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from render_visuals.figures import FAINT, colour_of, legend_above, log_limits, new_figure
+from render_visuals.plots.style import FAINT, colour_of, legend_above, log_limits, new_figure
 from saetools.errors import UserError
 from saetools.files.ap_tables import name_scorers
 from saetools.files.tables import check_columns

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from render_visuals.figures import new_figure, save_figure
-from render_visuals.groups import Groups
-from render_visuals.seriation import Matrix
+from render_visuals.analysis.heat_matrix import Groups, Matrix
+from render_visuals.plots.style import new_figure, save_figure
 from saetools.vision.heat import STOPS
 
 LEAST_GAP = 0.011  # of the width of the plot between two names of groups

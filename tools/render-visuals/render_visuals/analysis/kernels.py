@@ -1,6 +1,7 @@
-"""One pass over events: every latent's top images, counts, histograms and an example image of each bin.
+"""Compiled loops over CSR latents: counts, top images, histograms, activation maps, likeness of patches.
 
-Rows are patches, image by image; an event is a latent that fires at a patch, with its value.
+Rows are patches, image by image. The entries of a row are its active latents: `latent_e` and `value_e`.
+Histograms have four bins to an octave, from 2^-12 to 2^12, in equal steps within an octave.
 """
 
 from __future__ import annotations
@@ -8,7 +9,14 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from render_visuals.kernels.bins import FIRST_BIN, N_BINS
+FIRST_BIN = (127 - 12) * 4  # of a float32's bits, shifted right by 21: exponent (bias 127) and two bits
+N_BINS = 24 * 4
+
+
+def lower_edge(place: int) -> float:
+    """The smallest value of a bin; smaller values are in bin 0, values above the last edge in the last bin."""
+    octave, quarter = divmod(place, 4)
+    return 2.0 ** (octave - 12) * (1 + quarter / 4)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -76,7 +84,7 @@ def survey_rows(
 
 @numba.njit(cache=True, nogil=True)
 def gather_image(indptr, latent_e, value_e, slot_k, pair_out, patch_out, value_out):
-    """The events of one image whose latent has a slot: (slot, patch, value), in the order of patches."""
+    """The activations of one image whose latent has a slot: (slot, patch, value), in the order of patches."""
     n = 0
     for p in range(len(indptr) - 1):
         for e in range(indptr[p], indptr[p + 1]):

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from render_visuals.drawing import draw_all, key_of, stat_of
+from render_visuals.pictures.redraw import content_key, draw_changed, file_stat
 from saetools.files.atomic import atomic_path
 from saetools.vision.model_input import Recorded, seen_pixels
 
 if TYPE_CHECKING:
     # The processes that draw import this module, and have no use for compiled kernels.
-    from render_visuals.heat import ImagePlaces
+    from render_visuals.analysis.survey import ImageIndex
     from saetools.latents.reader import LatentsSet
 
 LARGEST_EDGE = 448  # pixels
@@ -36,7 +36,7 @@ def thumbnail_name(image: int) -> str:
     return f"images/{image // PER_FOLDER:03d}/{image:06d}.jpg"
 
 
-def draw_thumbnails(latents: LatentsSet, places: ImagePlaces, root: Path, site: Path, workers: int) -> int:
+def draw_thumbnails(latents: LatentsSet, places: ImageIndex, root: Path, site: Path, workers: int) -> int:
     """Draw those that have changed, remove those of images that are no more; returns how many were drawn."""
     preprocess = latents.header.source["preprocess"]
     tasks = []
@@ -44,13 +44,13 @@ def draw_thumbnails(latents: LatentsSet, places: ImagePlaces, root: Path, site: 
         target = site / thumbnail_name(image)
         target.parent.mkdir(parents=True, exist_ok=True)
         recorded = places.recorded(image)
-        key = key_of(path, stat_of(root / path), dict(preprocess), str(recorded), LARGEST_EDGE)
+        key = content_key(path, file_stat(root / path), dict(preprocess), str(recorded), LARGEST_EDGE)
         tasks.append((target, key, Thumbnail(target, key, root, path, preprocess, recorded)))
     wanted = {target for target, _, _ in tasks}
     for old in site.glob("images/[0-9][0-9][0-9]/[0-9]*.jpg"):
         if old not in wanted:
             old.unlink()
-    return draw_all("drawing images", draw_thumbnail, tasks, workers)
+    return draw_changed("drawing images", draw_thumbnail, tasks, workers)
 
 
 def draw_thumbnail(task: Thumbnail) -> None:

@@ -19,18 +19,18 @@ Task = TypeVar("Task")
 KEY = "saetools"
 
 
-def key_of(*what: Any) -> str:
+def content_key(*what: Any) -> str:
     """A short digest of everything that decides a picture; it is written into the picture itself."""
     return hashlib.sha256(canonical_json([__version__, *what]).encode()).hexdigest()[:32]
 
 
-def stat_of(path: Path) -> tuple[int, int]:
+def file_stat(path: Path) -> tuple[int, int]:
     """What changes when a file does: its size and time."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
 
 
-def drawn_with(target: Path) -> str | None:
+def key_in_picture(target: Path) -> str | None:
     """The key in a picture, PNG or JPEG; None where there is no picture, or a broken one, or no key."""
     from PIL import Image, UnidentifiedImageError
 
@@ -42,14 +42,14 @@ def drawn_with(target: Path) -> str | None:
     return found.decode("ascii", "replace") if isinstance(found, bytes) else found
 
 
-def draw_all(
+def draw_changed(
     what: str, draw: Callable[[Task], None], tasks: Sequence[tuple[Path, str, Task]], workers: int
 ) -> int:
     """Call draw(task) for each (target, key, task) whose target has another key; returns how many that were.
 
     Raises what `draw` raises, after the workers have stopped.
     """
-    todo = [task for target, key, task in tasks if drawn_with(target) != key]
+    todo = [task for target, key, task in tasks if key_in_picture(target) != key]
     with Progress(what, total=len(todo), unit="pictures") as progress:
         if workers <= 1 or len(todo) < 2:
             for task in todo:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from render_visuals.choice import Choice
-from render_visuals.drawing import draw_all, key_of, stat_of
-from render_visuals.grid_picture import LatentPicture, Tile, draw_latent
-from render_visuals.heat import Heat, ImagePlaces, gather_heat
-from render_visuals.near_misses import near_misses
-from render_visuals.survey import Survey, survey
+from render_visuals.analysis.similar import near_misses
+from render_visuals.analysis.survey import ActivationMaps, ImageIndex, Survey, activation_maps, survey
+from render_visuals.pictures.grid import LatentPicture, Tile, draw_latent
+from render_visuals.pictures.redraw import content_key, draw_changed, file_stat
+from render_visuals.tables import check_latent_numbers
+from saetools.errors import UserError
 from saetools.files.formats import LATENT_PICTURES
 from saetools.files.provenance import Provenance
 from saetools.files.tables import write_csv
@@ -29,12 +29,54 @@ N_TEMPLATE_IMAGES = 8
 
 
 @dataclass(frozen=True)
+class LatentSelection:
+    """The latents by number, those of `table` where it is given, or so many drawn at random of those within ranges.
+
+    log_frequency, log_value: (least, most) of log10 of the share of patches and of the mean value.
+    """
+
+    latents: list[int] | None = None
+    table: Path | None = None
+    n_random: int | None = None
+    log_frequency: tuple[float, float] = (-np.inf, np.inf)
+    log_value: tuple[float, float] = (-np.inf, np.inf)
+    seed: int = 0
+
+    def choose(self, survey: Survey) -> list[int]:
+        """The chosen latents, none twice, in their order; raises UserError where there is no such latent."""
+        n_latents = len(survey.count_k)
+        if self.latents is not None:
+            return check_latent_numbers(self.latents, n_latents, str(self.table or "--latents"))
+        return self._random(survey)
+
+    def _random(self, survey: Survey) -> list[int]:
+        with np.errstate(divide="ignore"):
+            frequency_k, value_k = np.log10(survey.frequency_k), np.log10(survey.mean_k)
+        fits_k = survey.count_k > 0
+        for values_k, (least, most) in ((frequency_k, self.log_frequency), (value_k, self.log_value)):
+            fits_k &= (values_k >= least) & (values_k <= most)
+        among = np.flatnonzero(fits_k)
+        if not len(among):
+            fired = survey.count_k > 0
+            seen = (
+                f"the {int(fired.sum()):,} that fire have log10 frequencies from {frequency_k[fired].min():.2f} to"
+                f" {frequency_k[fired].max():.2f} and log10 mean values from {value_k[fired].min():.2f} to"
+                f" {value_k[fired].max():.2f}"
+                if fired.any()
+                else "no latent fires at all"
+            )
+            raise UserError(f"--random: no latent is within the ranges; {seen}")
+        drawn = np.random.default_rng(self.seed).permutation(among)[: self.n_random]
+        return sorted(int(latent) for latent in drawn)
+
+
+@dataclass(frozen=True)
 class PictureSettings:
     """root of the images, `top` images of each latent; spread: down its range and near misses too."""
 
     root: Path
     out: Path
-    choice: Choice
+    selection: LatentSelection
     top: int
     spread: bool
     label_names: list[str] | None
@@ -55,18 +97,18 @@ def draw_latents(latents: LatentsSet, settings: PictureSettings) -> Path:
     """Draw what has changed, write index.csv and return its path."""
     source = latents.files[0].path.parent
     check_images(settings.root, latents.paths, source)
-    found = survey(latents, settings.top, settings.choice.seed)
-    chosen = settings.choice.of(found)
-    places = ImagePlaces(latents)
+    found = survey(latents, settings.top, settings.selection.seed)
+    chosen = settings.selection.choose(found)
+    places = ImageIndex(latents)
     shown = _choose_images(latents, places, found, chosen, settings)
-    heat = gather_heat(
+    heat = activation_maps(
         latents, places, np.array([one.latent for one in shown]), np.array([one.image for one in shown])
     )
     settings.out.mkdir(parents=True, exist_ok=True)
     tasks = _tasks(latents, places, found, chosen, shown, heat, settings)
-    draw_all("drawing", draw_latent, [(task.target, task.key, task) for task in tasks], settings.workers)
+    draw_changed("drawing", draw_latent, [(task.target, task.key, task) for task in tasks], settings.workers)
     index = settings.out / "index.csv"
-    choice = {"chosen": chosen, "top": settings.top, "spread": settings.spread, "seed": settings.choice.seed,
+    choice = {"chosen": chosen, "top": settings.top, "spread": settings.spread, "seed": settings.selection.seed,
               "scorer": latents.header.scorer, "kind": latents.header.kind}  # fmt: skip
     write_csv(
         index,
@@ -77,7 +119,7 @@ def draw_latents(latents: LatentsSet, settings: PictureSettings) -> Path:
 
 
 def _choose_images(
-    latents: LatentsSet, places: ImagePlaces, found: Survey, chosen: list[int], settings: PictureSettings
+    latents: LatentsSet, places: ImageIndex, found: Survey, chosen: list[int], settings: PictureSettings
 ) -> list[_Shown]:
     shown: list[_Shown] = []
     misses: list[list[int]] = [[] for _ in chosen]
@@ -96,10 +138,10 @@ def _choose_images(
 
 
 def _strongest_patches(
-    latents: LatentsSet, places: ImagePlaces, found: Survey, chosen: list[int]
+    latents: LatentsSet, places: ImageIndex, found: Survey, chosen: list[int]
 ) -> list[list[tuple[int, int]]]:
     pairs = [(latent, image) for latent in chosen for image in found.top_images(latent, N_TEMPLATE_IMAGES)]
-    heat = gather_heat(
+    heat = activation_maps(
         latents, places, np.array([k for k, _ in pairs], int), np.array([n for _, n in pairs], int)
     )
     strongest: dict[int, list[tuple[int, int]]] = {latent: [] for latent in chosen}
@@ -110,8 +152,8 @@ def _strongest_patches(
 
 
 def _tasks(
-    latents: LatentsSet, places: ImagePlaces, found: Survey, chosen: list[int], shown: list[_Shown], heat: Heat,
-    settings: PictureSettings,
+    latents: LatentsSet, places: ImageIndex, found: Survey, chosen: list[int], shown: list[_Shown],
+    heat: ActivationMaps, settings: PictureSettings,
 ) -> list[LatentPicture]:  # fmt: skip
     preprocess = latents.header.source["preprocess"]
     titles = ("Top images", "Down its range", "Near misses: alike to the other latents, but it does not fire")
@@ -123,14 +165,16 @@ def _tasks(
         recorded = places.recorded(one.image)
         tile = Tile(path, recorded, patch_e, value_e, places.labels(one.image), one.note)
         tiles[one.latent][one.section].append(tile)
-        what = f"{one.section} {path} {one.note} {recorded} {stat_of(settings.root / path)}"
+        what = f"{one.section} {path} {one.note} {recorded} {file_stat(settings.root / path)}"
         digests[one.latent].update(what.encode() + patch_e.tobytes() + value_e.tobytes())
         if tile.labels_p is not None:
             digests[one.latent].update(tile.labels_p.tobytes())
     pictures = []
     for latent in chosen:
         title, subtitle = f"Latent {latent}", describe(found, latent)
-        key = key_of(digests[latent].hexdigest(), dict(preprocess), title, subtitle, settings.label_names)
+        key = content_key(
+            digests[latent].hexdigest(), dict(preprocess), title, subtitle, settings.label_names
+        )
         pictures.append(
             LatentPicture(
                 settings.out / f"latent-{latent:06d}.png",

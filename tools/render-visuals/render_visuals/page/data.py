@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from render_visuals.chunks import write_chunk
-from render_visuals.heat import Heat, ImagePlaces, gather_heat
-from render_visuals.survey import Survey
+from render_visuals.analysis.survey import ActivationMaps, ImageIndex, Survey, activation_maps
 from saetools.cli.progress import Progress
+from saetools.files.atomic import atomic_path
 from saetools.latents.reader import LatentsSet
 
+TYPES = {"<f2": "f2", "<f4": "f4", "|u1": "u1", "<u2": "u2", "<u4": "u4", "<i4": "i4"}
 LATENTS_PER_CHUNK = 32
-EVENTS_PER_CHUNK = 60_000
+ACTIVE_PER_CHUNK = 60_000
 
 
 def images_per_chunk(latents: LatentsSet, per_patch: int) -> int:
     """So many that a chunk has some ten thousand events."""
     each = min(int(latents.count.sum()) / max(latents.n_images, 1), per_patch * latents.n_patches)
-    return int(np.clip(EVENTS_PER_CHUNK / max(each, 1), 1, 64))
+    return int(np.clip(ACTIVE_PER_CHUNK / max(each, 1), 1, 64))
 
 
 def write_latent_chunks(
-    site: Path, latents: LatentsSet, places: ImagePlaces, found: Survey, n_top: int,
+    site: Path, latents: LatentsSet, places: ImageIndex, found: Survey, n_top: int,
     neighbours: tuple[np.ndarray, np.ndarray] | None,
 ) -> None:  # fmt: skip
     """data/latents/NNNN.js: of LATENTS_PER_CHUNK latents each, their examples with heat, distribution, neighbours.
@@ -37,7 +39,7 @@ def write_latent_chunks(
         for start in range(0, k, LATENTS_PER_CHUNK * 128):
             some = range(start, min(start + LATENTS_PER_CHUNK * 128, k))
             pairs, quantiles = _examples(found, some, n_top)
-            heat = gather_heat(latents, places, pairs[:, 0], pairs[:, 1])
+            heat = activation_maps(latents, places, pairs[:, 0], pairs[:, 1])
             for first in range(some.start, some.stop, LATENTS_PER_CHUNK):
                 few = np.arange(first, min(first + LATENTS_PER_CHUNK, k))
                 chunk = _latent_chunk(few, pairs, quantiles, heat, found)
@@ -59,7 +61,7 @@ def _examples(found: Survey, some: range, n_top: int) -> tuple[np.ndarray, np.nd
 
 
 def _latent_chunk(
-    few: np.ndarray, pairs: np.ndarray, quantiles: np.ndarray, heat: Heat, found: Survey
+    few: np.ndarray, pairs: np.ndarray, quantiles: np.ndarray, heat: ActivationMaps, found: Survey
 ) -> dict[str, Any]:
     bounds = np.searchsorted(pairs[:, 0], [few[0], few[-1] + 1])
     here = slice(int(bounds[0]), int(bounds[1]))
@@ -86,7 +88,7 @@ def _halves(value_e: np.ndarray) -> dict[str, Any]:
 
 
 def write_image_chunks(
-    site: Path, latents: LatentsSet, places: ImagePlaces, per_chunk: int, per_patch: int
+    site: Path, latents: LatentsSet, places: ImageIndex, per_chunk: int, per_patch: int
 ) -> None:
     """data/images/NNNN.js: of per_chunk images each, which latents fire at each patch: at most per_patch, the largest.
 
@@ -129,3 +131,26 @@ def _largest(indptr: np.ndarray, value_e: np.ndarray, per_patch: int) -> tuple[n
         keep = np.sort(order[rank < per_patch])
         counts = np.minimum(counts, per_patch)
     return counts, keep
+
+
+def write_chunk(site: Path, name: str, value: Any) -> None:
+    """SITE/data/NAME.js, which calls `saetools.put(NAME, value)`; arrays inside become {"t": type, "b": base64}."""
+    target = site / "data" / f"{name}.js"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # "</" would end the script of a page into which somebody pastes a chunk
+    text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace(
+        "</", "<\\/"
+    )
+    with atomic_path(target) as partial:
+        partial.write_text(f"saetools.put({json.dumps(name)},{text});\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        little = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+        return {"t": TYPES[little.dtype.str], "b": base64.b64encode(little.tobytes()).decode("ascii")}
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value

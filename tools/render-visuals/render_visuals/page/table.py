@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from render_visuals.csv_tables import LATENT_TABLES, check_made_from, read_table, rows_of_latents
+from render_visuals.tables import LATENT_TABLES, check_made_from, read_table, rows_of_latents
 from saetools.errors import UserError
 from saetools.labels.rows import PATCH
 from saetools.latents.header import LatentsHeader

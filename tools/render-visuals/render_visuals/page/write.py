@@ -12,17 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from render_visuals import page_data
-from render_visuals.chunks import write_chunk
-from render_visuals.drawing import key_of, stat_of
-from render_visuals.groups import group_images
-from render_visuals.heat import ImagePlaces
-from render_visuals.kernels.bins import lower_edge
-from render_visuals.neighbours import nearest_latents
-from render_visuals.page_tables import Column, Known, read_tables
-from render_visuals.seriation import heat_matrix
-from render_visuals.survey import Survey, survey
-from render_visuals.thumbnails import draw_thumbnails, thumbnail_name
+from render_visuals.analysis.heat_matrix import group_images, heat_matrix
+from render_visuals.analysis.kernels import lower_edge
+from render_visuals.analysis.similar import nearest_latents
+from render_visuals.analysis.survey import ImageIndex, Survey, survey
+from render_visuals.page import data as page_data
+from render_visuals.page.data import write_chunk
+from render_visuals.page.table import Column, Known, read_tables
+from render_visuals.page.thumbnails import draw_thumbnails, thumbnail_name
+from render_visuals.pictures.redraw import content_key, file_stat
 from saetools.errors import UserError
 from saetools.files.atomic import write_text
 from saetools.files.provenance import command_line
@@ -60,7 +58,7 @@ def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
         raise UserError(f"{settings.scorer}: no such file; expected the scorer of these latents")
     known = read_tables(settings.tables, latents.header, settings.scorer, settings.label_names)
     groups = group_images(settings.by, latents.paths, settings.root, settings.by_table)
-    places = ImagePlaces(latents)
+    places = ImageIndex(latents)
     _check_folder(site)
     key = _key(latents, settings)
     whole = _key_of_page(index) == key
@@ -146,7 +144,7 @@ def _write_table(site: Path, columns: list[Column], known: Known) -> None:
     write_chunk(site, "table", {"columns": table, "found": found})
 
 
-def _write_images(site: Path, latents: LatentsSet, places: ImagePlaces) -> None:
+def _write_images(site: Path, latents: LatentsSet, places: ImageIndex) -> None:
     write_chunk(
         site,
         "images",
@@ -197,15 +195,15 @@ def _default_title(latents: LatentsSet) -> str:
 def _key(latents: LatentsSet, settings: PageSettings) -> str:
     tables = [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings.tables]
     by_table = hashlib.sha256(settings.by_table.read_bytes()).hexdigest() if settings.by_table else None
-    return key_of(
-        latents.uids, tables, by_table, stat_of(settings.scorer) if settings.scorer else None, settings.top,
+    return content_key(
+        latents.uids, tables, by_table, file_stat(settings.scorer) if settings.scorer else None, settings.top,
         settings.per_patch, settings.by, settings.n_heatmap, settings.label_names, settings.title, settings.seed,
         [hashlib.sha256(asset.encode()).hexdigest() for _, asset in _assets()],
     )  # fmt: skip
 
 
 def _assets() -> list[tuple[str, str]]:
-    folder = importlib.resources.files("render_visuals") / "assets"
+    folder = importlib.resources.files("render_visuals.page") / "assets"
     return sorted(
         (item.name, item.read_text(encoding="utf-8")) for item in folder.iterdir() if item.is_file()
     )

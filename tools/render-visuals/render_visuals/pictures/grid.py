@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from render_visuals.drawing import KEY
+from render_visuals.pictures.redraw import KEY
 from saetools.files.atomic import atomic_path
 from saetools.latents.header import IGNORED_LABEL
 from saetools.vision.heat import heat_grid, label_colours, patch_of_pixel, with_heat

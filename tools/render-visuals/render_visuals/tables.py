@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,3 +105,42 @@ def read_own(path: Path) -> pd.DataFrame:
 def _check_rows(path: Path, table: pd.DataFrame) -> None:
     if not len(table):
         raise UserError(f"{path}: it has a header but no rows; write it again")
+
+
+def latents_of_table(path: Path, header: LatentsHeader) -> list[int]:
+    """The numbers in a table's column `latent` (latents.csv, probes.csv, index.csv) or `prototype` (AP table).
+
+    Of an AP table those rows count that are of the latents' scorer. Raises UserError where none is, or where the table
+    was made with another scorer.
+    """
+    table, provenance = read_table(path, LATENT_TABLES)
+    check_made_from(path, provenance, header)
+    if {"scorer", "prototype"} <= set(table.columns):
+        table = rows_of_latents(path, table, header)
+    column = next((name for name in ("latent", "prototype") if name in table.columns), None)
+    if column is None:
+        near = difflib.get_close_matches("latent", list(table.columns), n=1)
+        hint = f" (there is {near[0]!r})" if near else ""
+        raise UserError(
+            f"{path}: it has no column 'latent' or 'prototype'{hint}; give latents.csv, probes.csv or an AP table"
+        )
+    numbers = table[column].dropna()
+    try:
+        return [int(number) for number in numbers]
+    except ValueError as error:
+        raise UserError(
+            f"{path}: the column {column!r} holds {error.args[0]!r}, expected numbers of latents"
+        ) from error
+
+
+def check_latent_numbers(numbers: list[int], n_latents: int, where: str) -> list[int]:
+    """Without repetitions; raises UserError, naming `where`, for a number that no latent has."""
+    wrong = [number for number in numbers if not 0 <= number < n_latents]
+    if wrong:
+        listed = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+        raise UserError(
+            f"{where}: there is no latent {listed}; these latents have the numbers 0 to {n_latents - 1}"
+        )
+    if not numbers:
+        raise UserError(f"{where}: it names no latent")
+    return list(dict.fromkeys(numbers))

@@ -1,0 +1,1 @@
+"""The command `page`: a static folder that opens from disk."""

@@ -14,9 +14,9 @@ from in_process import runner
 from processes import error_lines
 
 from expand_sweep.cli import app
-from expand_sweep.located_yaml import as_yaml, read_yaml
 from expand_sweep.sweep import read_sweep
 from expand_sweep.tasks import expand
+from saetools.cli.located_yaml import as_yaml, read_yaml
 from sweeps import ODD_VALUES, quoted_yaml, write_sweep
 
 TOY = """

@@ -38,9 +38,9 @@ def assert_same(one: Path, other: Path) -> None:
 def test_each_equals_its_own_run(shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other widths, activations, lengths and seeds in one sweep; whatever shares a stream is trained on one."""
     (tmp_path / "sweep.yml").write_text(
-        "grid:\n  lr: [1e-4, 3e-4]\n  k: [3, 5]\n"
-        "zip:\n  d-sae: [32, 64]\n  seed: [1, 2]\n"
-        "runs:\n  - {activation: relu, l1: 0.02}\n"
+        "runs:\n  - {lr: 1e-4, k: 3}\n  - {lr: 1e-4, k: 5}\n  - {lr: 3e-4, k: 3}\n  - {lr: 3e-4, k: 5}\n"
+        "  - {d-sae: 32, seed: 1}\n  - {d-sae: 64, seed: 2}\n"
+        "  - {activation: relu, l1: 0.02}\n"
         "  - {activation: jumprelu, objective: matryoshka, n_prefixes: 3}\n"
         "  - {activation: batchtopk, aux_k: 4, dead_after: 1k, tokens: 2k, normalize: none}\n"
     )
@@ -187,28 +187,62 @@ def test_wrong_grids(grid: str, said: str, shards: list[Path], tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("- 1", "expected a mapping"),
-        ("grids: {}", "expected a mapping"),
-        ("grid: [1]", "grid is no mapping from flags to lists"),
-        ("grid: {lr: 1}", "grid is no mapping from flags to lists"),
-        ("zip: {lr: [1, 2], k: [1]}", "differ in length"),
-        ("runs: 3", "runs is no list"),
+        ("- 1", "sweep.yml:1:1: expected a mapping"),
+        ("grids: {}", r"sweep.yml:1:1: .* no key 'grids'; did you mean grid\?"),
+        ("grid: [1]", "sweep.yml:1:7: grid must be a mapping"),
+        ("grid: {lr: []}", "sweep.yml:1:12: 'lr' has no values"),
+        ("zip: {lr: [1, 2], k: [1]}", "sweep.yml:1:1: zip: its lists differ in length"),
+        ("runs: 3", "sweep.yml:1:7: runs must be a list"),
+        ("runs: [3]", "sweep.yml:1:8: an entry of runs must be a mapping"),
         ("runs: []", "it asks for no runs"),
-        ("grid: {lrr: [1]}", "'lrr' is no flag"),
-        ("grid: {lr: [1", "no readable YAML"),
+        ("grid: {}", "it asks for no runs"),
+        ("runs:\n- {lr: 1, lrr: 1}", "sweep.yml:2:11: 'lrr' is no flag"),
+        ("runs: [{lr: {a: b}}]", "sweep.yml:1:13: expected a value"),
+        ("grid: {lr: [1", r"sweep.yml:2:1: not YAML"),
     ],
 )
 def test_wrong_sweep_files(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "sweep.yml").write_text(text)
     with pytest.raises(UserError, match=said):
         read_sweep(tmp_path / "sweep.yml")
-    with pytest.raises(UserError, match="no readable YAML"):
+    with pytest.raises(UserError, match="expected a sweep in YAML"):
         read_sweep(tmp_path / "nowhere.yml")
 
 
-def test_lists_and_truths_in_a_sweep_file(tmp_path: Path) -> None:
-    (tmp_path / "sweep.yml").write_text("runs: [{exclude-labels: [0, 3], autocast: true, lr: 1e-4}]")
-    assert read_sweep(tmp_path / "sweep.yml") == [{"exclude_labels": "0,3", "autocast": "true", "lr": "1e-4"}]
+def test_values_in_a_sweep_file(tmp_path: Path) -> None:
+    """Lists become FLAG=A,B; plain numbers are read by YAML, quoted ones stay as typed: both name the file."""
+    (tmp_path / "sweep.yml").write_text(
+        "runs: [{exclude-labels: [0, 3], autocast: true, lr: 1e-4, l1: 1.0e-4, warmup: '1.0e-4'}]"
+    )
+    assert read_sweep(tmp_path / "sweep.yml") == [
+        {"exclude_labels": "0,3", "autocast": "true", "lr": "1e-4", "l1": "0.0001", "warmup": "1.0e-4"}
+    ]
+    (tmp_path / "sweep.yml").write_text("grid: {k: 3, lr: [1, 2]}")
+    assert read_sweep(tmp_path / "sweep.yml") == [{"k": "3", "lr": "1"}, {"k": "3", "lr": "2"}]
+
+
+def test_a_file_of_several_keys_is_refused_with_what_it_meant_before(tmp_path: Path) -> None:
+    """Earlier versions trained the combinations of each key, where expand-sweep takes the product of the keys."""
+    path = tmp_path / "sweep.yml"
+    path.write_text(
+        "grid: {lr: [1e-4, '3e-4'], k: [3, 5]}\nzip: {d-sae: [32, 64], seed: [1, 2]}\n"
+        "runs: [{activation: relu, exclude-labels: [0, 3]}]"
+    )
+    with pytest.raises(UserError, match="grid and zip and runs in one file are a product") as raised:
+        read_sweep(path)
+    path.write_text(str(raised.value).splitlines()[-1])
+    assert read_sweep(path) == [
+        {"lr": "1e-4", "k": "3"},
+        {"lr": "1e-4", "k": "5"},
+        {"lr": "3e-4", "k": "3"},
+        {"lr": "3e-4", "k": "5"},
+        {"d_sae": "32", "seed": "1"},
+        {"d_sae": "64", "seed": "2"},
+        {"activation": "relu", "exclude_labels": "0,3"},
+    ]
+    path.write_text(f"grid: {{lr: {list(range(200))}}}\nruns: [{{k: 3}}]")
+    with pytest.raises(UserError, match=r"runs: \[\{lr: 0\}, \.\.\.\] with each of the 201 as an entry"):
+        read_sweep(path)
 
 
 def test_grid_and_sweep_exclude_each_other(shards: list[Path], tmp_path: Path) -> None:

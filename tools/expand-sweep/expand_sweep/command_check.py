@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from expand_sweep.located_yaml import Value
 from expand_sweep.tasks import Task
 from expand_sweep.tool_options import Option, ToolOptions, ask_tools, find_tool
+from saetools.cli.located_yaml import Value
 from saetools.errors import UserError, near_names
 
 _KINDS = {"integer": (int, "a whole number"), "float": (float, "a number")}
@@ -158,10 +158,10 @@ def _place(value: Value | None, text: str) -> str | None:
 
 def _line_of(task: Task, option: str) -> str:
     """A command over several lines of the file: the line with the option in it."""
-    path, _, first = task.template[0].where.rpartition(":")
+    path, first, _ = [*task.template[0].where.rsplit(":", 2), "", ""][:3]
     if option and first.isdecimal() and Path(path).is_file():
         lines = Path(path).read_text(encoding="utf-8").splitlines()
         for number in range(int(first), min(len(lines), int(first) + 60) + 1):
-            if re.search(rf"{re.escape(option)}(?![\w-])", lines[number - 1]):
-                return f"{path}:{number}"
+            if at := re.search(rf"{re.escape(option)}(?![\w-])", lines[number - 1]):
+                return f"{path}:{number}:{at.start() + 1}"
     return task.template[0].where

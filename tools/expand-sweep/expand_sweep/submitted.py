@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from expand_sweep.located_yaml import as_yaml
 from expand_sweep.sweep import Sweep
+from saetools.cli.located_yaml import as_yaml
 from saetools.errors import UserError
 from saetools.files.atomic import write_text
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from expand_sweep.located_yaml import (
+from expand_sweep.templates import Resolved, Template, resolve, resolve_words
+from saetools.cli.located_yaml import (
     Items,
     Table,
     Text,
@@ -27,8 +28,7 @@ from expand_sweep.located_yaml import (
     read_yaml,
     set_value,
 )
-from expand_sweep.runs import Run, combine
-from expand_sweep.templates import Resolved, Template, resolve
+from saetools.cli.sweeps import Run, expand_keys, list_values, multiply
 from saetools.errors import UsageError, UserError, near_names
 
 SWEEP_KEYS = ("name", "values", "state", "preamble", "slurm", "sbatch", "steps")
@@ -171,7 +171,7 @@ def _read_step(name: str, value: Value, sweep: Table, values: Mapping[str, Resol
             raise fail(
                 table["stage"], f"stage: {stage!r} is no input of the step{near_names(stage, list(inputs))}"
             )
-    runs = list(combine(table, values))
+    runs = _read_runs(table, values)
     for key in itertools.chain(inputs, outputs):
         if key in inputs and key in outputs:
             raise fail(key, f"{key!r} is an input and an output; name them differently")
@@ -191,6 +191,37 @@ def _read_step(name: str, value: Value, sweep: Table, values: Mapping[str, Resol
         together=_read_together(table["together"]) if "together" in table else None,
         slurm=slurm,
     )
+
+
+def _read_runs(table: Table, values: Mapping[str, Resolved]) -> list[Run]:
+    """The values of every task: the product of `grid`, `zip` and `runs`, one empty run where there is none."""
+    runs_of = expand_keys(table, lambda value, name: _varied(value, name, values))
+    for row in runs_of.get("runs", ()):
+        first = runs_of["runs"][0]
+        if odd := sorted(set(row) ^ set(first)):
+            raise UserError(
+                f"{getattr(row, 'where', table.where)}: this run and the first differ in {', '.join(odd)};"
+                " give all runs the same keys"
+            )
+    return list(multiply(table, runs_of))
+
+
+def _varied(value: Value, name: str, values: Mapping[str, Resolved]) -> list[Value]:
+    """The values of a name; `"{layers}"` stands for the values of that list of the sweep."""
+    found: list[Value] = []
+    for item in list_values(value, name):
+        if (
+            isinstance(item, Text)
+            and "{" in item
+            and all(n in values for n in Template(item, item.where).names)
+        ):
+            found += [
+                Text(word.replace("{", "{{").replace("}", "}}"), getattr(word, "where", item.where))
+                for word in resolve_words(item, values)
+            ]
+        else:
+            found.append(item)
+    return found
 
 
 def _read_input(key: Text, value: Value) -> list[Text] | OutputsOf:

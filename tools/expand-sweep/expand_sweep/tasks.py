@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from expand_sweep.located_yaml import Text, Value, as_text_or_list, fail
-from expand_sweep.runs import Run
 from expand_sweep.sweep import OutputsOf, Step, Sweep, resolve_all
 from expand_sweep.templates import Resolved, Template, compiled, resolve, resolve_words
+from saetools.cli.located_yaml import Text, Value, as_text_or_list, fail
+from saetools.cli.sweeps import Run
 from saetools.errors import UserError, near_names
 
 

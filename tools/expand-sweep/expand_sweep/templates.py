@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from expand_sweep.located_yaml import Text, fail
+from saetools.cli.located_yaml import Text, fail
 from saetools.errors import near_names
 
 Resolved = str | list[str]

@@ -11,10 +11,10 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from expand_sweep.located_yaml import fail
 from expand_sweep.sweep import Step
 from expand_sweep.tasks import Task, digest
 from expand_sweep.templates import Resolved
+from saetools.cli.located_yaml import fail
 from saetools.errors import near_names
 from saetools.files.atomic import write_text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import typing
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,9 +11,14 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import yaml
+
+from saetools.cli.located_yaml import Items, Text, Value, check_keys, fail, read_yaml
+from saetools.cli.sweeps import KEYS, Run, expand_keys
 from saetools.errors import UsageError, UserError, near_names
 from train_sae.options import Flags
 
+LONGEST_ENTRIES = 2000  # characters of `runs` that an error writes out
 Combination = dict[str, str]  # flag, with _ in place of -, to its text
 
 
@@ -32,34 +38,32 @@ def parse_grid(text: str) -> list[Combination]:
 
 
 def read_sweep(path: Path) -> list[Combination]:
-    """The combinations of a sweep file; raises UserError.
+    """The combinations of a sweep file, which has `grid`, `zip` or `runs` (see saetools.cli.sweeps); raises UserError.
 
-    It has one or more of: `grid`, flags with lists of values, of which every combination is trained; `zip`, flags
-    with lists of one length, taken together; `runs`, a list of mappings from flags to values.
+    A file with two or three of the keys is refused, with the text that keeps its earlier meaning: their product
+    (`multiply`), as in expand-sweep, where earlier versions trained the combinations of each, one after the other.
     """
-    import yaml
-
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: no readable YAML file: {error}".replace("\n", " ")) from error
-    if not isinstance(found, dict) or set(found) - {"grid", "zip", "runs"} or not found:
-        raise UserError(f"{path}: expected a mapping with one or more of grid, zip and runs at its top")
-    combinations: list[Combination] = []
-    if axes := _axes(found.get("grid", {}), path, "grid"):
-        combinations += _product(axes)
-    if axes := _axes(found.get("zip", {}), path, "zip"):
-        if len({len(values) for values in axes.values()}) > 1:
-            raise UserError(
-                f"{path}: the lists in zip differ in length; they are taken together, one from each"
-            )
-        combinations += [dict(zip(axes, values, strict=True)) for values in zip(*axes.values(), strict=True)]
-    runs = found.get("runs", [])
-    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-        raise UserError(f"{path}: runs is no list of mappings from flags to values")
-    combinations += [{_flag(name, str(path)): _text(value) for name, value in run.items()} for run in runs]
+    table = read_yaml(path, f"a mapping with one of {', '.join(KEYS)}")
+    check_keys(table, KEYS, "a sweep of train-sae")
+    runs_of = expand_keys(table)
+    listed = [run for runs in runs_of.values() for run in runs]
+    if len(runs_of) > 1:
+        keys = " and ".join(runs_of)
+        entries = ", ".join(map(_as_entry, listed))
+        text = f"runs: [{entries}]"
+        if len(text) > LONGEST_ENTRIES:
+            text = f"runs: [{_as_entry(listed[0])}, ...] with each of the {len(listed)} as an entry"
+        raise UserError(
+            f"{path}: {keys} in one file are a product, as in expand-sweep; earlier versions of train-sae trained the"
+            f" one after the other;\nlist the SAEs under runs alone. As earlier versions read this file:\n{text}"
+        )
+    combinations = [
+        {_flag(name, getattr(name, "where", str(path))): _text(value) for name, value in run.items()}
+        for run in listed
+        if run
+    ]
     if not combinations:
-        raise UserError(f"{path}: it asks for no runs")
+        raise UserError(f"{path}: it asks for no runs; write grid: {{lr: [1e-4, 3e-4]}}, for example")
     return combinations
 
 
@@ -78,18 +82,25 @@ def _product(axes: Mapping[str, list[str]]) -> list[Combination]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def _axes(found: Any, path: Path, key: str) -> dict[str, list[str]]:
-    if not isinstance(found, dict) or not all(
-        isinstance(values, list) and values for values in found.values()
-    ):
-        raise UserError(f"{path}: {key} is no mapping from flags to lists of values")
-    return {_flag(name, str(path)): [_text(value) for value in values] for name, values in found.items()}
+def _text(value: Value) -> str:
+    """As in the name of a file: a plain number or truth value as YAML reads it, other text as typed."""
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    if not isinstance(value, Text):
+        raise fail(value, "expected a value, or a list of values")
+    found = yaml.safe_load(value) if value.plain else str(value)
+    return str(found).lower() if isinstance(found, bool) else str(found)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+def _as_entry(run: Run) -> str:
+    """An entry of `runs` as YAML on one line, as it stands in the file."""
+
+    def written(value: Value) -> str:
+        if isinstance(value, Text):
+            return str(value) if value.plain else json.dumps(value)
+        return f"[{', '.join(map(written, value))}]" if isinstance(value, Items) else "{}"
+
+    return "{" + ", ".join(f"{name}: {written(value)}" for name, value in run.items()) + "}"
 
 
 def _flag(name: Any, where: str) -> str:

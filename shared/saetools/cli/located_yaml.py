@@ -1,6 +1,6 @@
-"""YAML whose every value knows the file and line it stands in, and keeps the text it was written with.
+"""YAML that keeps, for each value, its text as typed and its place in the file, for errors with line and column.
 
-`1e-3`, `007` and `on` stay what the user typed, because they go to other programs as text.
+`1e-3`, `007` and `on` stay as the user typed them, since they go to other programs as text.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 
 
 class Text(str):
-    """A scalar, as typed. where: FILE:LINE"""
+    """A scalar, as typed. where: FILE:LINE:COLUMN; plain: it was written without quotes"""
 
     where: str
+    plain: bool
 
-    def __new__(cls, text: str, where: str) -> Text:
+    def __new__(cls, text: str, where: str, plain: bool = False) -> Text:
         made = super().__new__(cls, text)
-        made.where = where
+        made.where, made.plain = where, plain
         return made
 
 
@@ -49,20 +50,23 @@ Value = Text | Items | Table
 
 
 def fail(value: Any, message: str) -> UserError:
-    """The error to raise about a value: FILE:LINE: message."""
+    """The error to raise about a value: FILE:LINE:COLUMN: message."""
     return UserError(f"{value.where}: {message}")
 
 
-def read_yaml(path: Path) -> Table:
-    """The mapping that the file holds; raises UserError with file and line where it is no such YAML."""
+def read_yaml(path: Path, expected: str = "a mapping with `steps:`") -> Table:
+    """The mapping that the file holds; raises UserError with its place where it is no such YAML.
+
+    expected: what the file should hold, for the error.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UserError(f"{path}: {reason}; expected a sweep in YAML") from error
-    value = _parse(text, lambda line: f"{path}:{line}")
+    value = _parse(text, lambda line, column: f"{path}:{line}:{column}")
     if not isinstance(value, Table):
-        raise UserError(f"{value.where}: expected a mapping with `steps:`")
+        raise UserError(f"{value.where}: expected {expected}")
     return value
 
 
@@ -87,7 +91,7 @@ def as_yaml(table: Mapping[str, Value | str]) -> str:
 def parse_setting(text: str, option: str) -> Value:
     """The value of --set KEY=VALUE: the text itself, a list where it starts with [, nothing where it is empty."""
     if text.startswith("["):
-        return _parse(text, lambda _line: option)
+        return _parse(text, lambda _line, _column: option)
     return Text(text, option) if text else Items(option)
 
 
@@ -108,7 +112,8 @@ def check_keys(table: Table, known: Sequence[str], what: str) -> None:
     for key in table:
         if key not in known:
             raise fail(
-                key, f"{what} has no key {key!r}{near_names(key, known)}; it knows {', '.join(sorted(known))}"
+                key,
+                f"{what} has no key {key!r}{near_names(key, known)}; its keys are {', '.join(sorted(known))}",
             )
 
 
@@ -145,9 +150,9 @@ def as_text_or_list(value: Value, what: str) -> Text | list[Text]:
     return value if isinstance(value, Text) else as_texts(value, what)
 
 
-def as_number(value: Value, what: str, least: int) -> int:
-    if not (isinstance(value, Text) and value.isdecimal() and int(value) >= least):
-        raise fail(value, f"{what} must be a whole number, at least {least}")
+def as_number(value: Value, what: str, minimum: int) -> int:
+    if not (isinstance(value, Text) and value.isdecimal() and int(value) >= minimum):
+        raise fail(value, f"{what} must be a whole number, at least {minimum}")
     return int(value)
 
 
@@ -157,35 +162,44 @@ def as_bool(value: Value, what: str) -> bool:
     return value == "true"
 
 
-def _parse(text: str, where: Callable[[int], str]) -> Value:
+_Where = Callable[[int, int], str]  # (line, column), both from 1, to the place that errors name
+
+
+def _parse(text: str, where: _Where) -> Value:
     try:
         node = yaml.compose(text, Loader=_LOADER)
-        return _convert(node, where) if node is not None else Items(where(1))
+        return _convert(node, where) if node is not None else Items(where(1, 1))
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{where(line)}: not YAML: {error.problem or error.context}") from error
+        raise UserError(
+            f"{_place(error.problem_mark, where)}: not YAML: {error.problem or error.context}"
+        ) from error
     except yaml.YAMLError as error:
-        raise UserError(f"{where(1)}: not YAML: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{where(1, 1)}: not YAML: {str(error).splitlines()[0]}") from error
 
 
-def _convert(node: yaml.Node, where: Callable[[int], str]) -> Value:
-    place = where(node.start_mark.line + 1)
+def _convert(node: yaml.Node, where: _Where) -> Value:
+    place = _place(node.start_mark, where)
     if isinstance(node, yaml.ScalarNode):
-        return Items(place) if node.tag == _NULL else Text(node.value, place)
+        # libyaml gives a plain scalar the style "", PyYAML None
+        return Items(place) if node.tag == _NULL else Text(node.value, place, plain=not node.style)
     if isinstance(node, yaml.SequenceNode):
         return Items(place, [_convert(item, where) for item in node.value])
     assert isinstance(node, yaml.MappingNode)
     table = Table(place)
     for key_node, value_node in _pairs(node, where):
-        key = Text(key_node.value, where(key_node.start_mark.line + 1))
+        key = Text(key_node.value, _place(key_node.start_mark, where))
         if key in table:
             raise fail(key, f"the key {key!r} stands here twice; keep one")
         table[key] = _convert(value_node, where)
     return table
 
 
-def _pairs(node: yaml.MappingNode, where: Callable[[int], str]) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+def _pairs(node: yaml.MappingNode, where: _Where) -> Iterator[tuple[yaml.Node, yaml.Node]]:
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
-            raise UserError(f"{where(key.start_mark.line + 1)}: expected a plain key, key: value")
+            raise UserError(f"{_place(key.start_mark, where)}: expected a plain key, key: value")
         yield key, value
+
+
+def _place(mark: Any, where: _Where) -> str:
+    return where(mark.line + 1, mark.column + 1) if mark is not None else where(1, 1)

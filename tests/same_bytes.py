@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ import h5py
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = ["--model", "timm/test_vit2", "--weights", ROOT / "examples/birds/vit.safetensors", "--workers", "0"]
+MODEL = ["--model", "timm/test_vit2", "--weights", "examples/birds/vit.safetensors", "--workers", "0"]
 
 # Where a file comes from, not what is in it. Settings are compared by their effect.
 UNEQUAL = {"uid", "parents", "command", "settings", "tool_version", "sha256", "bytes"}
@@ -40,10 +39,10 @@ RATES = ["tokens_per_second", "seconds"]  # columns of training metrics
 
 def steps() -> Iterator[list[str | Path]]:
     """The commands, in order, as they are run in an empty folder."""
-    yield ["python", ROOT / "examples/birds/make_birds.py", "birds", "--count", "6"]
+    yield ["python", "examples/birds/make_birds.py", "birds", "--count", "6"]
     for split in ("train", "test"):
         yield ["dump-acts", "birds", "--split", split, "--layers", "3,7", "--out", f"acts/{split}", *MODEL]
-        yield ["dump-acts", "masks", "--split", split, "--layers", "7", "--out", f"tokens/{split}", *MODEL]
+        yield ["dump-acts", f"birds/parts-{split}.csv", "--layers", "7", "--out", f"tokens/{split}", *MODEL]
     yield [
         "dump-acts",
         "birds",
@@ -187,10 +186,12 @@ def steps() -> Iterator[list[str | Path]]:
         "latents/topk/train",
         "--test",
         "latents/topk/test",
+        "--labels",
+        "target",
         "--out",
         "audit",
     ]
-    page = ["latents/topk/test", "--images", "masks", "--label-names", "birds/segmentations/classes.txt"]
+    page = ["latents/topk/test", "--images", "birds", "--label-names", "birds/segmentations/classes.txt"]
     yield [
         "render-visuals",
         "page",
@@ -213,7 +214,7 @@ def steps() -> Iterator[list[str | Path]]:
     yield ["check-files", "acts", "tokens", "topk.h5", "latents", "probes", "ap.csv", "runs.csv"]
     sweep = [
         "expand-sweep",
-        ROOT / "sweeps/birds.yml",
+        "sweeps/birds.yml",
         "--set",
         f"weights={MODEL[3]}",
         "--set",
@@ -226,6 +227,8 @@ def steps() -> Iterator[list[str | Path]]:
         "d_sae=64",
         "--set",
         "ks=[8]",
+        "--set",
+        "n_train=[16, all]",
         "--set",
         "cub=birds",
     ]
@@ -249,6 +252,8 @@ def run_all(environment: Path, folder: Path) -> None:
         b for b in (environment / "bin", environment / ".venv/bin") if (b / "dump-acts").exists()
     )
     path = f"{bin_folder.resolve()}{os.pathsep}{os.environ['PATH']}"
+    for name in ("examples", "sweeps"):
+        (folder / name).symlink_to(ROOT / name)
     for number, step in enumerate(steps()):
         sys.stderr.write(f"{environment}: {' '.join(map(str, step))[:150]}\n")
         done = subprocess.run(
@@ -261,21 +266,6 @@ def run_all(environment: Path, folder: Path) -> None:
         if done.returncode:
             raise SystemExit(f"{environment}: exit code {done.returncode}: {_quoted(step)}\n{done.stderr}")
         (folder / f"{number:02}.stdout").write_text(done.stdout)
-        if number == 0:
-            _add_masks(folder)
-
-
-def _add_masks(folder: Path) -> None:
-    """The drawn birds again as images/SPLIT/*.jpg with annotations/SPLIT/*.png."""
-    names = dict(line.split() for line in (folder / "birds/images.txt").read_text().splitlines())
-    splits = dict(line.split() for line in (folder / "birds/train_test_split.txt").read_text().splitlines())
-    for number, name in names.items():
-        split = "train" if splits[number] == "1" else "test"
-        stem = Path(name).with_suffix("")
-        for kind, source, suffix in (("images", "images", ".jpg"), ("annotations", "segmentations", ".png")):
-            target = (folder / "masks" / kind / split / stem.name).with_suffix(suffix)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy((folder / "birds" / source / stem).with_suffix(suffix), target)
 
 
 def digests(folder: Path) -> dict[str, str]:

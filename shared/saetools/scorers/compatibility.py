@@ -12,20 +12,6 @@ from saetools.scorers.file import TrainedScorer
 from saetools.shards.reader import Shard
 
 
-def choose_layer(shard: Shard, layer: int | None) -> int:
-    """The layer asked for, or the only one; raises UserError."""
-    layers = shard.header.layers
-    if layer is None and len(layers) == 1:
-        return layers[0]
-    if layer is None:
-        raise UserError(f"{shard.path}: it holds layers {list(layers)}; choose one with --layer")
-    if layer not in layers:
-        raise UserError(
-            f"{shard.path}: it holds no layer {layer}, only {list(layers)}; choose one of those with --layer"
-        )
-    return layer
-
-
 def check_scorer_fits(found: TrainedScorer, path: Path, shard: Shard, layer: int) -> None:
     """Raise UserError, saying what differs, unless the scorer at `path` was made from such activations.
 

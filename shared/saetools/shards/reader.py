@@ -269,6 +269,20 @@ def check_complete(shards: Iterable[Shard], remedy: str) -> None:
     GivenShards(shards).check_complete(remedy)
 
 
+def choose_layer(shard: Shard, layer: int | None) -> int:
+    """The layer asked for, or the only one; raises UserError."""
+    layers = shard.header.layers
+    if layer is None and len(layers) == 1:
+        return layers[0]
+    if layer is None:
+        raise UserError(f"{shard.path}: it holds layers {list(layers)}; choose one by `layer`")
+    if layer not in layers:
+        raise UserError(
+            f"{shard.path}: it holds no layer {layer}, only {list(layers)}; choose one of those by `layer`"
+        )
+    return layer
+
+
 def open_shards(paths: Iterable[Path], *, allow_incomplete: bool = False) -> ShardSet:
     """Open shards, and folders of them; a folder must hold every shard of its data set, unless a part is meant.
 

@@ -88,8 +88,8 @@ def _as_ours(source: Path, found: TrainedScorer, acts: list[Path], layer: int | 
 
     from saetools.files.formats import SCORERS
     from saetools.files.provenance import Provenance
-    from saetools.scorers.compatibility import check_scorer_fits, choose_layer
-    from saetools.shards.reader import open_shards
+    from saetools.scorers.compatibility import check_scorer_fits
+    from saetools.shards.reader import choose_layer, open_shards
 
     settings: dict[str, Any] = dict(found.provenance.settings)
     provenance = Provenance.of(SCORERS, "convert-sae", settings, [found.provenance.uid])

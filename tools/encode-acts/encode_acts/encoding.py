@@ -20,8 +20,7 @@ from saetools.files.reuse import check_reusable
 from saetools.latents.header import LatentsHeader, latents_name
 from saetools.latents.reader import LatentsFile
 from saetools.latents.writer import new_latents
-from saetools.scorers.compatibility import choose_layer
-from saetools.shards.reader import Shard
+from saetools.shards.reader import Shard, choose_layer
 
 READ_BYTES = 64 << 20  # of float32 activations read at a time
 

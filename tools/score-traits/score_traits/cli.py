@@ -151,8 +151,7 @@ def score_traits(
     from saetools.files.reuse import read_reusable
     from saetools.files.tables import write_csv
     from saetools.metrics.pooling import parse_pool
-    from saetools.scorers.compatibility import choose_layer
-    from saetools.shards.reader import open_shards
+    from saetools.shards.reader import choose_layer, open_shards
     from score_traits.making import TableMaker
     from score_traits.score_folder import score_folder
     from score_traits.scorer_specs import parse_spec

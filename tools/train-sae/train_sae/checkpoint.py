@@ -13,12 +13,11 @@ from saetools.files.formats import SCORERS, TRAINING_METRICS
 from saetools.files.provenance import Provenance, first_difference
 from saetools.files.tables import write_csv
 from saetools.log import logger
-from saetools.scorers.compatibility import choose_layer
 from saetools.scorers.evaluation import SAEEvaluation
 from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
 from saetools.scorers.sae import SAE
 from saetools.shards.header import Examples, check_same_source
-from saetools.shards.reader import Shard, ShardSet, count_shards
+from saetools.shards.reader import Shard, ShardSet, choose_layer, count_shards
 from saetools.shards.splits import check_no_overlap, count_overlap
 from saetools.shards.token_source import ShardSource
 from train_sae.resuming import state_path

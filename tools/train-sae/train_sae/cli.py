@@ -108,8 +108,7 @@ def train_sae(
     Stopped by Ctrl-C, SIGTERM, SIGUSR1 or a power cut, the same command again goes on.
     """
     from saetools.compute.devices import choose_device
-    from saetools.scorers.compatibility import choose_layer
-    from saetools.shards.reader import Shard, check_complete, open_shards
+    from saetools.shards.reader import Shard, check_complete, choose_layer, open_shards
     from saetools.shards.token_source import ShardSource
     from train_sae.checkpoint import check_validation
     from train_sae.grids import combine, parse_grid, read_sweep

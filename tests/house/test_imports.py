@@ -1,0 +1,100 @@
+"""Imports run one way: no circles, tools never import each other, and groups of the shared package stand in layers."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT / "shared"
+TOOLS = sorted(path.parent for path in ROOT.glob("tools/*/*/__init__.py"))
+
+# Groups of saetools, lowest first. A group imports those of lower layers, and its own.
+LAYERS = (
+    ("errors", "log"),
+    ("compute", "files", "cli"),
+    ("shards",),
+    ("scorers",),
+    ("latents",),
+    ("labels", "metrics"),
+    ("vision",),
+)
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the shared package and the tools: its dotted name, and its file."""
+    found = {}
+    for package in (SHARED / "saetools", *TOOLS):
+        for path in package.rglob("*.py"):
+            parts = path.relative_to(package.parent).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of ours that a file imports, at its head or inside a function, not for type checkers alone."""
+    for node in _running(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [
+                full if (full := f"{node.module}.{alias.name}") in MODULES else node.module
+                for alias in node.names
+            ]
+        else:
+            continue
+        yield from (name for name in names if name in MODULES)
+
+
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from _running(child)
+
+
+def group(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.xfail(reason="expand_sweep.tasks and expand_sweep.together: to become one", strict=True)
+def test_no_import_circle() -> None:
+    graph = {name: set(imported(path)) - {name} for name, path in MODULES.items()}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("tool", [tool.name for tool in TOOLS])
+def test_a_tool_imports_no_other_tool(tool: str) -> None:
+    others = {path.name for path in TOOLS} - {tool}
+    for name, path in MODULES.items():
+        if name.split(".")[0] == tool:
+            assert not {found.split(".")[0] for found in imported(path)} & others, name
+
+
+def test_the_shared_package_imports_no_tool() -> None:
+    for name, path in MODULES.items():
+        if name.split(".")[0] == "saetools":
+            assert {found.split(".")[0] for found in imported(path)} <= {"saetools"}, name
+
+
+def test_groups_of_the_shared_package_import_lower_ones() -> None:
+    layer = {name: number for number, names in enumerate(LAYERS) for name in names}
+    named = {group(name) for name in MODULES if name.startswith("saetools.")}
+    assert named == set(layer), "every group has its layer here"
+    for name, path in MODULES.items():
+        if name.startswith("saetools."):
+            for found in imported(path):
+                mine, theirs = group(name), group(found)
+                if theirs and theirs != mine:
+                    assert layer[theirs] < layer[mine], f"{name} imports {found}"

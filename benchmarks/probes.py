@@ -22,8 +22,9 @@ import numpy.typing as npt
 from scipy import optimize, sparse, special
 from sklearn.linear_model import LogisticRegression
 
-from fit_probes.problem import DEFAULT_RIDGE, SEPARABLE_RIDGE, Labels, ProbeFit, ProbeFlag
+from fit_probes.problem import DEFAULT_RIDGE, SEPARABLE_RIDGE, ProbeFit, ProbeFlag
 from fit_probes.solver import fit_probes
+from saetools.labels.rows import RowLabels
 from saetools.latents.block import Latents
 
 Ids = npt.NDArray[np.int64]
@@ -153,7 +154,7 @@ def standard(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(args.seed)
     ids_n = draw_classes(rng, args.rows, args.classes)
     latents = draw_latents(rng, ids_n, args.latents, args.density)
-    labels = Labels.from_classes(ids_n, args.classes)
+    labels = RowLabels.from_classes(ids_n, args.classes)
     begin = time.perf_counter()
     fit = fit_probes(latents, labels, threads=args.threads)
     first = time.perf_counter() - begin
@@ -199,10 +200,10 @@ def huge(args: argparse.Namespace) -> None:
     """Column blocks as fit-probes uses them: made, fitted, dropped; only the probes stay."""
     rng = np.random.default_rng(args.seed)
     ids_n = draw_classes(rng, args.rows, args.classes)
-    labels = Labels.from_classes(ids_n, args.classes)
+    labels = RowLabels.from_classes(ids_n, args.classes)
     warm_n = ids_n[: min(args.rows, 10_000)]
     warm = draw_latents(rng, warm_n, 2, 0.1)
-    fit_probes(warm, Labels.from_classes(warm_n, args.classes), threads=args.threads)
+    fit_probes(warm, RowLabels.from_classes(warm_n, args.classes), threads=args.threads)
     spent, cpu, nnz, pairs, converged, events = 0.0, 0.0, 0, 0, 0, 0.0
     for start in range(0, args.latents, args.block):
         latents = draw_latents(rng, ids_n, min(args.block, args.latents - start), args.density)

@@ -12,8 +12,8 @@ from small_latents import write_latents
 
 from audit_latents.job import TABLES as AUDIT_TABLES
 from audit_latents.report import RANKING_COLUMNS, YIELD_COLUMNS
-from fit_probes.job import TABLES as PROBE_TABLES
 from fit_probes.probe_file import Probes
+from fit_probes.run import TABLES as PROBE_TABLES
 from fit_probes.tables import CLASS_COLUMNS, LATENT_COLUMNS
 from saetools.files.formats import LATENTS, PROBES
 from saetools.files.provenance import Provenance

@@ -9,10 +9,11 @@ from scipy import optimize, sparse, special
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from fit_probes.problem import NO_PROBE, SEPARABLE_RIDGE, Labels, ProbeFlag
+from fit_probes.problem import NO_PROBE, SEPARABLE_RIDGE, ProbeFlag
 from fit_probes.solver import fit_probes
 from fit_probes.torch_newton import fit_probes_torch
 from saetools.errors import UserError
+from saetools.labels.rows import RowLabels
 from saetools.latents.block import Latents
 
 Floats = npt.NDArray[np.floating]
@@ -59,7 +60,7 @@ def optimum(
     return float(w), float(found.x[1] - w * mean), float(found.fun)
 
 
-def assert_optimal(z_nk: Floats, y_nc: Floats, labels: Labels, ridge: float) -> None:
+def assert_optimal(z_nk: Floats, y_nc: Floats, labels: RowLabels, ridge: float) -> None:
     """Every pair: loss as defined, objective as low as the oracle's, or the prior alone with a flag that says why."""
     fit = fit_probes(in_columns(z_nk), labels, ridge=ridge)
     assert fit.converged.all()
@@ -91,14 +92,14 @@ def sparse_case() -> tuple[Floats, npt.NDArray[np.int64]]:
 
 def test_one_class_a_row_reaches_the_optimum(sparse_case: tuple[Floats, npt.NDArray[np.int64]]) -> None:
     z_nk, ids_n = sparse_case
-    assert_optimal(z_nk, np.eye(5)[ids_n], Labels.from_classes(ids_n, 5), 1e-8)
+    assert_optimal(z_nk, np.eye(5)[ids_n], RowLabels.from_classes(ids_n, 5), 1e-8)
 
 
 @pytest.mark.parametrize("standardise", [True, False])
 def test_equals_scikit_learn(sparse_case: tuple[Floats, npt.NDArray[np.int64]], standardise: bool) -> None:
     z_nk, ids_n = sparse_case
     ridge = 1e-3
-    fit = fit_probes(in_columns(z_nk), Labels.from_classes(ids_n, 5), ridge=ridge, standardise=standardise)
+    fit = fit_probes(in_columns(z_nk), RowLabels.from_classes(ids_n, 5), ridge=ridge, standardise=standardise)
     for k, c in ((0, 0), (1, 3), (3, 1), (7, 2)):
         z_n1 = z_nk[:, k : k + 1].astype(np.float64)
         x_n1 = StandardScaler().fit_transform(z_n1) if standardise else z_n1
@@ -110,7 +111,7 @@ def test_equals_scikit_learn(sparse_case: tuple[Floats, npt.NDArray[np.int64]], 
 
 def test_ridge_zero_has_a_vanishing_gradient(sparse_case: tuple[Floats, npt.NDArray[np.int64]]) -> None:
     z_nk, ids_n = sparse_case
-    fit = fit_probes(in_columns(z_nk), Labels.from_classes(ids_n, 5), ridge=0.0)
+    fit = fit_probes(in_columns(z_nk), RowLabels.from_classes(ids_n, 5), ridge=0.0)
     for k, c in np.argwhere(fit.flags == 0):
         z_n = z_nk[:, k].astype(np.float64)
         g_n = special.expit(fit.weight[k, c] * z_n + fit.bias[k, c]) - (ids_n == c)
@@ -121,7 +122,7 @@ def test_r_by_hand() -> None:
     """Two values only: the probe reproduces the share of positives of each, so its loss is known in closed form."""
     z_n1 = np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32)[:, None]
     y_n1 = np.array([1, 0, 0, 0, 1, 1, 1, 0], bool)[:, None]
-    fit = fit_probes(in_columns(z_n1), Labels.from_table(y_n1), ridge=0.0)
+    fit = fit_probes(in_columns(z_n1), RowLabels.from_table(y_n1), ridge=0.0)
     entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
     assert fit.weight[0, 0] == pytest.approx(2 * np.log(3), abs=1e-12)
     assert fit.bias[0, 0] == pytest.approx(-np.log(3), abs=1e-12)
@@ -133,7 +134,7 @@ def test_blanks_are_answered_by_the_prior() -> None:
     z_nk = np.zeros((6, 3), np.float32)
     z_nk[:, 1] = 2.5
     z_nk[:, 2] = [1, 2, 3, 1, 2, 0]
-    fit = fit_probes(in_columns(z_nk), Labels.from_classes(ids_n, 4))
+    fit = fit_probes(in_columns(z_nk), RowLabels.from_classes(ids_n, 4))
     np.testing.assert_array_equal(fit.flags[0], [1, 1, 1 | ProbeFlag.NO_POSITIVES, 1])
     np.testing.assert_array_equal(fit.flags[1] & ProbeFlag.CONSTANT, 2)
     assert fit.flags[2, 2] == ProbeFlag.NO_POSITIVES
@@ -143,7 +144,7 @@ def test_blanks_are_answered_by_the_prior() -> None:
     np.testing.assert_allclose(fit.prior_loss[1], -(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3, rtol=1e-14)
     assert np.all(fit.bias[:, 2] == -np.inf) and np.all(fit.loss[:, 2] == 0.0)
     assert fit.converged.all()
-    full = fit_probes(in_columns(z_nk), Labels.from_classes(np.zeros(6, np.int64), 1))
+    full = fit_probes(in_columns(z_nk), RowLabels.from_classes(np.zeros(6, np.int64), 1))
     assert (
         np.all(full.flags & ProbeFlag.ALL_POSITIVES)
         and np.all(full.bias == np.inf)
@@ -159,10 +160,10 @@ def test_separable_pairs_are_flagged_and_stay_finite(ridge: float) -> None:
     z_nk[:20, 2] = 1.0  # positives and some negatives share the value: separated on one side only
     z_nk[5:15, 3] = 1.0  # not separable
     y_n = np.arange(40) < 10
-    fit = fit_probes(in_columns(z_nk), Labels.from_table(y_n[:, None]), ridge=ridge)
+    fit = fit_probes(in_columns(z_nk), RowLabels.from_table(y_n[:, None]), ridge=ridge)
     np.testing.assert_array_equal(fit.flags[:, 0] & ProbeFlag.SEPARABLE, [16, 16, 16, 0])
     assert fit.converged.all() and np.all(np.abs(fit.weight) < 100)
-    assert_optimal(z_nk, y_n[:, None].astype(float), Labels.from_table(y_n[:, None]), ridge)
+    assert_optimal(z_nk, y_n[:, None].astype(float), RowLabels.from_table(y_n[:, None]), ridge)
     if ridge <= 1e-8:
         # What is left when each row beyond the threshold costs nothing: the entropy of the rows on it.
         # Latent 1: 20 rows, half of them positives. Latent 2: the same among its own events.
@@ -175,8 +176,8 @@ def test_soft_labels_and_table_equal_their_special_cases(
     """Soft labels of 0 and 1 are the table of bools, which with one class a row is the one-class case."""
     z_nk, ids_n = sparse_case
     latents, hot_nc = in_columns(z_nk), np.eye(5)[ids_n]
-    one = fit_probes(latents, Labels.from_classes(ids_n, 5))
-    for labels in (Labels.from_table(hot_nc.astype(bool)), Labels.from_table(hot_nc)):
+    one = fit_probes(latents, RowLabels.from_classes(ids_n, 5))
+    for labels in (RowLabels.from_table(hot_nc.astype(bool)), RowLabels.from_table(hot_nc)):
         fit = fit_probes(latents, labels)
         np.testing.assert_array_equal(fit.flags, one.flags)
         np.testing.assert_allclose(fit.loss, one.loss, atol=1e-13)
@@ -186,9 +187,9 @@ def test_soft_labels_and_table_equal_their_special_cases(
 def test_ignored_rows_count_for_nothing(sparse_case: tuple[Floats, npt.NDArray[np.int64]]) -> None:
     z_nk, ids_n = sparse_case
     kept_n = ids_n != 1
-    fit = fit_probes(in_columns(z_nk), Labels.from_classes(ids_n, 5, ignore=1))
-    table = fit_probes(in_columns(z_nk), Labels.from_table(np.eye(5, dtype=bool)[ids_n], keep=kept_n))
-    alone = fit_probes(in_columns(z_nk[kept_n]), Labels.from_classes(ids_n[kept_n], 5))
+    fit = fit_probes(in_columns(z_nk), RowLabels.from_classes(ids_n, 5, ignore=1))
+    table = fit_probes(in_columns(z_nk), RowLabels.from_table(np.eye(5, dtype=bool)[ids_n], keep=kept_n))
+    alone = fit_probes(in_columns(z_nk[kept_n]), RowLabels.from_classes(ids_n[kept_n], 5))
     for other in (fit, table):
         np.testing.assert_array_equal(other.flags, alone.flags)
         np.testing.assert_allclose(other.loss, alone.loss, atol=1e-13)
@@ -197,14 +198,14 @@ def test_ignored_rows_count_for_nothing(sparse_case: tuple[Floats, npt.NDArray[n
 
 def test_order_threads_and_slices_change_nothing(sparse_case: tuple[Floats, npt.NDArray[np.int64]]) -> None:
     z_nk, ids_n = sparse_case
-    whole = fit_probes(in_columns(z_nk), Labels.from_classes(ids_n, 5))
-    alone = fit_probes(in_columns(z_nk), Labels.from_classes(ids_n, 5), threads=1)
-    part = fit_probes(in_columns(z_nk[:, 3:6]), Labels.from_classes(ids_n, 5, classes=[4, 2]))
+    whole = fit_probes(in_columns(z_nk), RowLabels.from_classes(ids_n, 5))
+    alone = fit_probes(in_columns(z_nk), RowLabels.from_classes(ids_n, 5), threads=1)
+    part = fit_probes(in_columns(z_nk[:, 3:6]), RowLabels.from_classes(ids_n, 5, classes=[4, 2]))
     np.testing.assert_array_equal(alone.weight, whole.weight)
     np.testing.assert_array_equal(part.weight, whole.weight[3:6][:, [4, 2]])
     np.testing.assert_array_equal(part.flags, whole.flags[3:6][:, [4, 2]])
     order_n = np.random.default_rng(0).permutation(len(ids_n))
-    mixed = fit_probes(in_columns(z_nk[order_n]), Labels.from_classes(ids_n[order_n], 5))
+    mixed = fit_probes(in_columns(z_nk[order_n]), RowLabels.from_classes(ids_n[order_n], 5))
     np.testing.assert_allclose(mixed.loss, whole.loss, atol=1e-14)
     np.testing.assert_allclose(mixed.weight, whole.weight, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(mixed.bias, whole.bias, rtol=1e-10, atol=1e-10)
@@ -215,7 +216,7 @@ def test_unit_of_the_latent_does_not_matter(
     sparse_case: tuple[Floats, npt.NDArray[np.int64]], unit: float
 ) -> None:
     z_nk, ids_n = sparse_case
-    labels = Labels.from_classes(ids_n, 5)
+    labels = RowLabels.from_classes(ids_n, 5)
     exact = 2.0 ** np.round(np.log2(unit))
     plain = fit_probes(in_columns(z_nk), labels)
     scaled = fit_probes(in_columns((z_nk * exact).astype(np.float32)), labels)
@@ -228,7 +229,7 @@ def test_float16_is_widened(sparse_case: tuple[Floats, npt.NDArray[np.int64]]) -
     half_nk = z_nk.astype(np.float16)
     latents = in_columns(half_nk.astype(np.float32))
     half = Latents(latents.indptr, latents.rows, latents.values.astype(np.float16), latents.n_rows)
-    labels = Labels.from_classes(ids_n, 5)
+    labels = RowLabels.from_classes(ids_n, 5)
     np.testing.assert_array_equal(fit_probes(half, labels).weight, fit_probes(latents, labels).weight)
 
 
@@ -239,7 +240,7 @@ def test_a_million_rows_with_three_non_zeros() -> None:
     latents = Latents(indptr, rows, np.array([0.5, 1.0, 2.0, 1.0, 1.0, 1.0], np.float32), n)
     y_n = np.zeros(n, bool)
     y_n[[70, 1, 2, 12345]] = True
-    fit = fit_probes(latents, Labels.from_table(y_n[:, None]), ridge=0.0)
+    fit = fit_probes(latents, RowLabels.from_table(y_n[:, None]), ridge=0.0)
     assert fit.converged.all()
     # Latent 1 has two values: sigma(b) and sigma(w + b) are the shares of positives, 2 of n - 3 and 2 of 3.
     assert fit.flags[1, 0] == 0
@@ -291,7 +292,7 @@ def problems(draw: st.DrawFn) -> tuple[Floats, Floats, float]:
 @given(problems())
 def test_awkward_cases_reach_the_optimum(problem: tuple[Floats, Floats, float]) -> None:
     z_nk, y_n, ridge = problem
-    assert_optimal(z_nk, y_n[:, None], Labels.from_table(y_n[:, None]), ridge)
+    assert_optimal(z_nk, y_n[:, None], RowLabels.from_table(y_n[:, None]), ridge)
 
 
 @pytest.mark.parametrize("kind", ["classes", "bools", "soft"])
@@ -300,9 +301,9 @@ def test_torch_equals_the_kernels(sparse_case: tuple[Floats, npt.NDArray[np.int6
     z_nk = np.concatenate([z_nk, np.full((len(z_nk), 1), 3.0, np.float32), (ids_n == 2)[:, None]], axis=1)
     hot_nc = np.eye(6)[ids_n]
     labels = {
-        "classes": Labels.from_classes(ids_n, 6, ignore=1),
-        "bools": Labels.from_table(hot_nc.astype(bool), keep=ids_n != 1),
-        "soft": Labels.from_table(0.9 * hot_nc + 0.01, keep=ids_n != 1),
+        "classes": RowLabels.from_classes(ids_n, 6, ignore=1),
+        "bools": RowLabels.from_table(hot_nc.astype(bool), keep=ids_n != 1),
+        "soft": RowLabels.from_table(0.9 * hot_nc + 0.01, keep=ids_n != 1),
     }[kind]
     latents = in_columns(z_nk.astype(np.float32))
     ours = fit_probes(latents, labels, standardise=kind != "soft")
@@ -319,18 +320,18 @@ def test_torch_equals_the_kernels(sparse_case: tuple[Floats, npt.NDArray[np.int6
 def test_bad_input_is_refused() -> None:
     indptr, rows, values = np.array([0, 2]), np.array([0, 3], np.int32), np.array([1.0, 2.0], np.float32)
     latents = Latents(indptr, rows, values, 4)
-    labels = Labels.from_classes(np.array([0, 1, 1, 0]), 2)
+    labels = RowLabels.from_classes(np.array([0, 1, 1, 0]), 2)
     with pytest.raises(UserError, match="NaN or infinity"):
         Latents(indptr, rows, np.array([1.0, np.nan], np.float32), 4)
     with pytest.raises(UserError, match="belong together"):
         Latents(indptr, rows, values, 3)
     with pytest.raises(UserError, match="5 rows, the latents have 4"):
-        fit_probes(latents, Labels.from_classes(np.array([0, 1, 1, 0, 0]), 2))
+        fit_probes(latents, RowLabels.from_classes(np.array([0, 1, 1, 0, 0]), 2))
     with pytest.raises(UserError, match="every row is ignored"):
-        fit_probes(latents, Labels.from_classes(np.zeros(4, np.int64), 2, ignore=0))
+        fit_probes(latents, RowLabels.from_classes(np.zeros(4, np.int64), 2, ignore=0))
     with pytest.raises(UserError, match="ridge"):
         fit_probes(latents, labels, ridge=-1.0)
     with pytest.raises(UserError, match="outside"):
-        Labels.from_table(np.array([[0.5], [np.nan], [1.0], [0.0]]))
+        RowLabels.from_table(np.array([[0.5], [np.nan], [1.0], [0.0]]))
     with pytest.raises(UserError, match="class ids reach"):
-        Labels.from_classes(np.array([0, 255]), 2)
+        RowLabels.from_classes(np.array([0, 255]), 2)

@@ -19,7 +19,6 @@ from saetools.files.npz import HEADER
 from saetools.files.provenance import first_difference
 
 VALUE_TYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
-IGNORED_LABEL = 65535
 
 # What a value says of its latent; see `LatentsHeader.code`.
 SCORE, TRIANGLE, MINUS_SQUARED_DISTANCE = "score", "triangle", "minus-squared-distance"

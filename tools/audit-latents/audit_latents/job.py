@@ -21,7 +21,7 @@ from saetools.files.formats import LATENT_RANKING, YIELD, Format
 from saetools.files.provenance import Provenance
 from saetools.files.reuse import read_reusable
 from saetools.files.tables import write_csv
-from saetools.labels.rows import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
+from saetools.labels.splits import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
 from saetools.labels.tables import trait_table_digest
 from saetools.latents.block import Latents
 from saetools.latents.columns import Columns

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from saetools.errors import UserError
+from saetools.labels import IGNORED_LABEL
 from saetools.vision.preprocess import Preprocess
 
-IGNORE = 65535
 RULES = ("majority", "prefer-foreground")
 
 
@@ -53,11 +53,11 @@ def read_mask(path: Path, preprocess: Preprocess, image_size: tuple[int, int]) -
                 f" {image_size[0]} x {image_size[1]}; expected the same"
             )
         values = np.asarray(mask).astype(np.int32)
-    if values.min(initial=0) < 0 or values.max(initial=0) > IGNORE:
+    if values.min(initial=0) < 0 or values.max(initial=0) > IGNORED_LABEL:
         raise UserError(
-            f"{path}: the mask holds values from {values.min()} to {values.max()}; expected 0 to {IGNORE}"
+            f"{path}: the mask holds values from {values.min()} to {values.max()}; expected 0 to {IGNORED_LABEL}"
         )
-    return preprocess.transform(Image.fromarray(values), "nearest", IGNORE)
+    return preprocess.transform(Image.fromarray(values), "nearest", IGNORED_LABEL)
 
 
 def label_patches(
@@ -69,7 +69,7 @@ def label_patches(
     """
     rows, columns = grid
     n_patches = rows * columns
-    mask_hw = np.where(np.isin(mask_hw, settings.ignore), IGNORE, mask_hw)[
+    mask_hw = np.where(np.isin(mask_hw, settings.ignore), IGNORED_LABEL, mask_hw)[
         : rows * stride, : columns * stride
     ]
     height, width = mask_hw.shape
@@ -79,6 +79,6 @@ def label_patches(
     count_pv = np.bincount(cell, minlength=n_patches * len(values)).reshape(n_patches, -1)
     best_p = count_pv.argmax(axis=1)  # the first of equal ones: the smallest value
     if settings.rule == "prefer-foreground":
-        foreground_pv = count_pv * ((values != settings.background) & (values != IGNORE))
+        foreground_pv = count_pv * ((values != settings.background) & (values != IGNORED_LABEL))
         best_p = np.where(foreground_pv.any(axis=1), foreground_pv.argmax(axis=1), best_p)
     return values[best_p].astype(np.uint16)

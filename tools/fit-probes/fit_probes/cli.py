@@ -81,7 +81,7 @@ def fit_probes(
     if not math.isfinite(ridge):
         raise UsageError(f"--ridge {ridge}: expected a finite number")
 
-    from fit_probes.job import Job, ProbeSettings
+    from fit_probes.run import ProbeRun, ProbeSettings
     from saetools.compute.threads import available_threads
     from saetools.latents.reader import open_latents
 
@@ -89,7 +89,7 @@ def fit_probes(
         from saetools.compute.devices import choose_device
 
         device = str(choose_device(device))
-    job = Job(
+    probe_run = ProbeRun(
         open_latents(train),
         open_latents(test),
         ProbeSettings(labels, ignored, ridge, tau),
@@ -98,7 +98,7 @@ def fit_probes(
         device,
         threads or available_threads(),
     )
-    paths = job.run_all() if part is None else job.run_part(part)
+    paths = probe_run.run_all() if part is None else probe_run.run_part(part)
     for path in paths:
         write_line(str(path))
     logger.debug("done")

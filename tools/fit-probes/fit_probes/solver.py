@@ -21,18 +21,19 @@ from fit_probes.problem import (
     DEFAULT_RIDGE,
     REACH,
     SEPARABLE_RIDGE,
-    Labels,
     ProbeFit,
     ProbeFlag,
+    check,
+    label_arrays,
 )
 from saetools.compute.threads import available_threads, share_out
-from saetools.errors import UserError
+from saetools.labels.rows import RowLabels
 from saetools.latents.block import Latents
 
 
 def fit_probes(
     latents: Latents,
-    labels: Labels,
+    labels: RowLabels,
     *,
     ridge: float = DEFAULT_RIDGE,
     standardise: bool = True,
@@ -59,12 +60,13 @@ def fit_probes(
     n_latents, n_classes = latents.n_latents, labels.n_classes
     values = latents.values.astype(np.float32) if latents.values.dtype == np.float16 else latents.values
     prior_c, logit_c, prior_loss_c = labels.prior()
-    total = np.stack([labels.positive_mass, labels.some_positive, labels.some_negative, logit_c], axis=1)
+    total = np.stack([labels.mass, labels.some_positive, labels.some_negative, logit_c], axis=1)
     settings = np.array([ridge, SEPARABLE_RIDGE, float(standardise), DECREMENT, REACH])
     codes = np.array([int(flag) for flag in ProbeFlag], np.int64)
     out = np.zeros((5, n_latents, n_classes))
     flags = np.zeros((n_latents, n_classes), np.uint8)
-    table = np.zeros((0, n_classes), np.uint8) if labels.table is None else labels.table
+    column, table = label_arrays(labels)
+    table = np.zeros((0, n_classes), np.uint8) if table is None else table
     # Latents by falling size, dealt out in turn, give every thread nearly the same work.
     order = np.argsort(-np.diff(latents.indptr), kind="stable")
     n_threads = threads or available_threads()
@@ -75,7 +77,7 @@ def fit_probes(
             latents.rows,
             values,
             order[piece::n_threads],
-            labels.column,
+            column,
             table,
             total,
             prior_loss_c,
@@ -99,16 +101,3 @@ def fit_probes(
         prior_c,
         prior_loss_c,
     )
-
-
-def check(latents: Latents, labels: Labels, ridge: float) -> None:
-    """Refuse what no solver can answer."""
-    if latents.n_rows != labels.n_rows:
-        raise UserError(
-            f"labels: found {labels.n_rows} rows, the latents have {latents.n_rows}; "
-            "were they made from the same images?"
-        )
-    if labels.n_kept == 0:
-        raise UserError("labels: every row is ignored, expected some rows with a label")
-    if not 0.0 <= ridge < np.inf:
-        raise UserError(f"ridge: found {ridge}, expected a finite number of at least 0")

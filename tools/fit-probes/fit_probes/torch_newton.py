@@ -17,10 +17,11 @@ from fit_probes.problem import (
     NO_PROBE,
     REACH,
     SEPARABLE_RIDGE,
-    Labels,
     ProbeFit,
     ProbeFlag,
+    label_arrays,
 )
+from saetools.labels.rows import RowLabels
 from saetools.latents.block import Latents
 
 ARMIJO = 1e-4
@@ -56,7 +57,7 @@ class LabelSums:
 
 
 def fit_probes_torch(
-    latents: Latents, labels: Labels, *, ridge: float, standardise: bool, device: str, budget: int = 2**25
+    latents: Latents, labels: RowLabels, *, ridge: float, standardise: bool, device: str, budget: int = 2**25
 ) -> ProbeFit:
     """`solver.fit_probes` on a torch device with float64; its arguments are checked there.
 
@@ -72,10 +73,11 @@ def fit_probes_torch(
     flags_kc = np.zeros((n_latents, n_classes), np.uint8)
     flags_kc[:, labels.some_positive == 0] = ProbeFlag.NO_POSITIVES
     flags_kc[:, labels.some_negative == 0] = ProbeFlag.ALL_POSITIVES
-    column_n = torch.from_numpy(labels.column).to(device)
-    table_nc = None if labels.table is None else torch.from_numpy(labels.table).to(device)
+    column, table = label_arrays(labels)
+    column_n = torch.from_numpy(column).to(device)
+    table_nc = None if table is None else torch.from_numpy(table).to(device)
     known = {
-        "mass": torch.from_numpy(labels.positive_mass).to(device),
+        "mass": torch.from_numpy(labels.mass).to(device),
         "positive": torch.from_numpy(labels.some_positive).to(device),
         "negative": torch.from_numpy(labels.some_negative).to(device),
         "logit": torch.from_numpy(logit_c).to(device),

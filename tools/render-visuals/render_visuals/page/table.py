@@ -14,7 +14,7 @@ import numpy as np
 
 from render_visuals.tables import LATENT_TABLES, check_made_from, read_table, rows_of_latents
 from saetools.errors import UserError
-from saetools.labels.rows import PATCH
+from saetools.labels.splits import PATCH
 from saetools.latents.header import LatentsHeader
 
 if TYPE_CHECKING:

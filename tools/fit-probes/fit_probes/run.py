@@ -8,19 +8,21 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fit_probes.evaluation import evaluate
-from fit_probes.fitting import Resources, fit_classes
-from fit_probes.probe_file import NAME, Probes, find_parts, load_probes, part_name, save_probes
+from fit_probes.probe_file import NAME, PAIRS, Probes, find_parts, load_probes, part_name, save_probes
+from fit_probes.solver import fit_probes
 from fit_probes.tables import choose, class_table, latent_table, render_summary, summary_table
+from saetools.cli.progress import Progress
 from saetools.cli.slices import WHOLE, Slice
 from saetools.errors import UserError
 from saetools.files.formats import LATENT_TABLE, PROBE_SUMMARY, PROBE_TABLE, PROBES, Format
 from saetools.files.provenance import Provenance
 from saetools.files.reuse import read_reusable
 from saetools.files.tables import write_csv
-from saetools.labels.rows import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
+from saetools.labels.splits import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
 from saetools.labels.tables import trait_table_digest
 from saetools.latents.columns import Columns
 from saetools.latents.reader import LatentsSet, check_splits
@@ -40,7 +42,17 @@ class ProbeSettings:
     tau: float | None
 
 
-class Job:
+@dataclass(frozen=True)
+class Resources:
+    """memory: bytes for events; folder: where events go that do not fit; device and threads: of the solver."""
+
+    memory: int
+    folder: Path
+    device: str
+    threads: int
+
+
+class ProbeRun:
     """Latents of two splits, and what to do with them; raises UserError where they do not belong together."""
 
     def __init__(
@@ -157,3 +169,34 @@ class Job:
         plain = {**asdict(self.settings), "labels": labels, "ignore": sorted(self.settings.ignore)}
         del plain["tau"]
         return plain
+
+
+def fit_classes(
+    train: LatentsSet,
+    splits: LabelledSplits,
+    classes: npt.NDArray[np.int64],
+    ridge: float,
+    resources: Resources,
+) -> Probes:
+    """The probes of all latents for some classes, given by their positions in `splits.names`."""
+    labels = splits.train
+    probes = Probes.empty(train.n_latents, [splits.names[c] for c in classes])
+    groups = labels.groups(classes)
+    for positions, of_group in groups:
+        prior_c, _, prior_loss_c = of_group.prior()
+        probes.prior[positions], probes.prior_loss[positions] = prior_c, prior_loss_c
+    probes.n_positives[:] = labels.positives[classes]
+    with (
+        Columns(train, labels.keep, splits.pooled, resources.memory, resources.folder) as columns,
+        Progress("fitting", total=train.n_latents, unit="latents") as progress,
+    ):
+        for first, latents in columns.blocks():
+            here = slice(first, first + latents.n_latents)
+            for positions, of_group in groups:
+                fit = fit_probes(
+                    latents, of_group, ridge=ridge, threads=resources.threads, device=resources.device
+                )
+                for name in PAIRS:
+                    getattr(probes, name)[here, positions] = getattr(fit, name)
+            progress.advance(latents.n_latents)
+    return probes

@@ -1,0 +1,264 @@
+"""Labels of a training and a test set: the patches' own labels, the images' classes, pairs of classes, or a table.
+
+    read_labels        for probes and audits: classes are numbers, those of either split
+    read_traits        for AP tables: each class folder against the rest, or a table of traits
+    read_pairs         for AP tables: one class against one other
+    read_patch_traits  for AP tables: each patch label that training patches have against the others
+
+A split is activation shards (ShardSet) or latents (LatentsSet).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from saetools.errors import UserError, near_names
+from saetools.labels import IGNORED_LABEL, cub200
+from saetools.labels.rows import RowLabels
+from saetools.labels.tables import TraitTable, read_trait_table
+
+if TYPE_CHECKING:  # torch, which shards need, takes seconds to import
+    from saetools.latents.reader import LatentsSet
+    from saetools.shards.reader import ShardSet
+
+    Split = ShardSet | LatentsSet
+
+PATCH, TARGET = "patch", "target"
+PAIR_MARK = " against "
+
+
+@dataclass(frozen=True)
+class LabelledSplits:
+    """names {C} of the classes, and their labels on both splits.
+
+    unit: what a row is, `image` or `patch`; is_pairs: each class is one class against one other
+    """
+
+    names: list[str]
+    train: RowLabels
+    test: RowLabels
+    unit: str = "image"
+    is_pairs: bool = False
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a row is an image, with the largest value of each latent in it."""
+        return self.unit == "image"
+
+
+def read_labels(source: str, train: Split, test: Split, ignore: Collection[int] = ()) -> LabelledSplits:
+    """Labels `patch`, `target`, or the path of a table (CUB-200-2011's folder, or a CSV path,TRAIT,...).
+
+    ignore: labels whose rows are left out, as 65535 (patch) and -1 (target) always are; not with a table.
+    Names are the labels' numbers. Raises UserError where a split has no such labels.
+    """
+    if source in (PATCH, TARGET):
+        left_out = {IGNORED_LABEL if source == PATCH else -1, *ignore}
+        classes = _classes([train, test], source, left_out)
+        if not len(classes):
+            raise UserError("`labels`: every row's label is ignored or unknown; nothing is left to fit")
+        first, other = (_one_class(split, source, classes, left_out) for split in (train, test))
+        unit = "patch" if source == PATCH else "image"
+        return LabelledSplits([str(label) for label in classes], first, other, unit)
+    if ignore:
+        raise UserError(
+            f"`ignore`: a table has no label to be ignored; leave cells of {source} empty instead"
+        )
+    return _from_table(read_trait_table(Path(source), soft=True), train, test)
+
+
+def read_traits(
+    source: str,
+    train: Split,
+    test: Split,
+    *,
+    certainty: Collection[int] = cub200.CERTAIN,
+    drop_not_visible: bool = False,
+) -> LabelledSplits:
+    """Traits of images that are there or not: `target` (each class folder against the rest), or a table's path.
+
+    certainty, drop_not_visible: see `read_trait_table`. Raises UserError where a file is broken, or where an image has
+    no row in the table, or no class.
+    """
+    if source == TARGET:
+        classes, names = _class_folders(train, test)
+        first, other = (_one_class(split, TARGET, classes, ()) for split in (train, test))
+        return LabelledSplits(names, first, other)
+    table = read_trait_table(Path(source), certainty=certainty, drop_not_visible=drop_not_visible)
+    return _from_table(table, train, test)
+
+
+def read_pairs(source: Path, train: Split, test: Split) -> LabelledSplits:
+    """For each line `A,B` of a file, images of class A are positive, those of B negative, all others left out."""
+    classes, names = _class_folders(train, test)
+    number = {name: index for index, name in enumerate(names)}
+    pairs = _read_pairs(source)
+    for line, pair in pairs:
+        for name in pair:
+            if name not in number:
+                raise UserError(
+                    f"{source}: line {line} names the class {name!r}, which the shards do not have"
+                    f"{near_names(name, names) or f'; they have classes like {names[0]!r}'}"
+                )
+    of_t = np.array([[number[a], number[b]] for _, (a, b) in pairs])
+
+    def labels(split: Split) -> RowLabels:
+        class_n = np.searchsorted(classes, targets(split))
+        first_nt, second_nt = class_n[:, None] == of_t[:, 0], class_n[:, None] == of_t[:, 1]
+        return RowLabels(len(pairs), table=first_nt, known=first_nt | second_nt)
+
+    pair_names = [PAIR_MARK.join(pair) for _, pair in pairs]
+    return LabelledSplits(pair_names, labels(train), labels(test), is_pairs=True)
+
+
+def read_patch_traits(train: ShardSet, test: ShardSet, layer: int) -> LabelledSplits:
+    """Each patch label that training patches have, against the other labels; patches with 65535 are left out.
+
+    Layers of a convolutional network differ in their patches, so the labels are those of one layer. Raises
+    UserError where there are none.
+    """
+    classes = _classes([train], PATCH, {IGNORED_LABEL}, layer)
+    if len(classes) == 0:
+        raise UserError(
+            f"{train.shards[0].path}: every patch has the ignored label {IGNORED_LABEL}; no trait is left"
+        )
+    first, other = (_one_class(split, PATCH, classes, {IGNORED_LABEL}, layer) for split in (train, test))
+    return LabelledSplits([f"label {number}" for number in classes], first, other, unit="patch")
+
+
+def targets(split: Split) -> npt.NDArray[np.int64]:
+    """The class {N} of each image, -1 where it is not known."""
+    return np.concatenate(list(_values(split, TARGET)))
+
+
+def choose_tau(asked: float | None, splits: LabelledSplits) -> float:
+    """The AP from which on a class of the test rows counts as found: `asked`, or half way between the AP that a
+    constant score has for the most common class and 1, rounded up to two digits.
+
+    Raises UserError where a constant score reaches `asked`. Classes that every row belongs to are left out.
+    """
+    constant_c = splits.test.constant_ap
+    constant_c = np.where(constant_c < 1, constant_c, np.nan)
+    if np.isnan(constant_c).all():
+        return 1.0 if asked is None else asked
+    c = int(np.nanargmax(constant_c))
+    highest = float(constant_c[c])
+    default = math.ceil(50 * (1 + highest) - 1e-9) / 100
+    if asked is not None and asked <= highest:
+        raise UserError(
+            f"`tau` {asked:g}: a constant score reaches it, since {highest:.3f} of the test rows are of class"
+            f" {splits.names[c]!r};\nchoose a larger one, or leave `tau` out for {default:g}"
+        )
+    return default if asked is None else asked
+
+
+def _files(split: Any) -> list[Any]:
+    return list(split.files if hasattr(split, "files") else split.shards)
+
+
+def _values(split: Split, source: str, layer: int | None = None) -> Iterator[npt.NDArray[np.integer]]:
+    """The labels of each file's rows: patch labels int32 {N P}, or the images' classes int64 {N}."""
+    for file in _files(split):
+        if source == TARGET:
+            yield file.examples.target
+            continue
+        labels_np = file.labels if layer is None else file.labels(layer)
+        if labels_np is None:
+            raise UserError(
+                f"{file.path}: it has no patch labels; record the activations from a data set with masks, or use"
+                " labels of the images"
+            )
+        yield labels_np.ravel().astype(np.int32)
+
+
+def _classes(
+    splits: list[Split], source: str, left_out: Collection[int], layer: int | None = None
+) -> npt.NDArray[np.int64]:
+    """The labels that occur in the splits, ascending."""
+    found: set[int] = set()
+    for split in splits:
+        for values in _values(split, source, layer):
+            found.update(np.flatnonzero(np.bincount(values + 1)) - 1)
+    return np.array(sorted(found - set(left_out)), np.int64)
+
+
+def _one_class(
+    split: Split,
+    source: str,
+    classes: npt.NDArray[np.int64],
+    left_out: Collection[int],
+    layer: int | None = None,
+) -> RowLabels:
+    """Each row's position in `classes`, -1 where its label is left out, C where it is another label."""
+    parts = []
+    for values in _values(split, source, layer):
+        # A look-up from label to position; labels are small numbers, from -1.
+        lookup = np.full(int(values.max(initial=-1)) + 2, len(classes), np.int32)
+        there = classes[classes < len(lookup) - 1]
+        lookup[there + 1] = np.arange(len(there))
+        lookup[[label + 1 for label in left_out if label < len(lookup) - 1]] = -1
+        parts.append(lookup[values + 1])
+    return RowLabels(len(classes), ids=np.concatenate(parts))
+
+
+def _from_table(table: TraitTable, train: Split, test: Split) -> LabelledSplits:
+    first, other = (
+        RowLabels(len(table.name), table=labels_nc, known=known_nc)
+        for labels_nc, known_nc in (table.of(train.paths, "`train`"), table.of(test.paths, "`test`"))
+    )
+    return LabelledSplits(table.name, first, other)
+
+
+def _class_folders(train: Split, test: Split) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """The classes of both splits, ascending, and their names.
+
+    A class has the name of its images' folder if all of them are in folders of that name, and no other class is; else
+    all are named by number.
+    """
+    target_n = np.concatenate([targets(train), targets(test)])
+    paths = [*train.paths, *test.paths]
+    if (target_n < 0).any():
+        example = paths[int(np.argmax(target_n < 0))]
+        raise UserError(
+            f"{_files(train)[0].path}: {int((target_n < 0).sum())} images have no class, for example {example!r};"
+            " record images from class folders, or give a table of traits"
+        )
+    classes, class_n = np.unique(target_n, return_inverse=True)
+    folders = np.array([path.rpartition("/")[0].rpartition("/")[2] for path in paths], dtype=object)
+    names: list[str] = []
+    for index in range(len(classes)):
+        here = set(folders[class_n == index])
+        names.append(here.pop() if len(here) == 1 else "")
+    if "" in names or len(set(names)) < len(names):
+        names = [f"class {number}" for number in classes]
+    return classes, names
+
+
+def _read_pairs(source: Path) -> list[tuple[int, tuple[str, str]]]:
+    """(line, the two class names) of each line."""
+    import pandas as pd
+
+    if not source.is_file():
+        raise UserError(f"{source}: no such file; expected two class names a line, with a comma between them")
+    try:
+        table = pd.read_csv(source, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: expected two class names a line: {error}") from error
+    pairs = []
+    for line, cells in enumerate(table.itertuples(index=False), start=1):
+        names = [cell.strip() for cell in cells]
+        if not any(names):
+            continue
+        if len(names) != 2 or not all(names) or names[0] == names[1]:
+            raise UserError(f"{source}: line {line} holds {names}, expected two different class names")
+        pairs.append((line, (names[0], names[1])))
+    if not pairs:
+        raise UserError(f"{source}: it is empty, expected two class names a line")
+    return pairs

@@ -25,8 +25,8 @@ from saetools.files.provenance import Provenance
 from saetools.shards.header import Examples, ShardHeader, shard_name
 from saetools.shards.token_source import ShardSource
 from saetools.shards.writer import new_shard
-from train_sae.batch_entropy import batch_entropy
 from train_sae.stream import TokenStream
+from train_sae.tracking import batch_entropy
 
 BATCH, PATCHES, WIDTH = 4096, 196, 768
 

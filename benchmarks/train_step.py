@@ -28,7 +28,7 @@ import torch
 
 from saetools.compute.matmul import float32_matmul
 from train_sae.steps import SAEParameters, StepSettings, make_step
-from train_sae.steps.plain import TorchStep
+from train_sae.steps.torch_step import TorchStep
 
 MATRYOSHKA = {"objective": "matryoshka", "n_prefixes": 10}
 # name -> (settings, products of 2 B D S FLOP in the floor, bias of the encoder: how dense the codes are)

@@ -27,7 +27,7 @@ from saetools.shards.reader import open_shards
 from score_traits.cli import app as score_app
 from train_sae.cli import app as train_app
 from train_sae.resuming import state_path
-from train_sae.steps.plain import TorchStep
+from train_sae.steps.torch_step import TorchStep
 
 dump = runner("dump-acts", dump_app)
 train = runner("train-sae", train_app)

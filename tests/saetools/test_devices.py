@@ -17,10 +17,10 @@ from fake_device import FakeDevice
 from small_steps import ACTIVATIONS, LR, OBJECTIVES, SEED, B, D, S, batches, settings_of, start
 
 from saetools.scorers.sae import SAE, SAEConfig
-from train_sae.diagnostics import diagnose
 from train_sae.optimizers import MuonAndAdam
 from train_sae.steps import make_step
-from train_sae.steps.plain import TorchStep
+from train_sae.steps.torch_step import TorchStep
+from train_sae.tracking import diagnose
 
 DEVICE_CHAIN = Path(__file__).resolve().parents[2] / "benchmarks/device_chain.py"
 PLAIN_ACTIVATIONS = [name for name in ACTIVATIONS if "screened" not in name]

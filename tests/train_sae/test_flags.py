@@ -22,12 +22,12 @@ from small_shards import clustered_acts, write_shards
 from saetools.scorers.file import load_scorer
 from saetools.scorers.start import make_start
 from train_sae.cli import app, train_sae
-from train_sae.diagnostics import coherence, mean_correlation
 from train_sae.optimizers import make_training_step
 from train_sae.ranks import Ranks
-from train_sae.schedule import Schedule
 from train_sae.settings import TrainingSettings
-from train_sae.steps import SAEParameters, Step, StepSettings
+from train_sae.steps import SAEParameters, StepSettings, TrainingStep
+from train_sae.tracking import coherence, mean_correlation
+from train_sae.trainer import Schedule
 
 SMALL = ["--d-sae", 48, "--k", 4, "--batch-size", 128, "--tokens", "3k", "--log-every", 10, "--device", "cpu"]
 JUMP = ["--activation", "jumprelu"]
@@ -72,21 +72,21 @@ WEIGHTS: dict[str, tuple[list[object], list[object]]] = {
 ELSEWHERE = {
     "--out": "every test",
     "--expansion": "test_expansion_counts_widths",
-    "--grid": "test_train_sae_grid.py",
-    "--sweep": "test_train_sae_grid.py",
-    "--sae-memory": "test_train_sae_grid.py",
-    "--consume": "test_stream.py, test_train_sae_grid.py",
-    "--allow-incomplete": "test_train_sae_sets.py",
-    "--allow-overlap": "test_train_sae_sets.py",
-    "--checkpoint-every": "test_train_sae_resume.py",
+    "--grid": "test_grid.py",
+    "--sweep": "test_grid.py",
+    "--sae-memory": "test_grid.py",
+    "--consume": "test_stream.py, test_grid.py",
+    "--allow-incomplete": "test_sets.py",
+    "--allow-overlap": "test_sets.py",
+    "--checkpoint-every": "test_resume.py",
     "--log-every": "test_rows_every_so_many_steps",
     "--tensorboard": "test_trackers_get_every_row",
     "--wandb": "test_trackers_get_every_row",
-    "--device": "test_train_sae.py",
-    "--autocast": "test_train_sae.py",
+    "--device": "test_command.py",
+    "--autocast": "test_command.py",
     "--verbose": "test_cli_kit.py",
     "--version": "test_cli_kit.py",
-    "--help": "test_train_sae.py",
+    "--help": "test_command.py",
 }
 train = runner("train-sae", app)
 
@@ -275,7 +275,7 @@ def batches() -> list[torch.Tensor]:
     return list(torch.randn(6, 64, 10, generator=torch.Generator().manual_seed(1)))
 
 
-def made_step(ranks: Ranks) -> Step:
+def made_step(ranks: Ranks) -> TrainingStep:
     step = StepSettings(
         activation="topk", objective="matryoshka", k=3, n_prefixes=4, aux_k=4, dead_after_tokens=64
     )

@@ -14,7 +14,7 @@ from small_shards import clustered_acts, write_shards
 
 from saetools.errors import UserError
 from saetools.scorers.file import load_scorer
-from train_sae import training
+from train_sae import loop
 from train_sae.cli import app
 from train_sae.grids import parse_grid, read_sweep
 
@@ -45,8 +45,8 @@ def test_each_equals_its_own_run(shards: list[Path], tmp_path: Path, monkeypatch
         "  - {activation: batchtopk, aux_k: 4, dead_after: 1k, tokens: 2k, normalize: none}\n"
     )
     streams = []
-    real = training.TokenStream
-    monkeypatch.setattr(training, "TokenStream", lambda *args: streams.append(args) or real(*args))
+    real = loop.TokenStream
+    monkeypatch.setattr(loop, "TokenStream", lambda *args: streams.append(args) or real(*args))
     done = train(*shards, "--out", tmp_path / "many", *SMALL, "--sweep", tmp_path / "sweep.yml")
     assert len(streams) == 3  # seeds 0, 1, 2
     single = {
@@ -78,9 +78,9 @@ def test_groups_fit_into_memory_and_change_nothing(
     shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[int] = []
-    real = training._run
+    real = loop._run
     monkeypatch.setattr(
-        training, "_run", lambda trainers, *rest: groups.append(len(trainers)) or real(trainers, *rest)
+        loop, "_run", lambda trainers, *rest: groups.append(len(trainers)) or real(trainers, *rest)
     )
     grid = ["--grid", "lr=1e-4,2e-4,3e-4"]
     train(*shards, "--out", tmp_path / "together", *SMALL, *grid)
@@ -107,9 +107,9 @@ def test_a_sweep_goes_on_where_it_was_killed(
 ) -> None:
     """Even where one of its SAEs was saved later than the other, and one was added."""
     out = tmp_path / "many"
-    real, steps = training.Trainer.step, 0
+    real, steps = loop.Trainer.step, 0
 
-    def step(self: training.Trainer, x_bd: object) -> object:
+    def step(self: loop.Trainer, x_bd: object) -> object:
         nonlocal steps
         steps += 1
         if steps > 24:  # of two SAEs: in the 13th step of the first
@@ -118,14 +118,14 @@ def test_a_sweep_goes_on_where_it_was_killed(
 
     flags = ["--checkpoint-every", 5]
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(training.Trainer, "step", step)
+        patch.setattr(loop.Trainer, "step", step)
         train(*shards, "--out", out, *SMALL, *flags, "--grid", "lr=1e-4,3e-4")
     assert len(list(out.glob(".*.training"))) == 2
     early = out / ".lr=3e-4.h5.training"
     kept = early.read_bytes()
     steps = 10
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(training.Trainer, "step", step)
+        patch.setattr(loop.Trainer, "step", step)
         train(*shards, "--out", out, *SMALL, *flags, "--grid", "lr=1e-4,3e-4")
     early.write_bytes(kept)  # as if it had been killed between the two
     done = train(*shards, "--out", out, *SMALL, *flags, "--grid", "lr=1e-4,3e-4,1e-3")

@@ -16,7 +16,7 @@ from in_process import runner
 from processes import BIN, Tool, error_lines
 from small_shards import clustered_acts, write_shards
 
-from train_sae import training
+from train_sae import loop
 from train_sae.cli import app
 from train_sae.resuming import state_path
 
@@ -65,7 +65,7 @@ class Crash(Exception):
 def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch of that step, counted from here, never comes."""
     left = step
-    real = training._next_batch
+    real = loop._next_batch
 
     def next_batch(*args: object) -> object:
         nonlocal left
@@ -74,7 +74,7 @@ def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise Crash
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "_next_batch", next_batch)
+    monkeypatch.setattr(loop, "_next_batch", next_batch)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_a_signal_saves_and_stops(
 ) -> None:
     out = tmp_path / "sae.h5"
     train(*shards, "--out", tmp_path / "whole.h5", *SMALL)
-    real, steps = training.Trainer.step, 0
+    real, steps = loop.Trainer.step, 0
 
-    def step(self: training.Trainer, x_bd: object) -> object:
+    def step(self: loop.Trainer, x_bd: object) -> object:
         nonlocal steps
         steps += 1
         if steps == 17:
@@ -146,7 +146,7 @@ def test_a_signal_saves_and_stops(
         return real(self, x_bd)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "step", step)
+        patch.setattr(loop.Trainer, "step", step)
         if number == signal.SIGINT:
             train(*shards, "--out", out, *SMALL, code=code)
         else:

@@ -17,9 +17,9 @@ from small_shards import write_shards
 from saetools.errors import UserError
 from saetools.shards.pool_plan import Draw, Load, Replay, plan
 from saetools.shards.token_source import ShardSource, all_blocks
-from train_sae.batch_entropy import batch_entropy
-from train_sae.fresh_memory import CHUNK, FreshMemory
+from train_sae.memory import CHUNK, FreshMemory
 from train_sae.stream import TokenStream
+from train_sae.tracking import batch_entropy
 
 N_IMAGES, N_PATCHES = 130, 7
 N_TOKENS = N_IMAGES * N_PATCHES

@@ -9,7 +9,7 @@ from small_steps import ACTIVATIONS, EXTRAS, LR, OBJECTIVES, SEED, B, batches, s
 from training_page import printed_code, printed_losses, run_printed
 
 from train_sae.steps import make_step
-from train_sae.steps.plain import TorchStep
+from train_sae.steps.torch_step import TorchStep
 
 PRINTED = run_printed(printed_code())
 
@@ -75,7 +75,7 @@ def assert_equal_to_oracle(settings, steps=6, make=make_step, tolerance=1e-5):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_equals_autograd(activation, objective, extra, monkeypatch):
-    monkeypatch.setattr("train_sae.steps.prescreen.TOO_MANY", 2.0)
+    monkeypatch.setattr("train_sae.steps.cpu.prescreen.TOO_MANY", 2.0)
     settings = settings_of(activation, objective, extra)
     found = assert_equal_to_oracle(settings)
     if activation in ("topk", "screened topk") and "aux" not in extra:
@@ -87,8 +87,8 @@ def test_equals_autograd(activation, objective, extra, monkeypatch):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("activation", ["relu", "jumprelu"])
 def test_sparse_way_of_dense_activations(activation, objective, extra, prescreen, monkeypatch):
-    monkeypatch.setattr("train_sae.steps.cpu.SPARSE_BELOW", 2.0)
-    monkeypatch.setattr("train_sae.steps.prescreen.TOO_MANY", 2.0)
+    monkeypatch.setattr("train_sae.steps.cpu.cpu_step.SPARSE_BELOW", 2.0)
+    monkeypatch.setattr("train_sae.steps.cpu.prescreen.TOO_MANY", 2.0)
     assert_equal_to_oracle(replace(settings_of(activation, objective, extra), prescreen=prescreen))
 
 

@@ -12,12 +12,17 @@ from saetools.compute.kernels.selection import below_kth_largest
 from saetools.compute.matmul import float32_matmul, float32_precision
 from saetools.compute.threads import Workers, pieces_of_equal_work
 from train_sae.steps import SAEParameters, StepSettings, make_step
-from train_sae.steps.auxk import DeadSelector
-from train_sae.steps.cpu import SPARSE_BELOW
-from train_sae.steps.plain import TorchStep
+from train_sae.steps.cpu.cpu_step import SPARSE_BELOW
+from train_sae.steps.cpu.prescreen import ScreenedAboveThreshold, ScreenedTopKSelector
+from train_sae.steps.cpu.selection import (
+    AboveThreshold,
+    BatchTopKSelector,
+    DeadSelector,
+    EncoderChunks,
+    TopKSelector,
+)
 from train_sae.steps.prefixes import draw_prefixes
-from train_sae.steps.prescreen import ScreenedAboveThreshold, ScreenedTopKSelector
-from train_sae.steps.selection import AboveThreshold, BatchTopKSelector, EncoderChunks, TopKSelector
+from train_sae.steps.torch_step import TorchStep
 
 B, D = 40, 16
 
@@ -35,12 +40,12 @@ def batch(seed, scale=1.0):
     return scale * torch.randn(B, D, generator=torch.Generator().manual_seed(seed))
 
 
-def dense(events, n_latents):
-    """The events as f {B, S} in float64."""
-    f_bs = np.zeros((len(events.ptr_b) - 1, n_latents))
-    token_e = np.repeat(np.arange(len(f_bs)), np.diff(events.ptr_b))
-    assert len(set(zip(token_e, events.latent_e, strict=True))) == len(token_e)
-    f_bs[token_e, events.latent_e] = events.f_e
+def dense(active, n_latents):
+    """The active latents as f {B, S} in float64."""
+    f_bs = np.zeros((len(active.ptr_b) - 1, n_latents))
+    token_e = np.repeat(np.arange(len(f_bs)), np.diff(active.ptr_b))
+    assert len(set(zip(token_e, active.latent_a, strict=True))) == len(token_e)
+    f_bs[token_e, active.latent_a] = active.f_a
     return f_bs
 
 
@@ -67,20 +72,20 @@ def test_top_k_is_a_stable_sort(n_latents, share, levels, n_dead, seed):
     )
     z_s = parameters.b_enc_s.numpy()
     x_bd = batch(0)[:3]
-    events = TopKSelector(parameters, k, 3, Workers()).select(x_bd)
+    active = TopKSelector(parameters, k, 3, Workers()).select(x_bd)
     best = np.sort(np.argsort(-z_s, kind="stable")[:k])
-    np.testing.assert_array_equal(events.latent_e.reshape(3, k), np.tile(best, (3, 1)))
-    np.testing.assert_array_equal(events.f_e.reshape(3, k), np.tile(np.maximum(z_s[best], 0), (3, 1)))
+    np.testing.assert_array_equal(active.latent_a.reshape(3, k), np.tile(best, (3, 1)))
+    np.testing.assert_array_equal(active.f_a.reshape(3, k), np.tile(np.maximum(z_s[best], 0), (3, 1)))
 
     dead_s = np.zeros(n_latents, dtype=bool)
     dead_s[rng.permutation(n_latents)[:n_dead]] = True
-    events = DeadSelector(parameters, k, True, 3, Workers()).select(x_bd, dead_s)
-    assert (events is None) == (n_dead == 0)
-    if events is not None:
+    active = DeadSelector(parameters, k, True, 3, Workers()).select(x_bd, dead_s)
+    assert (active is None) == (n_dead == 0)
+    if active is not None:
         dead = np.flatnonzero(dead_s)
         best = np.sort(dead[np.argsort(-z_s[dead], kind="stable")[:k]])
-        np.testing.assert_array_equal(events.latent_e.reshape(3, -1)[1], best)
-        np.testing.assert_array_equal(events.f_e.reshape(3, -1)[1], z_s[best])
+        np.testing.assert_array_equal(active.latent_a.reshape(3, -1)[1], best)
+        np.testing.assert_array_equal(active.f_a.reshape(3, -1)[1], z_s[best])
 
 
 @settings(max_examples=200, deadline=None)
@@ -125,7 +130,7 @@ def test_screening_finds_the_same_latents(case):
 @pytest.mark.parametrize("n_latents", [2048, 128])
 def test_screening_holds_where_every_rounding_errs_the_same_way(n_latents, monkeypatch):
     """Half of x is rounded down and half up by the most there is; the largest lose by all of it, others gain."""
-    monkeypatch.setattr("train_sae.steps.prescreen.TOO_MANY", 2.0)
+    monkeypatch.setattr("train_sae.steps.cpu.prescreen.TOO_MANY", 2.0)
     k = 4
     down, up = 1 + 2.0**-8 - 2.0**-14, 1 + 2.0**-8 + 2.0**-14  # bfloat16 makes them 1 and 1 + 2^-7
     row_d = torch.tensor([down, up]).repeat_interleave(D // 2)
@@ -145,7 +150,7 @@ def test_screening_holds_where_every_rounding_errs_the_same_way(n_latents, monke
     selector = ScreenedAboveThreshold(parameters, B, Workers())
     cut_s = np.full(n_latents, 10.0, np.float32)
     assert selector._screen(x_bd, cut_s, cut_s)
-    found = dense(selector.buffer.events(B), n_latents)
+    found = dense(selector.buffer.of_tokens(B), n_latents)
     np.testing.assert_array_equal(np.flatnonzero(found[0]), np.flatnonzero(exact(parameters, x_bd)[0] > 10))
 
 
@@ -153,8 +158,8 @@ def test_screening_holds_where_every_rounding_errs_the_same_way(n_latents, monke
 @pytest.mark.parametrize("n_latents", [130, 3000])
 def test_batch_topk_is_the_largest_of_the_batch(n_latents, above, monkeypatch):
     """Also after a much larger and after a much smaller batch, and where few values are positive."""
-    monkeypatch.setattr("train_sae.steps.prescreen.TOO_MANY", 0.1)
-    monkeypatch.setattr("train_sae.steps.selection.CHUNK_BYTES", 64_000)  # several chunks of tokens
+    monkeypatch.setattr("train_sae.steps.cpu.prescreen.TOO_MANY", 0.1)
+    monkeypatch.setattr("train_sae.steps.cpu.selection.CHUNK_BYTES", 64_000)  # several chunks of tokens
     k, decay = 4, 0.9
     parameters = parameters_of(n_latents)
     selector = BatchTopKSelector(above(parameters, B, Workers()), k, decay)
@@ -362,8 +367,8 @@ def test_pieces_cover_all_rows_once(counts, n_pieces):
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 8])
 @pytest.mark.parametrize(("batch_size", "n"), [(40, 40), (40, 33), (37, 37), (1, 1), (7, 5)])
 def test_chunks_at_once_are_the_whole_product(n_threads, batch_size, n, monkeypatch):
-    monkeypatch.setattr("train_sae.steps.selection.CHUNK_BYTES", 13 * 50 * 4)  # 13 tokens, so 7 in each
-    monkeypatch.setattr("train_sae.steps.selection.LEAST_TOKENS", 2)
+    monkeypatch.setattr("train_sae.steps.cpu.selection.CHUNK_BYTES", 13 * 50 * 4)  # 13 tokens, so 7 in each
+    monkeypatch.setattr("train_sae.steps.cpu.selection.MIN_CHUNK_TOKENS", 2)
     chunks = EncoderChunks(50, batch_size, Workers(n_threads))
     x_bd, enc_sd = batch(0)[:n], torch.randn(50, D, generator=torch.Generator().manual_seed(3))
     whole_bs, n_b = torch.full((n, 50), torch.nan), np.zeros(n, int)

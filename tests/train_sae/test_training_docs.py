@@ -11,7 +11,7 @@ import torch
 from training_page import printed_code, printed_losses, run_printed
 
 from train_sae.steps import SAEParameters, StepSettings, make_step
-from train_sae.steps.plain import TorchStep
+from train_sae.steps.torch_step import TorchStep
 
 B, D, S, SEED = 40, 20, 160, 3
 ACTIVATIONS: dict[str, dict[str, Any]] = {

@@ -18,8 +18,8 @@ from train_sae.options import Flags
 
 if TYPE_CHECKING:
     from saetools.shards.reader import ShardSet
+    from train_sae.loop import RunContext
     from train_sae.trainer import Run
-    from train_sae.training import Surroundings
 
 app = new_app()
 
@@ -112,11 +112,11 @@ def train_sae(
     from saetools.shards.token_source import ShardSource
     from train_sae.checkpoint import check_validation
     from train_sae.grids import combine, parse_grid, read_sweep
+    from train_sae.loop import RunContext
     from train_sae.memory import available_bytes
     from train_sae.ranks import Ranks
-    from train_sae.trackers import Trackers
+    from train_sae.tracking import Trackers
     from train_sae.trainer import Run
-    from train_sae.training import Surroundings
 
     flags = Flags.of(context.params)
     if grid is not None and sweep is not None:
@@ -178,7 +178,7 @@ def train_sae(
         runs.append(Run(out / f"{name}.h5" if many is not None else out, settings))
     if many is not None:
         out.mkdir(parents=True, exist_ok=True)
-    around = Surroundings(source, place, ranks, checkpoint_every, Trackers.open(tensorboard, wandb))
+    around = RunContext(source, place, ranks, checkpoint_every, Trackers.open(tensorboard, wandb))
     try:
         _train_all(runs, around, validation, memory)
     finally:
@@ -186,11 +186,11 @@ def train_sae(
         ranks.leave()
 
 
-def _train_all(runs: list[Run], around: Surroundings, validation: ShardSet | None, memory: int) -> None:
+def _train_all(runs: list[Run], around: RunContext, validation: ShardSet | None, memory: int) -> None:
     """Train what is not there yet; print each path once its file is complete."""
     from saetools.shards.token_source import all_blocks
     from train_sae.checkpoint import check_trained, describe, save
-    from train_sae.training import evaluate, groups, train
+    from train_sae.loop import evaluate, groups, train
 
     source, missing = around.source, []
     for wanted in runs:
@@ -225,7 +225,7 @@ def _train_all(runs: list[Run], around: Surroundings, validation: ShardSet | Non
                 _print(target, around)
 
 
-def _print(out: Path, around: Surroundings) -> None:
+def _print(out: Path, around: RunContext) -> None:
     if around.ranks.rank == 0:
         write_line(str(out))
 

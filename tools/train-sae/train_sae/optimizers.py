@@ -9,11 +9,11 @@ from torch import Tensor
 
 from train_sae.ranks import Ranks
 from train_sae.settings import TrainingSettings
-from train_sae.steps import SAEParameters, Step, make_step
-from train_sae.steps.plain import LateReport, TorchStep
+from train_sae.steps import SAEParameters, TrainingStep, make_step
+from train_sae.steps.torch_step import DeferredReport, TorchStep
 
 
-def make_training_step(parameters: SAEParameters, settings: TrainingSettings, ranks: Ranks) -> Step:
+def make_training_step(parameters: SAEParameters, settings: TrainingSettings, ranks: Ranks) -> TrainingStep:
     """Numba kernels for Adam in one process on a CPU, torch for everything else."""
     batch = settings.batch_size // ranks.world
     if ranks.world == 1 and settings.optimizer == "adam":
@@ -81,7 +81,7 @@ class ParallelStep(TorchStep):
 
     def step(
         self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0, log_norm: bool = False
-    ) -> LateReport:
+    ) -> DeferredReport:
         report = super().step(x_bd, lr, sparsity_scale, log_norm).tensors
         with torch.no_grad():
             self._ranks.minimum_(self._fired_s)  # fired anywhere
@@ -89,4 +89,4 @@ class ParallelStep(TorchStep):
         values = torch.stack([*report.values(), *self._running]).to(self._running)
         self._ranks.mean_(values)
         self._running = values[-2:]
-        return LateReport(dict(zip(report, values, strict=False)))
+        return DeferredReport(dict(zip(report, values, strict=False)))

@@ -94,6 +94,7 @@ ExcludeLabelsOption = Annotated[
 PoolMemoryOption = Annotated[str, typer.Option(help="Memory of the pool in which tokens are shuffled.")]
 AutocastOption = Annotated[bool, typer.Option("--autocast", help="On a GPU: matrix products in bfloat16.")]
 
+DECAYS = ("cosine", "linear", "none")
 AT_LEAST_ONE = ("d_sae", "expansion", "k", "n_prefixes", "prefix_min", "batch_size")
 SHARES = ("warmup", "sparsity_warmup", "blend", "threshold_decay")
 
@@ -142,7 +143,6 @@ class Flags:
 
     def check(self) -> None:
         """Raise UsageError where a value is unknown or has no meaning beside the others."""
-        from train_sae.schedule import DECAYS
         from train_sae.settings import OPTIMIZERS
         from train_sae.steps.settings import ACTIVATIONS, OBJECTIVES
 

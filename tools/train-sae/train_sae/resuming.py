@@ -1,11 +1,14 @@
-"""The state of a training run on disk, so that the same command goes on after it was stopped."""
+"""Stopping and going on: signals that end a training run, and its saved state, from which the same command goes on."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import h5py
@@ -103,3 +106,59 @@ def check_shards(out: Path, before: Sequence[str], now: Sequence[str], *, all_ar
             f"{state_path(out)}: an unfinished run on other shards, or in another order;"
             " run the same command as before, choose another --out, or remove this file"
         )
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """A signal came while nothing was going on that had to be finished first."""
+
+
+class StopSignals:
+    """Notes SIGTERM, SIGUSR1 and Ctrl-C within its block.
+
+    >>> with StopSignals() as stop:
+    ...     with stop.interruptible():
+    ...         x_bd = next(batches)
+    ...     if stop.number:
+    ...         ...
+    """
+
+    def __init__(self, active: bool) -> None:
+        self.number = 0
+        self._active, self._idle = active, False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if self._active:
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within, a signal raises Stopped at once."""
+        self._idle = True
+        try:
+            if self.number:
+                raise Stopped
+            yield
+        finally:
+            self._idle = False
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
+        if self._idle:
+            self._idle = False
+            raise Stopped
+
+
+def leave(number: int) -> None:
+    """End the process as after the signal: exit code 130 after Ctrl-C, else 128 + its number."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)

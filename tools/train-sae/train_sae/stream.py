@@ -23,8 +23,8 @@ import torch
 from saetools.scorers.start import draw_sample
 from saetools.shards.pool_plan import Draw, Load, Replay, plan, pool_capacity
 from saetools.shards.token_source import IMAGES_PER_BLOCK, Block, ShardSource
-from train_sae.batch_entropy import batch_entropy
-from train_sae.fresh_memory import FreshMemory
+from train_sae.memory import FreshMemory
+from train_sae.tracking import batch_entropy
 
 READ_AHEAD = 8  # blocks
 

@@ -49,10 +49,10 @@ from torch import Tensor
 from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.settings import ACTIVATIONS, OBJECTIVES, StepSettings
 
-__all__ = ["ACTIVATIONS", "OBJECTIVES", "SAEParameters", "Step", "StepSettings", "make_step"]
+__all__ = ["ACTIVATIONS", "OBJECTIVES", "SAEParameters", "StepSettings", "TrainingStep", "make_step"]
 
 
-class Step(Protocol):
+class TrainingStep(Protocol):
     """Parameters in training. Same seed, same batches, same machine: the same bytes."""
 
     parameters: SAEParameters
@@ -91,7 +91,7 @@ class Step(Protocol):
 
 def make_step(
     parameters: SAEParameters, settings: StepSettings, batch_size: int, seed: int, autocast: bool = False
-) -> Step:
+) -> TrainingStep:
     """The step for the device that the parameters are on: numba kernels for a CPU, torch for others.
 
     `autocast`: matrix products in bfloat16, on devices other than the CPU.
@@ -101,9 +101,9 @@ def make_step(
         settings.activation
     )
     if parameters.dec_sd.device.type == "cpu":
-        from train_sae.steps.cpu import CpuStep
+        from train_sae.steps.cpu.cpu_step import CpuStep
 
         return CpuStep(parameters, settings, batch_size, seed)
-    from train_sae.steps.plain import TorchStep
+    from train_sae.steps.torch_step import TorchStep
 
     return TorchStep(parameters, settings, batch_size, seed, autocast)

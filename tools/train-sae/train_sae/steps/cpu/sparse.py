@@ -7,17 +7,16 @@ import torch
 from torch import Tensor
 
 from saetools.compute.threads import Workers, even_pieces, pieces_of_equal_work
-from train_sae.steps.adam import Adam, clip_factor, squared_norm
-from train_sae.steps.events import Events
-from train_sae.steps.parameters import SAEParameters
+from train_sae.steps.cpu.selection import ActiveLatents
+from train_sae.steps.parameters import Adam, SAEParameters, clip_factor, squared_norm
 from train_sae.steps.settings import StepSettings
 
 PIECES = 32
-ADAM_COST = 3  # of one latent's Adam step, in events
+ADAM_COST = 3  # of one latent's Adam step, in active tokens
 
 
 class SparseBackward:
-    """Reconstruction, gradients and update from the events of a batch.
+    """Reconstruction, gradients and update from the active latents of a batch.
 
     G {P + 1, B, D} holds the gradient with respect to x_hat for the latents of each prefix (P = 1 without
     Matryoshka), and in its last slab that of AuxK's reconstruction.
@@ -40,44 +39,46 @@ class SparseBackward:
         self,
         target_bd: Tensor,
         offset_d: Tensor,
-        events: Events,
+        active: ActiveLatents,
         ends_p: np.ndarray,
         slab: int,
         weight: float,
     ) -> np.ndarray:
-        """Fills in `events.df_e`, `events.row_e` and G's slabs from `slab` on; the loss is `weight` times the mean
+        """Fills in `active.df_a`, `active.row_a` and G's slabs from `slab` on; the loss is `weight` times the mean
         over prefixes, tokens and dimensions of the squared residual. Returns each prefix's MSE, without the weight."""
-        from train_sae.steps.kernels.decode import decode_rows
+        from train_sae.steps.cpu.kernels.sparse import decode_rows
 
         n, d = target_bd.shape
         sse_bp = np.empty((n, len(ends_p)), np.float32)
         G_pbd = self.G_rd[slab * n : (slab + len(ends_p)) * n].view(len(ends_p), n, d)
         self.workers.run(
             decode_rows, even_pieces(n, PIECES), target_bd.numpy(), offset_d.numpy(), self.parameters.dec_sd.numpy(),
-            events.ptr_b, events.latent_e, events.f_e, ends_p, np.float32(2 * weight / (len(ends_p) * n * d)), slab * n,
-            G_pbd.numpy(), events.df_e, events.row_e, sse_bp,
+            active.ptr_b, active.latent_a, active.f_a, ends_p, np.float32(2 * weight / (len(ends_p) * n * d)), slab * n,
+            G_pbd.numpy(), active.df_a, active.row_a, sse_bp,
         )  # fmt: skip
         return sse_bp.sum(axis=0, dtype=np.float64) / (n * d)
 
-    def group(self, events: Events | None, l1: float, aux: Events | None, aux_signed: bool) -> None:
-        """Sorts the events by latent, for `update`; `l1` is the derivative of the sparsity term by an active f."""
-        from train_sae.steps.kernels.decode import count_latents, group_by_latent
+    def group(
+        self, active: ActiveLatents | None, l1: float, aux: ActiveLatents | None, aux_signed: bool
+    ) -> None:
+        """Sorts the active latents by latent, for `update`; l1: the derivative of the sparsity term by an active f."""
+        from train_sae.steps.cpu.kernels.sparse import count_latents, group_by_latent
 
-        lists = ((events, l1, False), (aux, 0.0, aux_signed))
-        n = sum(len(listed.latent_e) for listed, _, _ in lists if listed is not None)
+        lists = ((active, l1, False), (aux, 0.0, aux_signed))
+        n = sum(len(listed.latent_a) for listed, _, _ in lists if listed is not None)
         if len(self.grouped[0]) < n:
             room = n + n // 4
             self.grouped = np.empty(room, np.int32), np.empty(room, np.float32), np.empty(room, np.float32)
         self.ptr_s[:] = 0
         for listed, _, _ in lists:
             if listed is not None:
-                count_latents(listed.latent_e, self.ptr_s[1:])
+                count_latents(listed.latent_a, self.ptr_s[1:])
         np.cumsum(self.ptr_s, out=self.ptr_s)
         self.cursor_s[:] = self.ptr_s[:-1]
         for listed, slope, signed in lists:
             if listed is not None:
                 group_by_latent(
-                    listed.latent_e, listed.row_e, listed.f_e, listed.df_e, np.float32(slope), signed,
+                    listed.latent_a, listed.row_a, listed.f_a, listed.df_a, np.float32(slope), signed,
                     self.cursor_s, *self.grouped,
                 )  # fmt: skip
 
@@ -85,7 +86,7 @@ class SparseBackward:
         self, centred_bd: Tensor, adam: Adam, lr: float, g_log_threshold_s: Tensor | None, with_norm: bool
     ) -> float | None:
         """Adam on everything. Returns the gradient's global norm if `with_norm`, which clipping needs."""
-        from train_sae.steps.kernels.update import square_norms, update_from_events
+        from train_sae.steps.cpu.kernels.update import square_norms, update_from_active
 
         parameters, settings = self.parameters, self.settings
         bounds = pieces_of_equal_work(self.ptr_s, ADAM_COST, PIECES)
@@ -110,7 +111,7 @@ class SparseBackward:
         self.g_b_dec_pd.zero_()
         rows = [t.numpy() for name in ("enc_sd", "dec_sd") for t in parameters.with_moments(name)]
         self.workers.run(
-            update_from_events, bounds, *inputs, np.float32(clip), scalars, *rows, self.g_b_enc_s.numpy(),
+            update_from_active, bounds, *inputs, np.float32(clip), scalars, *rows, self.g_b_enc_s.numpy(),
             self.g_b_dec_pd.numpy(),
         )  # fmt: skip
         g_b_dec_d = g_b_dec_d * clip + self.g_b_dec_pd.sum(0, dtype=torch.float64)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from saetools.compute.threads import Workers, even_pieces
-from train_sae.steps.adam import Adam, clip_factor, squared_norm
-from train_sae.steps.parameters import SAEParameters
+from train_sae.steps.cpu.sparse import PIECES, SparseBackward
+from train_sae.steps.parameters import Adam, SAEParameters, clip_factor, squared_norm
 from train_sae.steps.settings import StepSettings
-from train_sae.steps.sparse import PIECES, SparseBackward
 
 BLOCK = 2048  # latents per product: enough for its full rate, few enough that only f is ever held whole
 
@@ -52,7 +51,7 @@ class DenseBackward:
 
     def forward(self, x_bd: Tensor, centred_bd: Tensor, ends_p: np.ndarray) -> np.ndarray:
         """Fills in f, n, sum and G; returns the MSE of each prefix."""
-        from train_sae.steps.kernels.dense import activate_rows, mark_window_rows, residual_rows
+        from train_sae.steps.cpu.kernels.dense import activate_rows, mark_window_rows, residual_rows
 
         parameters, run = self.parameters, self.workers.run
         n, d = x_bd.shape
@@ -101,10 +100,10 @@ class DenseBackward:
     ) -> float:
         """Gradients and Adam; `l1`, `l0`: derivatives of the sparsity terms by an active f and by the count.
 
-        With AuxK, its events have been grouped by `sparse`. Returns the gradient's global norm, before clipping.
+        With AuxK, `sparse` has grouped its active latents. Returns the gradient's global norm, before clipping.
         """
-        from train_sae.steps.kernels.dense import backward_rows, threshold_gradient_rows
-        from train_sae.steps.kernels.update import add_event_gradients, finish_gradients
+        from train_sae.steps.cpu.kernels.dense import backward_rows, threshold_gradient_rows
+        from train_sae.steps.cpu.kernels.update import add_active_gradients, finish_gradients
 
         parameters, run, sparse = self.parameters, self.workers.run, self.sparse
         n = len(centred_bd)
@@ -133,7 +132,7 @@ class DenseBackward:
             g_enc_sd, g_dec_sd = g_enc.numpy(), g_dec.numpy()
             if has_aux:
                 inputs = sparse.ptr_s, *sparse.grouped, centred_bd.numpy(), sparse.G_rd.numpy()
-                run(add_event_gradients, rows, start, *inputs, g_enc_sd, g_dec_sd, g_b_enc)
+                run(add_active_gradients, rows, start, *inputs, g_enc_sd, g_dec_sd, g_b_enc)
             run(
                 finish_gradients, rows, start, g_enc_sd, g_dec_sd, g_b_enc, parameters.enc_sd.numpy(),
                 parameters.dec_sd.numpy(), self.square_s, g_b_dec_pd,
@@ -161,7 +160,7 @@ class DenseBackward:
         return self.g_enc_sd[rows], self.g_dec_sd[rows]
 
     def _update(self, start: int, stop: int, clip: float, scalars: np.ndarray) -> None:
-        from train_sae.steps.kernels.update import update_from_gradients
+        from train_sae.steps.cpu.kernels.update import update_from_gradients
 
         gradients = (gradient.numpy() for gradient in self._gradients(start, stop))
         self.workers.run(

@@ -10,9 +10,15 @@ from torch import Tensor
 
 from saetools.compute.selection import SIMD_WIDTH, set_depth
 from saetools.compute.threads import Workers, even_pieces
-from train_sae.steps.events import EventBuffer, Events
+from train_sae.steps.cpu.selection import (
+    MAX_PIECES,
+    AboveThreshold,
+    ActiveBuffer,
+    ActiveLatents,
+    EncoderChunks,
+    TopKSelector,
+)
 from train_sae.steps.parameters import SAEParameters
-from train_sae.steps.selection import MAX_PIECES, AboveThreshold, EncoderChunks, TopKSelector
 
 UNIT = 2.0**-8  # bfloat16's unit roundoff: it has 8 significant bits
 # |r - z| <= UNIT |z| where r is z rounded, so |r - z| <= UNIT / (1 - UNIT) |r|.
@@ -77,7 +83,7 @@ class Screen:
 
     def _round(self, exact_nd: Tensor, rounded_nd: Tensor) -> tuple[Tensor, Tensor]:
         """Fills in the second with the first, rounded; upper bounds of |rounded| and |rounded - exact| of each row."""
-        from train_sae.steps.kernels.prescreen import round_rows
+        from train_sae.steps.cpu.kernels.prescreen import round_rows
 
         n, d = exact_nd.shape
         norm_n, rounding_n = torch.empty(n), torch.empty(n)
@@ -107,12 +113,12 @@ class ScreenedTopKSelector:
         self.depth = set_depth(parameters.n_latents, k)
         assert self.depth > 1, "as many sets as latents: nothing to screen"
         self.screen = Screen(parameters, batch_size, workers)
-        self.buffer = EventBuffer(batch_size, batch_size * k)
+        self.buffer = ActiveBuffer(batch_size, batch_size * k)
         self.buffer.ptr_b[:] = range(0, batch_size * k + 1, k)
         self.exact: TopKSelector | None = None
         self.pause = 0  # exact steps to make before screening is tried again
 
-    def select(self, centred_bd: Tensor) -> Events:
+    def select(self, centred_bd: Tensor) -> ActiveLatents:
         if self.pause > 0:
             self.pause -= 1
             if self.exact is None:
@@ -121,7 +127,7 @@ class ScreenedTopKSelector:
         n_scored = self._screen(centred_bd)
         if n_scored > TOO_MANY * self.parameters.n_latents * len(centred_bd):
             self.pause = PAUSE
-        return self.buffer.events(len(centred_bd))
+        return self.buffer.of_tokens(len(centred_bd))
 
     def state_dict(self) -> dict[str, np.ndarray]:
         return {"pause": np.array([self.pause])}
@@ -131,10 +137,10 @@ class ScreenedTopKSelector:
 
     def _screen(self, centred_bd: Tensor) -> int:
         """Fills the buffer; returns how many candidates were scored."""
-        from train_sae.steps.kernels.prescreen import screened_top_k_rows
+        from train_sae.steps.cpu.kernels.prescreen import screened_top_k_rows
 
         bias_s, enc_sd = self.parameters.b_enc_s.numpy(), self.parameters.enc_sd.numpy()
-        latent_bk, value_bk = self.buffer.latent_e.reshape(-1, self.k), self.buffer.f_e.reshape(-1, self.k)
+        latent_bk, value_bk = self.buffer.latent_a.reshape(-1, self.k), self.buffer.f_a.reshape(-1, self.k)
         n_scored = []
 
         def take(start: int, stop: int, z_bs: np.ndarray, norms: Norms) -> None:
@@ -159,19 +165,19 @@ class ScreenedAboveThreshold(AboveThreshold):
 
     def collect(
         self, centred_bd: Tensor, cut_s: np.ndarray, theta_s: np.ndarray, at_most: int | None = None
-    ) -> Events:
+    ) -> ActiveLatents:
         if self.pause > 0:
             self.pause -= 1
         elif self._screen(centred_bd, cut_s, theta_s):
-            return self.buffer.events(len(centred_bd))
+            return self.buffer.of_tokens(len(centred_bd))
         else:
             self.pause = PAUSE
         return self.collect_exactly(centred_bd, cut_s, theta_s, at_most)
 
     def _screen(self, centred_bd: Tensor, cut_s: np.ndarray, theta_s: np.ndarray) -> bool:
         """Fills the buffer, or gives up if there are too many candidates."""
-        from train_sae.steps.kernels.prescreen import count_candidate_rows, score_candidate_rows
-        from train_sae.steps.kernels.threshold import drop_marked
+        from train_sae.steps.cpu.kernels.prescreen import count_candidate_rows, score_candidate_rows
+        from train_sae.steps.cpu.kernels.sparse import drop_marked
 
         ptr_b = self.buffer.ptr_b
         bias_s, enc_sd = self.parameters.b_enc_s.numpy(), self.parameters.enc_sd.numpy()
@@ -186,7 +192,7 @@ class ScreenedAboveThreshold(AboveThreshold):
             self.buffer.grow(int(ptr_b[stop]))
             self.workers.run(
                 score_candidate_rows, pieces, z_bs, bias_s, cut_s, *norms, OUTPUT, theta_s,
-                centred_bd[start:stop].numpy(), enc_sd, ptr_b[start : stop + 1], self.buffer.latent_e, self.buffer.f_e,
+                centred_bd[start:stop].numpy(), enc_sd, ptr_b[start : stop + 1], self.buffer.latent_a, self.buffer.f_a,
             )  # fmt: skip
-        drop_marked(ptr_b, len(centred_bd), self.buffer.latent_e, self.buffer.f_e)
+        drop_marked(ptr_b, len(centred_bd), self.buffer.latent_a, self.buffer.f_a)
         return True

@@ -19,15 +19,14 @@ from saetools.shards.reader import IncompleteShards
 from saetools.shards.token_source import Block, ShardSource
 from train_sae.memory import peak_bytes
 from train_sae.ranks import Ranks
-from train_sae.resuming import check_shards, load_state, save_state
-from train_sae.stopping import Stopped, StopSignals, leave
+from train_sae.resuming import Stopped, StopSignals, check_shards, leave, load_state, save_state
 from train_sae.stream import TokenStream
-from train_sae.trackers import Trackers
+from train_sae.tracking import Trackers
 from train_sae.trainer import Run, Trainer
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RunContext:
     """What a training run needs beside its settings, and what does not change its result.
 
     checkpoint_every: steps between saved states; 0: none are saved, and a signal ends the run at once.
@@ -57,7 +56,7 @@ def groups(runs: Sequence[Run], memory: int, d_model: int) -> Iterator[list[Run]
         yield group
 
 
-def train(runs: Sequence[Run], around: Surroundings) -> list[Trainer]:
+def train(runs: Sequence[Run], around: RunContext) -> list[Trainer]:
     """Train SAEs on one stream, which they must agree in; each as it would be trained alone.
 
     Goes on from saved states, and saves them. Raises SystemExit or KeyboardInterrupt after a signal.
@@ -117,7 +116,7 @@ def evaluate(
 
 
 def _run(
-    trainers: Sequence[Trainer], stream: TokenStream, source: ShardSource, around: Surroundings, n_done: int
+    trainers: Sequence[Trainer], stream: TokenStream, source: ShardSource, around: RunContext, n_done: int
 ) -> None:
     """Steps until every SAE has had all of its own; n_done: batches that were drawn before."""
     n_steps = max(trainer.settings.n_steps for trainer in trainers)

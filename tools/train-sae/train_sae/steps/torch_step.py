@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from saetools.compute.devices import exact_type
-from train_sae.steps.adam import clip_factor
-from train_sae.steps.parameters import SAEParameters
+from train_sae.steps.parameters import SAEParameters, clip_factor
 from train_sae.steps.prefixes import prefixes_of_step
 from train_sae.steps.settings import StepSettings
 
@@ -21,7 +20,7 @@ from train_sae.steps.settings import StepSettings
 STEPS_PER_LOOK = 32
 
 
-class LateReport(Mapping[str, float]):
+class DeferredReport(Mapping[str, float]):
     """What a step says of itself, still on the device; the first look at a value reads all, and waits for the step."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
@@ -116,7 +115,7 @@ class TorchStep:
 
     def step(
         self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0, log_norm: bool = False
-    ) -> LateReport:
+    ) -> DeferredReport:
         x_bd = x_bd.to(self.device, torch.float32, non_blocking=self.device.type == "cuda")
         self.optimiser.zero_grad(set_to_none=True)
         report, f_bs = self._losses(x_bd, sparsity_scale)
@@ -140,7 +139,7 @@ class TorchStep:
             self._fired_s.masked_fill_((f_bs > 0).any(0), 0)
         self.step_count += 1
         self._longest_silence += self._tokens_per_step
-        return LateReport(report)
+        return DeferredReport(report)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         state = {
@@ -205,7 +204,7 @@ class TorchStep:
             flat = f_bs.detach().flatten()
             values, keep = flat.topk(settings.k * len(z_bs), sorted=False)
             f_bs = f_bs * torch.zeros_like(flat).scatter_(0, keep, 1.0).view_as(z_bs)
-            self._note_least(values)
+            self._update_running_threshold(values)
         return f_bs, (f_bs > 0).float()
 
     def _aux(self, z_bs: Tensor, residual_bd: Tensor) -> Tensor:
@@ -231,17 +230,17 @@ class TorchStep:
         since = self.step_count % self._look_every
         if since == 0 or self._may_be_dead is None:
             steps_to_come = self._look_every - 1 - since
-            least = self.settings.dead_after_tokens - steps_to_come * self._tokens_per_step
-            if self._longest_silence < least:  # too few tokens for any: no need to ask
+            min_silence = self.settings.dead_after_tokens - steps_to_come * self._tokens_per_step
+            if self._longest_silence < min_silence:  # too few tokens for any: no need to ask
                 return None
-            self._may_be_dead = torch.nonzero(self._fired_s >= least).flatten()
+            self._may_be_dead = torch.nonzero(self._fired_s >= min_silence).flatten()
         return self._may_be_dead if len(self._may_be_dead) else None
 
-    def _note_least(self, chosen: Tensor) -> None:
+    def _update_running_threshold(self, chosen: Tensor) -> None:
         """BatchTopK's running threshold after a batch whose chosen values these are; unchanged if none is active."""
         decay, on = self.settings.threshold_decay, chosen > 0
-        least = torch.where(on, chosen, torch.inf).amin().to(self._running)
-        new = decay * self._running + (1 - decay) * torch.stack([least, torch.ones_like(least)])
+        smallest = torch.where(on, chosen, torch.inf).amin().to(self._running)
+        new = decay * self._running + (1 - decay) * torch.stack([smallest, torch.ones_like(smallest)])
         self._running = torch.where(on.any(), new, self._running)
 
     def _products(self) -> AbstractContextManager[Any]:

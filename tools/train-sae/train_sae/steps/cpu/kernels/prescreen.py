@@ -74,7 +74,11 @@ def _score(x_bd, b, w_sd, bias_s, latents, n, scores):
 def screened_top_k_rows(
     z_bs, bias_s, x_bd, enc_sd, norm_b, rounding_b, norm_block, rounding_block, output, k, depth, latent_bk, value_bk
 ):  # fmt: skip
-    """As `top_k_rows` with floor 0, of x enc^T + bias; `z_bs` holds bits of bfloat16 approximations of x enc^T.
+    """The k largest latents of each token, from approximate products z~ in bfloat16: `latent_bk`, `value_bk` {B, k}.
+
+    As `top_k_rows` with floor 0, of x enc^T + bias; `z_bs` {B, S} holds the bits of z~ (uint16). x_bd {B, D} and
+    enc_sd {S, D} are the exact factors; norm_b, rounding_b {B}, norm_block, rounding_block {blocks} and `output` bound
+    the error, see `prescreen.Screen`; k, depth: as in `top_k_rows`.
 
     Their error is at most rounding_b norm_block + norm_b rounding_block + `output` |z~| for a latent of a block of
     `SIMD_WIDTH`. So what exceeds the k-th largest lower bound with its upper bound is scored in float32, and the k
@@ -114,7 +118,10 @@ def screened_top_k_rows(
 def count_candidate_rows(
     _piece, lo, hi, z_bs, bias_s, cut_s, norm_b, rounding_b, norm_block, rounding_block, output, n_b
 ):  # fmt: skip
-    """n_b = for how many latents of each row z + bias may exceed the cut; bounds as in `screened_top_k_rows`."""
+    """n_b {B} = for how many latents of each token z + bias may exceed `cut_s` {S}.
+
+    z_bs and the bounds of its error as in `screened_top_k_rows`.
+    """
     s = z_bs.shape[1]
     n_full = s // SIMD_WIDTH
     for b in range(lo, hi):
@@ -136,17 +143,18 @@ def count_candidate_rows(
 @njit(**FAST)
 def score_candidate_rows(
     _piece, lo, hi, z_bs, bias_s, cut_s, norm_b, rounding_b, norm_block, rounding_block, output, theta_s, x_bd,
-    enc_sd, ptr_b, latent_e, f_e,
+    enc_sd, ptr_b, latent_a, f_a,
 ):  # fmt: skip
-    """Lists them from event `ptr_b[b]` on, f = z + bias in float32 where that exceeds theta, else 0.
+    """Lists the latents that `count_candidate_rows` counted, with their values in float32.
 
-    A latent of -1 marks those that do not exceed the cut.
+    Those of token b are written to latent_a, f_a {A} from `ptr_b[b]` on: f = z + bias where that exceeds `theta_s` {S},
+    else 0. A latent of -1 marks candidates that do not exceed `cut_s` {S}. Other arguments as in `screened_top_k_rows`.
     """
     s = z_bs.shape[1]
     n_full = s // SIMD_WIDTH
     for b in range(lo, hi):
         first, end = ptr_b[b], ptr_b[b + 1]
-        e = first
+        a = first
         for block in range((s + SIMD_WIDTH - 1) // SIMD_WIDTH):
             error = rounding_b[b] * norm_block[block] + norm_b[b] * rounding_block[block]
             start, stop = block * SIMD_WIDTH, min(block * SIMD_WIDTH + SIMD_WIDTH, s)
@@ -159,15 +167,15 @@ def score_candidate_rows(
                     continue
             for i in range(start, stop):
                 z = widen(z_bs[b, i])
-                if z + bias_s[i] + (error + output * abs(z)) > cut_s[i] and e < end:
-                    latent_e[e] = i
-                    e += 1
-        _score(x_bd, b, enc_sd, bias_s, latent_e[first:e], e - first, f_e[first:e])
-        for scored in range(first, e):
-            i, value = latent_e[scored], f_e[scored]
-            latent_e[scored] = i if value > cut_s[i] else -1
-            f_e[scored] = value if value > theta_s[i] else np.float32(0)
-        while e < end:  # where the compiler rounded a sum otherwise than when the candidates were counted
-            latent_e[e] = -1
-            f_e[e] = np.float32(0)
-            e += 1
+                if z + bias_s[i] + (error + output * abs(z)) > cut_s[i] and a < end:
+                    latent_a[a] = i
+                    a += 1
+        _score(x_bd, b, enc_sd, bias_s, latent_a[first:a], a - first, f_a[first:a])
+        for scored in range(first, a):
+            i, value = latent_a[scored], f_a[scored]
+            latent_a[scored] = i if value > cut_s[i] else -1
+            f_a[scored] = value if value > theta_s[i] else np.float32(0)
+        while a < end:  # where the compiler rounded a sum otherwise than when the candidates were counted
+            latent_a[a] = -1
+            f_a[a] = np.float32(0)
+            a += 1

@@ -9,22 +9,21 @@ from torch import Tensor
 from saetools.compute.matmul import float32_matmul
 from saetools.compute.selection import set_depth
 from saetools.compute.threads import Workers, even_pieces
-from train_sae.steps.adam import Adam
-from train_sae.steps.auxk import DeadSelector
-from train_sae.steps.dense import DenseBackward
-from train_sae.steps.events import Events
-from train_sae.steps.parameters import SAEParameters
-from train_sae.steps.prefixes import prefixes_of_step
-from train_sae.steps.prescreen import ScreenedAboveThreshold, ScreenedTopKSelector, has_fast_bfloat16
-from train_sae.steps.selection import (
+from train_sae.steps.cpu.dense import DenseBackward
+from train_sae.steps.cpu.prescreen import ScreenedAboveThreshold, ScreenedTopKSelector, has_fast_bfloat16
+from train_sae.steps.cpu.selection import (
     AboveThreshold,
+    ActiveLatents,
     BatchTopKSelector,
+    DeadSelector,
     Selector,
     ThresholdSelector,
     TopKSelector,
 )
+from train_sae.steps.cpu.sparse import PIECES, SparseBackward
+from train_sae.steps.parameters import Adam, SAEParameters
+from train_sae.steps.prefixes import prefixes_of_step
 from train_sae.steps.settings import StepSettings
-from train_sae.steps.sparse import PIECES, SparseBackward
 
 # ReLU's and JumpReLU's codes begin dense and end sparse. Below this share of active values the sparse
 # step is faster; the next step's way is chosen by this step's share.
@@ -32,7 +31,7 @@ SPARSE_BELOW = 0.08
 
 
 class CpuStep:
-    """The fast path: the step of `plain.TorchStep`, equal to rounding, in less time and memory."""
+    """The fast path: the step of `torch_step.TorchStep`, equal to rounding, in less time and memory."""
 
     def __init__(self, parameters: SAEParameters, settings: StepSettings, batch_size: int, seed: int) -> None:
         self.parameters, self.settings, self.batch_size, self.seed = parameters, settings, batch_size, seed
@@ -99,16 +98,16 @@ class CpuStep:
         self._dense = None
         n = len(x_bd)
         l1, l0 = self.settings.l1 * scale, self.settings.l0 * scale
-        events = self._get_selector().select(centred_bd)
+        active = self._get_selector().select(centred_bd)
         ends_p = self._prefixes()
-        mse_p = self.sparse.decode(x_bd, self.parameters.b_dec_d, events, ends_p, slab=0, weight=1.0)
+        mse_p = self.sparse.decode(x_bd, self.parameters.b_dec_d, active, ends_p, slab=0, weight=1.0)
         aux, aux_loss = self._aux(centred_bd, ends_p)
-        self.sparse.group(events, l1 / n, aux, self.signed)
-        g_threshold_s = self._threshold_gradient(events, l1 / n, l0 / n)
+        self.sparse.group(active, l1 / n, aux, self.signed)
+        g_threshold_s = self._threshold_gradient(active, l1 / n, l0 / n)
         norm = self.sparse.update(centred_bd, self.adam, lr, g_threshold_s, log_norm)
-        on_e = events.f_e > 0
-        self._note_fired(n, events.latent_e[on_e])
-        values = float(events.f_e.sum(dtype=np.float64))
+        on_e = active.f_a > 0
+        self._note_fired(n, active.latent_a[on_e])
+        values = float(active.f_a.sum(dtype=np.float64))
         return self._report(mse_p, l1 * values / n, l0, float(on_e.sum()) / n, aux_loss, norm)
 
     def _dense_step(
@@ -128,15 +127,15 @@ class CpuStep:
             self.sparse.group(None, 0.0, aux, self.signed)
         norm = dense.backward(centred_bd, ends_p, l1 / n, l0 / n, aux is not None, self.adam, lr)
         self._note_fired(n, np.flatnonzero(dense.n_s))
-        values, active = (float(sums.sum(dtype=np.float64)) for sums in (dense.sum_s, dense.n_s))
-        return self._report(mse_p, l1 * values / n, l0, active / n, aux_loss, norm if log_norm else None)
+        values, n_active = (float(sums.sum(dtype=np.float64)) for sums in (dense.sum_s, dense.n_s))
+        return self._report(mse_p, l1 * values / n, l0, n_active / n, aux_loss, norm if log_norm else None)
 
-    def _aux(self, centred_bd: Tensor, ends_p: np.ndarray) -> tuple[Events | None, float]:
-        """AuxK's events, decoded, and its weighted loss."""
+    def _aux(self, centred_bd: Tensor, ends_p: np.ndarray) -> tuple[ActiveLatents | None, float]:
+        """AuxK's active latents, decoded, and its weighted loss."""
         if self.settings.aux_k == 0:
             return None, 0.0
-        events = self.dead.select(centred_bd, self.fired_s >= self.settings.dead_after_tokens)
-        if events is None:
+        active = self.dead.select(centred_bd, self.fired_s >= self.settings.dead_after_tokens)
+        if active is None:
             return None, 0.0
         n, d = centred_bd.shape
         last = self.sparse.G_rd[(len(ends_p) - 1) * n : len(ends_p) * n]
@@ -144,12 +143,12 @@ class CpuStep:
         every = np.array([self.parameters.n_latents])
         weight = self.settings.aux_weight
         mse_p = self.sparse.decode(
-            residual_bd, torch.zeros(d), events, every, slab=len(ends_p), weight=weight
+            residual_bd, torch.zeros(d), active, every, slab=len(ends_p), weight=weight
         )
-        return events, weight * float(mse_p[0])
+        return active, weight * float(mse_p[0])
 
-    def _threshold_gradient(self, events: Events, l1: float, l0: float) -> Tensor | None:
-        from train_sae.steps.kernels.threshold import threshold_gradient
+    def _threshold_gradient(self, active: ActiveLatents, l1: float, l0: float) -> Tensor | None:
+        from train_sae.steps.cpu.kernels.sparse import threshold_gradient
 
         threshold_s = self.parameters.threshold_s
         if threshold_s is None:
@@ -157,7 +156,7 @@ class CpuStep:
         g_s = torch.zeros(self.parameters.n_latents)
         half = np.float32(self.settings.bandwidth / 2)
         threshold_gradient(
-            events.latent_e, events.f_e, events.df_e, threshold_s.numpy(), half, np.float32(l1), np.float32(l0),
+            active.latent_a, active.f_a, active.df_a, threshold_s.numpy(), half, np.float32(l1), np.float32(l0),
             g_s.numpy(),
         )  # fmt: skip
         return g_s

@@ -24,7 +24,7 @@ from saetools.files.formats import AP_TABLE
 from saetools.files.provenance import Provenance
 from saetools.files.tables import write_csv
 from saetools.latents.reader import open_latents
-from saetools.vision.heat import label_colours
+from saetools.vision.heat import MAX_ALPHA, MIN_ALPHA, colours, label_colours
 
 encode, render = runner("encode-acts", encode_app), runner("render-visuals", render_app)
 
@@ -217,21 +217,28 @@ def test_a_latent(page: Any, made: tuple[Path, np.ndarray, list[str], Chain]) ->
     assert listed == near.tolist()
 
 
-def test_pictures_made_in_the_page_are_pngs(page: Any) -> None:
-    """Pillow reads what the page writes, also where one block of the stream does not hold the picture."""
-    for width, height in ((1, 1), (14, 14), (37, 5), (200, 150)):
-        rgba = np.random.default_rng(width).integers(0, 256, (height, width, 4), np.uint8)
-        url = page.execute_script(
-            "const bytes = Uint8Array.from(atob(arguments[2]), (c) => c.charCodeAt(0));"
-            "return saetools.png.url(arguments[0], arguments[1], bytes)",
-            *(width, height, base64.b64encode(rgba.tobytes()).decode()),
-        )
-        picture = base64.b64decode(url.removeprefix("data:image/png;base64,"))
-        with Image.open(io.BytesIO(picture)) as read:
-            assert read.mode == "RGBA"
-            np.testing.assert_array_equal(np.asarray(read), rgba)
-        with Image.open(io.BytesIO(picture)) as read:
-            read.verify()  # the check sums
+def test_heat_has_the_colours_of_the_pictures(
+    page: Any, made: tuple[Path, np.ndarray, list[str], Chain]
+) -> None:
+    """What a tile shows is, to the rounding of a canvas, what `with_heat` mixes into a picture."""
+    _, f_npk, paths, _ = made
+    go(page, "latent=77")
+    shown = page.execute_script(
+        "return [...document.querySelectorAll('#top .tile')].map((tile) =>"
+        " [tile.title, tile.querySelector('.heat').src])"
+    )
+    largest = f_npk[:, :, 77].max()
+    assert shown
+    for path, source in shown:
+        heat_p = f_npk[paths.index(path), :, 77]
+        with Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,")))) as image:
+            rgba_pc = np.asarray(image.convert("RGBA")).reshape(-1, 4)
+        active = heat_p > 0
+        strength = heat_p[active] / largest
+        assert (rgba_pc[~active] == 0).all()
+        assert np.abs(rgba_pc[active, :3] - colours(strength)).max() <= 3
+        alpha = MIN_ALPHA + (MAX_ALPHA - MIN_ALPHA) * strength
+        assert np.abs(rgba_pc[active, 3] / 255 - alpha).max() < 0.01
 
 
 def test_heat_on_and_off(page: Any) -> None:

@@ -179,8 +179,8 @@ def _about(
         "label_colours": label_colours(256).tolist() if latents.files[0].labels is not None else [],
         "heat": {
             "stops": list(STOPS),
-            "least_alpha": MIN_ALPHA,
-            "most_alpha": MAX_ALPHA,
+            "min_alpha": MIN_ALPHA,
+            "max_alpha": MAX_ALPHA,
         },
         "bin_edges": [lower_edge(place) for place in range(97)],
         "command": command_line(),

@@ -1,5 +1,5 @@
 "use strict";
-// All images: only those in sight are elements.
+// All images; only those in view are elements of the document.
 saetools.gallery = (function () {
   const { page } = saetools;
   const { el, ltr, number } = saetools.elements;

@@ -10,7 +10,7 @@ saetools.heatmapView = (function () {
     if (!isCurrent()) return;
     const high = data.latents.length, wide = data.images.length;
     const TOP = data.names.length > 6 ? 104 : 24; // room for names that stand upright
-    const says = el("p", { id: "heatmap-says", role: "status" }, "Each row is a latent, from 0 to its largest value; each column an image.");
+    const says = el("p", { id: "heatmap-says", role: "status" }, "Each row is a latent, from 0 to its maximum activation; each column is an image.");
     const canvas = el("canvas", { id: "heatmap", tabindex: "0", "aria-label": "Heat map of latents and images: plus and minus zoom, arrows move" });
     const view = { x: 0, y: 0, zoom: 1, pinned: false };
     const source = pixels(data, wide, high);
@@ -23,7 +23,7 @@ saetools.heatmapView = (function () {
         el("button", { type: "button", onclick: step(1.5), "aria-label": "Zoom in" }, "+"),
         el("button", { type: "button", onclick: step(1 / 1.5), "aria-label": "Zoom out" }, "−"),
         el("button", { type: "button", onclick: () => { Object.assign(view, { x: 0, y: 0, zoom: 1 }); draw(); } }, "Whole")),
-      el("p", { class: "faint" }, `${number(high)} latents that ${data.names.length > 1 ? `tell ${number(data.names.length)} groups (${data.by}) apart best` : "vary most"}, alike ones side by side; ${number(wide)} images sorted by ${data.by}.`),
+      el("p", { class: "faint" }, `${number(high)} latents that ${data.names.length > 1 ? `best separate ${number(data.names.length)} groups (${data.by})` : "vary most"}, similar ones next to each other; ${number(wide)} images sorted by ${data.by}.`),
       canvas, says);
 
     const cell = () => [((canvas.clientWidth - LEFT) / wide) * view.zoom, ((canvas.clientHeight - TOP) / high) * view.zoom];
@@ -123,7 +123,7 @@ saetools.heatmapView = (function () {
       says.replaceChildren(
         el("a", { href: `#latent=${latent}` }, `latent ${latent}`), " · ",
         el("a", { href: `#image=${image}&latent=${latent}` }, ltr(page.images.path[image].split("/").pop())),
-        ` · ${data.names[data.group[at.column]]} · ${value > 0 ? number(value) : "does not fire"}`,
+        ` · ${data.names[data.group[at.column]]} · ${value > 0 ? number(value) : "not active"}`,
         view.pinned ? "" : " · click to keep these links");
     }
 

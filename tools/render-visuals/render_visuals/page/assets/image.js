@@ -1,5 +1,5 @@
 "use strict";
-// One image: choose patches, see which latents fire there, summed over the chosen patches, best first, with exemplars.
+// One image: select patches, see which latents are active there, by activation summed over the patches, with exemplars.
 saetools.imageView = (function () {
   const { page, rows, tiles, patches } = saetools;
   const { el, fill, number, ltr } = saetools.elements;
@@ -12,7 +12,7 @@ saetools.imageView = (function () {
     const frame = tiles.picture(image, null, 1, true);
     const says = el("p", { class: "faint", role: "status" });
     const list = el("ol", { class: "fires", id: "fires" });
-    // What says most of a latent: what it was chosen for, its class, or else the folder of its images.
+    // The most telling name first: trait or class, and only then the folder of its top images.
     const names = page.about.columns.filter((column) => column.text).map((column) => column.name);
     names.sort((a, b) => (a === "folder") - (b === "folder"));
     let fixed = asked.latent, shown = AT_FIRST;
@@ -37,14 +37,14 @@ saetools.imageView = (function () {
 
     function update() {
       const summed = sums(data, chosen);
-      const where = chosen.size ? `${chosen.size} chosen ${chosen.size === 1 ? "patch" : "patches"}` : "all patches";
-      says.replaceChildren(`${number(summed.length)} latents fire at ${where}, by the sum of their values.`,
-        chosen.size ? "" : " Click patches, or drag over them, to ask about a part.",
-        cut ? ` Of each patch only the ${page.about.per_patch} largest are known here (--per-patch).` : "");
+      const where = chosen.size ? `${chosen.size} selected ${chosen.size === 1 ? "patch" : "patches"}` : "all patches";
+      says.replaceChildren(`${number(summed.length)} latents are active at ${where}, sorted by their summed activation.`,
+        chosen.size ? "" : " Click patches, or drag over them, to see the latents of a part of the image.",
+        cut ? ` Only the ${page.about.per_patch} largest activations of each patch are on this page (--per-patch).` : "");
       clear.hidden = !chosen.size;
       history.replaceState(null, "", `#image=${image}${chosen.size ? `&patches=${[...chosen].sort((a, b) => a - b).join(",")}` : ""}${fixed === null ? "" : `&latent=${fixed}`}`);
-      const most = summed.length ? summed[0].sum : 1;
-      list.replaceChildren(...summed.slice(0, shown).map((one) => item(one, most)));
+      const max = summed.length ? summed[0].sum : 1;
+      list.replaceChildren(...summed.slice(0, shown).map((one) => item(one, max)));
       if (summed.length > shown) {
         list.append(el("li", null, el("button", { type: "button", onclick: () => { shown += 48; update(); } }, `Show more of ${number(summed.length)}`)));
       }
@@ -53,12 +53,12 @@ saetools.imageView = (function () {
       else tiles.heat(frame.querySelector(".heat"), image, [], [], 1);
     }
 
-    function item({ latent, sum, count }, most) {
+    function item({ latent, sum, count }, max) {
       const best = names.find((name) => rows.value(name, latent));
       const made = el("li", { "data-latent": latent, "data-sum": sum },
         el("div", { class: "who" },
           el("a", { href: `#latent=${latent}` }, `Latent ${latent}`),
-          el("div", { class: "bar", style: `width:${Math.max(2, (100 * sum) / most)}%` }),
+          el("div", { class: "bar", style: `width:${Math.max(2, (100 * sum) / max)}%` }),
           el("small", null, `${number(sum)} at ${number(count)} ${count === 1 ? "patch" : "patches"}`),
           best ? el("small", { title: rows.value(best, latent) }, rows.value(best, latent)) : null),
         el("div", { class: "exemplars" }));
@@ -104,7 +104,7 @@ saetools.imageView = (function () {
     update();
   }
 
-  // Values of each latent summed over the chosen patches (all, where none is), largest first, equal ones by number.
+  // Activation of each latent summed over the selected patches (over all if none is), largest first, ties by number.
   function sums(data, chosen) {
     const total = new Map();
     const wanted = chosen.size ? [...chosen] : Array.from({ length: data.ptr.length - 1 }, (_, p) => p);

@@ -18,14 +18,14 @@ saetools.latentView = (function () {
         el("div", null, el("h3", null, "Note"), note(latent)),
         el("div", null, ...found(latent))),
       tiles.legend(),
-      el("h3", null, data.top.length ? `Top ${data.top.length} images` : "It fires in none of these images"),
+      el("h3", null, data.top.length ? `Top ${data.top.length} images` : "It is active in none of these images"),
       el("div", { class: "tiles", id: "top" }, data.top.map((example) => tiles.tile(latent, example, largest))),
-      data.spread.length ? el("h3", { title: "One image each at quantiles of its largest value in an image" }, "Down its range") : null,
+      data.spread.length ? el("h3", { title: "One image at each quantile of its maximum activation per image" }, "Examples at lower activations") : null,
       data.spread.length ? el("div", { class: "tiles", id: "spread" }, data.spread.map((example) =>
         tiles.tile(latent, example, largest, `quantile ${number(example.quantile)}`))) : null,
-      data.hist.some(Boolean) ? el("h3", null, "Distribution of its values") : null,
+      data.hist.some(Boolean) ? el("h3", null, "Distribution of its activations") : null,
       data.hist.some(Boolean) ? histogram(data) : null,
-      el("h3", null, "Nearest latents by decoder cosine"),
+      el("h3", null, "Nearest latents by cosine of their decoder vectors"),
       near(data, isCurrent));
   }
 
@@ -40,7 +40,7 @@ saetools.latentView = (function () {
   }
 
   function note(latent) {
-    const field = el("textarea", { id: "note", placeholder: "What does it see? Kept in this browser.", "aria-label": `Note on latent ${latent}` });
+    const field = el("textarea", { id: "note", placeholder: "What does it stand for? Stored in this browser.", "aria-label": `Note on latent ${latent}` });
     field.value = notes.of(latent);
     field.addEventListener("input", () => {
       notes.write(latent, field.value);
@@ -53,8 +53,8 @@ saetools.latentView = (function () {
     const all = page.byLatent.get(latent) || [];
     if (!all.length) return [];
     return [
-      el("h3", null, `Chosen for ${all.length} ${all.length === 1 ? all[0].kind : all[0].kind === "class" ? "classes" : "traits"}`),
-      el("ul", { class: "found", tabindex: "0", "aria-label": "Traits and classes it was chosen for" }, all.map((one) =>
+      el("h3", null, `Best latent for ${all.length} ${all.length === 1 ? all[0].kind : all[0].kind === "class" ? "classes" : "traits"}`),
+      el("ul", { class: "found", tabindex: "0", "aria-label": "Traits and classes for which it is the best latent" }, all.map((one) =>
         el("li", null, el("span", null, one.name), el("span", null, `AP ${number(one.ap)}${one.prevalence === null ? "" : ` · prev. ${number(one.prevalence)}`}${one.r === null ? "" : ` · R ${number(one.r)}`}`)))),
     ];
   }
@@ -65,11 +65,11 @@ saetools.latentView = (function () {
     const bins = Array.from(data.hist, (count, i) => ({ count, low: edges[data.firstBin + i], high: edges[data.firstBin + i + 1] }));
     while (bins.length && !bins[0].count) bins.shift();
     while (bins.length && !bins[bins.length - 1].count) bins.pop();
-    const most = Math.max(...bins.map((bin) => Math.sqrt(bin.count))), width = 600, wide = Math.min(width / bins.length, 60);
-    const picture = svg("svg", { class: "histogram", viewBox: `0 0 ${width} 96`, preserveAspectRatio: "xMinYMid meet", role: "img", "aria-label": "Histogram of its values at patches" });
+    const max = Math.max(...bins.map((bin) => Math.sqrt(bin.count))), width = 600, wide = Math.min(width / bins.length, 60);
+    const picture = svg("svg", { class: "histogram", viewBox: `0 0 ${width} 96`, preserveAspectRatio: "xMinYMid meet", role: "img", "aria-label": "Histogram of its activations over patches" });
     const every = Math.ceil(44 / wide);
     bins.forEach((bin, i) => {
-      const height = (76 * Math.sqrt(bin.count)) / most;
+      const height = (76 * Math.sqrt(bin.count)) / max;
       const bar = svg("rect", { x: i * wide + 0.5, y: 78 - height, width: Math.max(wide - 1, 0.5), height });
       bar.append(svg("title", {}, `${number(bin.low)} to ${number(bin.high)}: ${number(bin.count)} patches`));
       picture.append(bar);
@@ -80,7 +80,7 @@ saetools.latentView = (function () {
 
   // The best image of each near latent arrives when its chunk does.
   function near(data, isCurrent) {
-    if (!data.near.length) return el("p", { class: "faint" }, "Unknown: the page was made without --scorer.");
+    if (!data.near.length) return el("p", { class: "faint" }, "Not shown: the page was made without --scorer.");
     const box = el("div", { class: "near" });
     Array.from(data.near).forEach((latent, i) => {
       const link = el("a", { class: "tile", href: `#latent=${latent}`, title: `cosine ${number(data.cosine[i])}` },

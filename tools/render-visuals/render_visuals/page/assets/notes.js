@@ -1,5 +1,5 @@
 "use strict";
-// Notes at latents: kept in this browser under the scorer's name, so that a page made again still has them.
+// Notes on latents: kept in this browser under the scorer's uid, so that a page that is made again still has them.
 saetools.notes = (function () {
   const { page } = saetools;
   let notes = {};
@@ -31,7 +31,7 @@ saetools.notes = (function () {
         localStorage.setItem(key(), JSON.stringify(notes));
       } catch (error) {
         keeps = false;
-        saetools.elements.trouble(new Error("This browser does not keep notes; export them before you leave."));
+        saetools.elements.trouble(new Error("This browser cannot store notes; export them before you close the page."));
       }
     }
     count();

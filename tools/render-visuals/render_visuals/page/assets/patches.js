@@ -1,5 +1,5 @@
 "use strict";
-// Choosing patches of an image, by pointer or by keys; a canvas over the picture shows which are chosen.
+// Selecting patches of an image, by pointer or by keys; a canvas over the picture outlines the selected ones.
 saetools.patches = (function () {
   const { tiles } = saetools;
   const { el } = saetools.elements;
@@ -12,7 +12,7 @@ saetools.patches = (function () {
     let at = null, adds = null;
     Object.assign(frame, { tabIndex: 0 });
     frame.setAttribute("role", "application");
-    frame.setAttribute("aria-label", `Patches, ${height} rows of ${width}: arrows move, space chooses, escape leaves`);
+    frame.setAttribute("aria-label", `Patches, ${height} rows of ${width}: arrows move, space selects, escape leaves`);
 
     function draw() {
       const scale = window.devicePixelRatio || 1;

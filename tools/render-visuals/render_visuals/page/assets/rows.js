@@ -3,7 +3,7 @@
 saetools.rows = (function () {
   const { page } = saetools;
   const state = { query: "", region: null, sort: "latent", descending: false, order: new Uint32Array(0), shown: null };
-  let texts; // per latent, in lower case, what words are looked for in
+  let texts; // per latent, the text that is searched, in lower case
 
   function value(column, latent) {
     if (column === "latent") return latent;

@@ -12,7 +12,7 @@ saetools.scatter = (function () {
     pen = canvas.getContext("2d");
     const { frequency, mean } = page.table.columns;
     ranges = { f: range(frequency), v: range(mean) };
-    // To ask for the size whenever a latent is chosen would lay the table out before its time.
+    // Reading the size whenever a latent is selected would force a layout of the table.
     new ResizeObserver(() => {
       box = { width: canvas.clientWidth, height: canvas.clientHeight };
       draw();
@@ -34,11 +34,11 @@ saetools.scatter = (function () {
   }
 
   function range(values) {
-    let least = Infinity, most = -Infinity;
-    for (const v of values) if (v > 0) { least = Math.min(least, v); most = Math.max(most, v); }
-    if (least > most) [least, most] = [0.1, 1];
-    const room = Math.max(0.05 * Math.log10(most / least), 0.05);
-    return [Math.log10(least) - room, Math.log10(most) + room];
+    let min = Infinity, max = -Infinity;
+    for (const v of values) if (v > 0) { min = Math.min(min, v); max = Math.max(max, v); }
+    if (min > max) [min, max] = [0.1, 1];
+    const room = Math.max(0.05 * Math.log10(max / min), 0.05);
+    return [Math.log10(min) - room, Math.log10(max) + room];
   }
 
   const place = (event) => [event.offsetX, event.offsetY];
@@ -71,7 +71,7 @@ saetools.scatter = (function () {
     for (const one of [canvas, cloud.canvas]) Object.assign(one, { width, height });
     const pen = cloud.canvas.getContext("2d");
     pen.setTransform(scale, 0, 0, scale, 0, 0);
-    const along = (from, to, [least, most]) => (v) => from + ((Math.log10(v) - least) / (most - least)) * (to - from);
+    const along = (from, to, [min, max]) => (v) => from + ((Math.log10(v) - min) / (max - min)) * (to - from);
     x = along(EDGE.left, box.width - EDGE.right, ranges.f);
     y = along(box.height - EDGE.bottom, EDGE.top, ranges.v);
     axes(pen);
@@ -107,7 +107,7 @@ saetools.scatter = (function () {
         free = x(v) + 44;
       }
     }
-    pen.fillText("share of patches at which it fires", (EDGE.left + box.width) / 2, box.height - 3);
+    pen.fillText("frequency: share of patches at which it is active", (EDGE.left + box.width) / 2, box.height - 3);
     pen.textAlign = "right";
     free = Infinity;
     for (const v of ticks(ranges.v)) {
@@ -121,7 +121,7 @@ saetools.scatter = (function () {
     pen.translate(10, (box.height - EDGE.bottom) / 2);
     pen.rotate(-Math.PI / 2);
     pen.textAlign = "center";
-    pen.fillText("mean value", 0, 0);
+    pen.fillText("mean activation", 0, 0);
     pen.restore();
   }
 
@@ -133,13 +133,13 @@ saetools.scatter = (function () {
   }
 
   // Powers of ten, with more between them where the range is short.
-  function ticks([least, most]) {
+  function ticks([min, max]) {
     const found = [];
-    const steps = most - least < 1.2 ? [1, 1.5, 2, 3, 5, 7] : most - least < 3 ? [1, 2, 5] : [1];
-    for (let power = Math.floor(least); power <= Math.ceil(most); power++) {
+    const steps = max - min < 1.2 ? [1, 1.5, 2, 3, 5, 7] : max - min < 3 ? [1, 2, 5] : [1];
+    for (let power = Math.floor(min); power <= Math.ceil(max); power++) {
       for (const step of steps) {
         const v = step * 10 ** power;
-        if (Math.log10(v) >= least && Math.log10(v) <= most) found.push(v);
+        if (Math.log10(v) >= min && Math.log10(v) <= max) found.push(v);
       }
     }
     return found;
@@ -147,11 +147,11 @@ saetools.scatter = (function () {
 
   function nearest([px, py]) {
     const { frequency, mean } = page.table.columns, { shown } = rows.state;
-    let best = null, least = 10 ** 2;
+    let best = null, nearest = 10 ** 2;
     for (let k = 0; k < shown.length; k++) {
       if (!shown[k] || !(frequency[k] > 0)) continue;
       const far = (x(frequency[k]) - px) ** 2 + (y(mean[k]) - py) ** 2;
-      if (far < least) [best, least] = [k, far];
+      if (far < nearest) [best, nearest] = [k, far];
     }
     return best;
   }
@@ -174,7 +174,7 @@ saetools.scatter = (function () {
       else draw();
       return;
     }
-    const back = (from, to, [least, most]) => (at) => 10 ** (least + ((at - from) / (to - from)) * (most - least));
+    const back = (from, to, [min, max]) => (at) => 10 ** (min + ((at - from) / (to - from)) * (max - min));
     const f = back(EDGE.left, box.width - EDGE.right, ranges.f), v = back(box.height - EDGE.bottom, EDGE.top, ranges.v);
     rows.update({ region: {
       f0: f(Math.min(x0, x1)), f1: f(Math.max(x0, x1)), v0: v(Math.max(y0, y1)), v1: v(Math.min(y0, y1)),

@@ -34,7 +34,7 @@ saetools.table = (function () {
     });
   }
 
-  // What says most comes first: names, then AP and R, then frequency and the rest.
+  // The most telling columns first: names, then AP and R, then frequency and the rest.
   function ordered(all) {
     const rank = (c) => (["trait", "class", "best_class"].includes(c.name) ? 0 : /^(ap|gain)/.test(c.name) ? 1 : /^r(_|$)/.test(c.name) ? 2 : 3);
     return all.map((c, i) => [rank(c), i, c]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map(([, , c]) => c);

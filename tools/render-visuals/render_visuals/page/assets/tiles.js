@@ -1,34 +1,44 @@
 "use strict";
-// Images with heat: the heat is a picture with one pixel per patch, stretched over the image.
+// Images with heat: the heat is a picture with one pixel per patch, stretched over the image. It is an <img>, not a
+// <canvas>: every canvas is a layer of its own, and thirty of them take longer than all the rest of opening a latent.
 saetools.tiles = (function () {
   const { page } = saetools;
   const { el, number, ltr } = saetools.elements;
+  const pen = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   let ramp; // 256 x RGBA
 
   function colours() {
     if (!ramp) {
-      const { stops, least_alpha: least, most_alpha: most } = page.about.heat;
+      const { stops, min_alpha: min, max_alpha: max } = page.about.heat;
       const rgb = stops.map((stop) => [0, 2, 4].map((i) => parseInt(stop.slice(i, i + 2), 16)));
       ramp = new Uint8ClampedArray(256 * 4);
       for (let i = 0; i < 256; i++) {
         const at = (i / 255) * (rgb.length - 1), low = Math.min(Math.floor(at), rgb.length - 2), part = at - low;
         for (let c = 0; c < 3; c++) ramp[4 * i + c] = rgb[low][c] * (1 - part) + rgb[low + 1][c] * part;
-        ramp[4 * i + 3] = 255 * (least + (most - least) * (i / 255));
+        ramp[4 * i + 3] = 255 * (min + (max - min) * (i / 255));
       }
     }
     return ramp;
+  }
+
+  // The pixels (RGBA) as a PNG in a data: address. A canvas keeps colours multiplied by their alpha, which may change
+  // a colour by 2 of 255.
+  function address(width, height, pixels) {
+    Object.assign(pen.canvas, { width, height });
+    pen.putImageData(new ImageData(pixels, width, height), 0, 0);
+    return pen.canvas.toDataURL();
   }
 
   const grid = (image) => [page.images.grid[2 * image], page.images.grid[2 * image + 1]];
 
   // Draws values at patches; patches without one stay clear.
   function heat(picture, image, patch, value, largest) {
-    const [height, width] = grid(image), pixels = new Uint8Array(4 * width * height), ramp = colours();
+    const [height, width] = grid(image), pixels = new Uint8ClampedArray(4 * width * height), ramp = colours();
     for (let e = 0; e < patch.length; e++) {
       const at = 4 * Math.min(255, Math.round((255 * value[e]) / largest));
       for (let c = 0; c < 4; c++) pixels[4 * patch[e] + c] = ramp[at + c];
     }
-    picture.src = saetools.png.url(width, height, pixels);
+    picture.src = address(width, height, pixels);
   }
 
   const NO_LABEL = 65535;
@@ -36,12 +46,12 @@ saetools.tiles = (function () {
   const labelName = (label) => page.about.label_names[label] || `label ${label}`;
 
   function labels(picture, image, values) {
-    const [height, width] = grid(image), pixels = new Uint8Array(4 * width * height);
+    const [height, width] = grid(image), pixels = new Uint8ClampedArray(4 * width * height);
     for (let p = 0; p < width * height; p++) {
       const [r, g, b] = values[p] === NO_LABEL ? [235, 235, 235] : labelColour(values[p]);
       pixels.set([r, g, b, 190], 4 * p);
     }
-    picture.src = saetools.png.url(width, height, pixels);
+    picture.src = address(width, height, pixels);
   }
 
   const over = (what) => el("img", { class: `over ${what}`, alt: "", decoding: "sync" });
@@ -67,10 +77,10 @@ saetools.tiles = (function () {
   // A picture with value and path under it, leading to the image.
   function tile(latent, example, largest, note) {
     const { image } = example, path = page.images.path[image];
-    const most = example.value.length ? example.value.reduce((a, b) => Math.max(a, b)) : 0;
+    const max = example.value.length ? example.value.reduce((a, b) => Math.max(a, b)) : 0;
     return el("a", { class: "tile", href: `#image=${image}&latent=${latent}`, title: path },
       picture(image, example, largest),
-      el("span", { class: "says" }, el("b", null, number(most)), note ? el("i", null, note) : null),
+      el("span", { class: "says" }, el("b", null, number(max)), note ? el("i", null, note) : null),
       el("span", { class: "path" }, ltr(path.split("/").pop())));
   }
 

@@ -30,7 +30,7 @@ from saetools.latents.reader import LatentsFile, open_latents
 from saetools.latents.writer import new_latents
 from saetools.scorers.baselines import Linear, Nearest
 from saetools.scorers.file import TrainedScorer, save_scorer
-from saetools.scorers.sae import SAE, SAEConfig
+from saetools.scorers.sae import SAE, SAEConfig, as_scorer
 from saetools.shards.header import Examples
 from saetools.shards.reader import Shard
 
@@ -92,7 +92,7 @@ def dense(folder: Path) -> np.ndarray:
 def test_files_hold_the_latents(activation: str, acts: np.ndarray, shards: Path, tmp_path: Path) -> None:
     scorer = Linear(torch.randn(50, 16), torch.randn(50)) if activation == "linear" else make_sae(activation)
     x_bd = torch.from_numpy(acts.reshape(-1, 16))
-    expected = scorer(x_bd).numpy()
+    expected = as_scorer(scorer)(x_bd).numpy()
     everything = ["--threshold=-inf"] if activation == "linear" else []
     done = encode_acts(
         shards, "--scorer", save(tmp_path / "s.h5", scorer), "--out", tmp_path / "out", *everything
@@ -168,7 +168,7 @@ def test_threshold_and_top_cut_an_sae_further(acts: np.ndarray) -> None:
     x_bd = torch.from_numpy(acts.reshape(-1, 16))
     for activation in ("topk", "jumprelu"):
         sae = make_sae(activation)
-        full = sae(x_bd).numpy()
+        full = sae.encode(x_bd).numpy()
         above = Encoder(sae, 12.0, None, CPU)(x_bd)
         assert above.count_b.sum() == (full > 12).sum() < (full > 0).sum()
         best = Encoder(sae, 0.0, 2, CPU)(x_bd)

@@ -149,7 +149,7 @@ def test_sae_equals_its_formula_and_comes_back_from_its_file(tmp_path: Path, act
         provenance.uid,
     )
     for one in (sae, found.scorer):
-        torch.testing.assert_close(one(x.float()), f.float(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.encode(x.float()), f.float(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(one.decode(f.float()), x_hat.float(), rtol=1e-4, atol=1e-5)
 
 

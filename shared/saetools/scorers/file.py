@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,28 @@ from saetools.files.formats import SCORERS
 from saetools.files.hdf5 import new_hdf5, open_hdf5
 from saetools.files.provenance import Provenance, canonical_json
 from saetools.scorers.baselines import Linear, Nearest
+from saetools.scorers.hub import HUB, download
 from saetools.scorers.record import TrainedScorer
 from saetools.scorers.sae import SAE, SAEConfig, check_config
 from saetools.scorers.saelens import read_saelens
 from saetools.scorers.saev import read_saev
 
-__all__ = ["SCORERS", "TrainedScorer", "load_scorer", "needs_threshold", "save_scorer"]
+__all__ = [
+    "SCORERS",
+    "TrainedScorer",
+    "load_sae",
+    "load_scorer",
+    "needs_threshold",
+    "save_sae",
+    "save_scorer",
+    "with_origin",
+]
 
 LATENTS = ("frequency", "mean_value")  # of each latent in the evaluation
 SAE_KINDS = ("sae", "untrained")  # untrained: as it was before its training
+CHANGED_FROM = (
+    "changed_from"  # setting of an SAE that was saved from Python with other weights: the first one's uid
+)
 LINEAR_KINDS = ("random", "random-centred", "kmeans", "pca", "pca-both", "units-both", "linear")
 
 
@@ -55,11 +70,12 @@ def save_scorer(target: Path, contents: TrainedScorer) -> None:
             file.attrs[name] = value
 
 
-def load_scorer(path: Path) -> TrainedScorer:
+def load_scorer(path: str | Path) -> TrainedScorer:
     """Read a scorer onto the CPU: ours, a `.pt` of the saev library, or a folder of SAELens.
 
     Raises UserError where it is broken, unknown or incomplete.
     """
+    path = Path(path)
     if path.is_dir():
         return read_saelens(path)
     if path.suffix == ".pt":
@@ -85,6 +101,54 @@ def load_scorer(path: Path) -> TrainedScorer:
             f"{name}_s": _read(file, name, (scorer.n_prototypes,), path) for name in LATENTS if name in file
         }
     return TrainedScorer(kind, scorer, provenance, trained_on, evaluation, **latents)
+
+
+def load_sae(path: str | Path) -> SAE:
+    """Read an SAE: all that `load_scorer` reads, and `hf://OWNER/NAME/FILE` of the Hugging Face hub.
+
+    Its `origin` is the file's record. Raises UserError where the file holds another kind of scorer.
+    """
+    if str(path).startswith(HUB):
+        path = download(str(path))
+    return with_origin(load_scorer(path), str(path))
+
+
+def with_origin(found: TrainedScorer, what: str = "the scorer") -> SAE:
+    """The SAE of a record, which it keeps as its `origin`; raises UserError, naming `what`, of another scorer."""
+    sae = found.scorer
+    if not isinstance(sae, SAE):
+        raise UserError(
+            f"{what}: found a scorer of kind {found.kind!r}, expected an SAE; use load_scorer for it"
+        )
+    sae.origin, sae.origin_digest = found, _digest(sae)
+    return sae
+
+
+def save_sae(path: Path, sae: SAE) -> None:
+    """See `SAE.save`."""
+    found = sae.origin
+    if found is not None and found.provenance.format == SCORERS.name and _digest(sae) == sae.origin_digest:
+        save_scorer(path, replace(found, scorer=sae))
+        return
+    settings: dict[str, Any] = {"activation": sae.config.activation, "sparsity": sae.config.k}
+    parents: Sequence[str] = ()
+    if found is not None:
+        settings = {**found.provenance.settings, CHANGED_FROM: found.provenance.uid}
+        parents = found.provenance.parents
+    # Of changed weights, what was counted and measured after the training holds no longer.
+    trained_on = {name: value for name, value in sae.trained_on.items() if name != "tokens"}
+    save_scorer(
+        path, TrainedScorer("sae", sae, Provenance.of(SCORERS, "saetools", settings, parents), trained_on)
+    )
+
+
+def _digest(sae: SAE) -> str:
+    """SHA-256 of the weights and of all else that decides what the SAE computes."""
+    digest = hashlib.sha256(repr((sae.config, sae.scale)).encode())
+    for name, tensor in sae.state_dict().items():
+        digest.update(name.encode() + str(tensor.dtype).encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _read_sae(file: h5py.File, path: Path) -> SAE:

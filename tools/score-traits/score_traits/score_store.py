@@ -12,8 +12,9 @@ from saetools.files.formats import SCORERS
 from saetools.files.provenance import Provenance
 from saetools.log import logger
 from saetools.metrics.pooling import parse_pool
-from saetools.scorers.baselines import Const, Units
+from saetools.scorers.baselines import Const, Scorer, Units
 from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
+from saetools.scorers.sae import as_scorer
 from saetools.shards.reader import ShardSet
 from score_traits.jobs import Job
 from score_traits.score_files import ScoreFile, ScoreFileWriter, key_of, new_score_file
@@ -49,7 +50,7 @@ class ScoreStore:
             found = len(different) - len(missing)
             logger.info("scores of %d of %d scorers are in %s already", found, len(different), self._folder)
         for group in self._groups(missing):
-            scorers = [scorer.to(self._device) for _, scorer in group]
+            scorers = [as_scorer(scorer.to(self._device)) for _, scorer in group]
             for shards, what in ((self._train, "training images"), (self._test, "test images")):
                 with ExitStack() as stack:
                     tasks = [
@@ -103,9 +104,7 @@ class ScoreStore:
         if group:
             yield group
 
-    def _writer(
-        self, job: Job, scorer: AnyScorer, shards: ShardSet
-    ) -> AbstractContextManager[ScoreFileWriter]:
+    def _writer(self, job: Job, scorer: Scorer, shards: ShardSet) -> AbstractContextManager[ScoreFileWriter]:
         n_patches, _ = shards.shape(job.layer)
         n_rows = shards.n_images * (n_patches if self._pool is None else 1)
         settings = job.score_settings(shards, self._pool_name, self._device.type)

@@ -250,7 +250,7 @@ def test_peoples_own_tables_have_no_sidecar(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == drawn
     sidecar_path(own).unlink()
     own.write_text("run,l0,nmse\na,16,0.5\nb,32\n")
-    assert f"{own}: line 3 has 2 fields, the first line 3" in error_lines(render(*arguments, code=1))
+    assert f"{own}: line 3 has 2 fields, the header 3" in error_lines(render(*arguments, code=1))
     own.write_text("run,l0,nmses\na,16,0.5\n")
     said = error_lines(render(*arguments, code=1))
     assert "no column 'nmse', which the plot of the front needs; did you mean nmses?" in said

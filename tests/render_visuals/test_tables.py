@@ -66,7 +66,7 @@ def write_ap(path: Path) -> Path:
 def drawn(case: tuple[Path, Path], out: Path, table: Path) -> list[int]:
     root, latents = case
     done = render("latents", latents, "--images", root, "--out", out, "--from", table, "--workers", 1)
-    assert "2 of 8 rows are of the scorer of these latents" in done.stderr
+    assert "2 of 8 rows belong to the scorer of these latents" in done.stderr
     with (out / "index.csv").open() as file:
         return [int(row["latent"]) for row in csv.DictReader(file)]
 
@@ -87,7 +87,7 @@ def test_a_page_and_a_heat_map_take_no_other_rows(case: tuple[Path, Path], tmp_p
     known = read_tables([table], open_latents([case[1]]).header, None, None)
     assert sorted(found[0] for found in known.found) == [4, 5]
     done = render("heatmap", case[1], "--from", table, "--out", tmp_path / "h.png")
-    assert "2 of 8 rows are of the scorer of these latents" in done.stderr
+    assert "2 of 8 rows belong to the scorer of these latents" in done.stderr
 
 
 FOREIGN: list[tuple[Format, Mapping[str, list[Any]]]] = [

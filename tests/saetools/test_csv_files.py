@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,20 @@ from hypothesis import strategies as st
 from saetools.errors import UserError
 from saetools.files.formats import AP_TABLE, PROBE_TABLE, TABLES, YIELD
 from saetools.files.provenance import Provenance
-from saetools.files.tables import count_rows, read_csv, sidecar_path, write_csv
-
-CELLS = st.text(st.sampled_from('ab ,"\n\u2028é'), max_size=4)
+from saetools.files.tables import read_csv, sidecar_path, write_csv
 
 
 def write(path: Path, table: pd.DataFrame) -> Provenance:
     provenance = Provenance.of(AP_TABLE, "score-traits", {"seed": 0}, ["1" * 32])
     write_csv(path, table, provenance)
     return provenance
+
+
+def without(path: Path, *names: str) -> None:
+    """Remove entries from the sidecar of the table at `path`."""
+    values = json.loads(sidecar_path(path).read_text())
+    kept = {name: value for name, value in values.items() if name not in names}
+    sidecar_path(path).write_text(json.dumps(kept))
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -41,42 +46,68 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         assert (source.uid, source.settings) == (provenance.uid, {"seed": 0})
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.lists(CELLS, min_size=2, max_size=3), min_size=1, max_size=6))
-def test_lines_are_counted_as_the_csv_module_reads_them(rows: list[list[str]]) -> None:
-    file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_MINIMAL).writerows(rows)
-    text = file.getvalue().encode()
-    if len({len(row) for row in rows}) == 1:
-        assert count_rows(Path("a.csv"), text, "mend it") == len(rows) - 1
-    else:
-        odd = next(row for row in rows if len(row) != len(rows[0]))
-        with pytest.raises(
-            UserError, match=rf"has {len(odd)} fields, the first line {len(rows[0])}; mend it"
-        ):
-            count_rows(Path("a.csv"), text, "mend it")
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_any_changed_byte_is_found(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Flipped, inserted or deleted, anywhere: the table is refused, and the error says how to get it again."""
+    path = tmp_path_factory.mktemp("table") / "a.csv"
+    write(path, pd.DataFrame({"trait": ["a, b", 'say "c"', None], "ap": [0.1, 1 / 3, np.nan]}))
+    text = path.read_bytes()
+    at = data.draw(st.integers(0, len(text) - 1))
+    new = data.draw(st.binary(max_size=2).filter(lambda new: new != text[at : at + 1]))
+    path.write_bytes(text[:at] + new + text[at + 1 :])
+    with pytest.raises(UserError, match=r"SHA-256 is not the one in a\.csv\.json: .*;\nwrite it again with"):
+        read_csv(path, AP_TABLE)
 
 
-@pytest.mark.parametrize("quote", ["", '"'])
-def test_the_line_is_named(quote: str) -> None:
-    text = f"a,b\n{quote}1{quote},2\n3,4,5\n6\n".encode()
-    with pytest.raises(UserError, match=r"a\.csv: line 3 has 3 fields, the first line 2"):
-        count_rows(Path("a.csv"), text, "mend it")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace(b"\n", b"\r\n"), r"its lines now end in CRLF, as git \(core.autocrlf\)"),
+        (lambda text: b"\xef\xbb\xbf" + text, "it now begins with a byte order mark, as Excel"),
+        (
+            lambda text: b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"),
+            "its lines now end in CRLF and a byte order mark",
+        ),
+        (lambda text: text[:-2], "its last line is not complete, so it was probably cut short"),
+        (lambda text: text[: text.index(b"\n") + 1], "it was edited or cut short"),
+        (lambda _: b"", "cut short"),
+    ],
+)
+def test_what_probably_happened(tmp_path: Path, change: Callable[[bytes], bytes], said: str) -> None:
+    path = tmp_path / "a.csv"
+    write(path, pd.DataFrame({"a": [1, 2], "b": [2, 3]}))
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=said):
+        read_csv(path, AP_TABLE)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b'a,b\n"1,2\n', "unexpected end of data"),
+        (b'a,b\n"1,2\n', "not a CSV table in UTF-8"),
         (b"a,b\n\xff,2\n", "not a CSV table in UTF-8"),
-        (b"", "cut short"),
+        (b"a,b\n1,2\n3,4,5\n", "not a CSV table in UTF-8 .*Expected 2 fields in line 3, saw 3"),
+        (b"", "not a CSV table"),
+        (b"a,b\n", "it has 0 rows, but a.csv.json says 1"),
     ],
 )
-def test_what_is_no_table(tmp_path: Path, text: bytes, said: str) -> None:
-    write(tmp_path / "a.csv", pd.DataFrame({"a": [1], "b": [2]}))
-    (tmp_path / "a.csv").write_bytes(text)
+def test_tables_with_sidecars_of_earlier_versions(tmp_path: Path, text: bytes, said: str) -> None:
+    """They have the number of rows, but no SHA-256."""
+    path = tmp_path / "a.csv"
+    write(path, pd.DataFrame({"a": [1], "b": [2]}))
+    without(path, "sha256")
+    assert len(read_csv(path, AP_TABLE)[0]) == 1
+    path.write_bytes(text)
     with pytest.raises(UserError, match=rf"a\.csv: .*{said}.*; write it again with score-traits"):
-        read_csv(tmp_path / "a.csv", AP_TABLE)
+        read_csv(path, AP_TABLE)
+
+
+def test_the_sidecar_has_the_sha256_of_the_file(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", pd.DataFrame({"trait": ["é", "b"]}))
+    values = json.loads((tmp_path / "a.csv.json").read_text())
+    assert values["sha256"] == hashlib.sha256((tmp_path / "a.csv").read_bytes()).hexdigest()
+    assert values["rows"] == 2
 
 
 @pytest.mark.parametrize(
@@ -110,9 +141,7 @@ def test_tables_of_other_formats_and_sidecars_without_rows(tmp_path: Path) -> No
         UserError, match="expected one of saetools-yield, saetools-probe-table; give a table that"
     ):
         read_csv(path, (YIELD, PROBE_TABLE))
-    values = json.loads(sidecar_path(path).read_text())
-    del values["rows"]  # as those that were written before tables were counted
-    sidecar_path(path).write_text(json.dumps(values))
+    without(path, "sha256", "rows")  # as those that were written before rows were counted
     assert len(read_csv(path, AP_TABLE)[0]) == 1
     path.unlink()
     with pytest.raises(UserError, match=r"a\.csv: no such file, though a\.csv\.json is there"):

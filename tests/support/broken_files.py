@@ -102,6 +102,10 @@ def rewrite(name: str, change: Callable[[str], str]) -> Callable[[Path], object]
     return lambda root: (root / name).write_text(change((root / name).read_text()))
 
 
+def rewrite_bytes(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    return lambda root: (root / name).write_bytes(change((root / name).read_bytes()))
+
+
 SHARDS = {
     "cut short": Kind(cut(f"acts/{SECOND}", -500), f"acts/{SECOND}", "cut short"),
     "empty": Kind(cut(f"acts/{SECOND}", 0), f"acts/{SECOND}", "not an HDF5 file"),
@@ -188,11 +192,24 @@ def broken_tables(name: str) -> dict[str, Kind]:
     return {
         "without its sidecar": Kind(remove(f"{name}.json"), name, f"{name}.json is missing"),
         "its sidecar cut short": Kind(cut(f"{name}.json", -20), name, f"{name}.json is broken"),
-        "cut short": Kind(cut(name, -7), name, "cut short"),
+        "cut short": Kind(cut(name, -7), name, "its last line is not complete"),
+        "with the line ends of Windows": Kind(
+            rewrite_bytes(name, lambda text: text.replace(b"\n", b"\r\n")),
+            name,
+            "CRLF, as git (core.autocrlf)",
+        ),
+        "saved by Excel": Kind(
+            rewrite_bytes(name, lambda text: b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n")),
+            name,
+            "CRLF and a byte order mark",
+        ),
+        "a digit changed": Kind(
+            rewrite(name, lambda text: text.rstrip("\n") + "1\n"), name, "it was edited or cut short"
+        ),
         "cut at the end of a line": Kind(
             rewrite(name, lambda text: text.rstrip("\n").rpartition("\n")[0] + "\n"),
             name,
-            f"{name}.json says",
+            f"its SHA-256 is not the one in {name}.json: it was edited or cut short",
         ),
         "of a later version": Kind(
             rewrite(
@@ -204,7 +221,7 @@ def broken_tables(name: str) -> dict[str, Kind]:
         "a line too short": Kind(
             rewrite(name, lambda text: text.rstrip("\n").rpartition("\n")[0] + "\nconst,1\n"),
             name,
-            "fields",
+            "it was edited or cut short",
         ),
     }
 

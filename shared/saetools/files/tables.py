@@ -1,16 +1,14 @@
-"""CSV tables with their provenance beside them, in `NAME.csv.json`: written, and read only where they are whole."""
+"""CSV tables of ours, each with a sidecar `NAME.csv.json`: its provenance, number of rows, and SHA-256."""
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from saetools.errors import UserError, near_names
 from saetools.files.atomic import write_text
@@ -20,49 +18,75 @@ from saetools.files.provenance import Provenance, check_format
 if TYPE_CHECKING:
     import pandas as pd
 
-ROWS = "rows"
-
-
-@dataclass(frozen=True)
-class WholeCsv:
-    """The bytes of a table of ours, header and all, which are what was written."""
-
-    text: bytes
-    n_rows: int
-    provenance: Provenance
+ROWS, SHA256 = "rows", "sha256"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def write_csv(
     path: Path, table: pd.DataFrame, provenance: Provenance, more: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the provenance and then the table: where the table is, its provenance is too.
+    """Write the sidecar and then the table, so that a table is never without its sidecar.
 
-    more: what else its sidecar says, which takes no part in what the table is (`sidecar_values` reads it).
+    more: further entries of the sidecar; `sidecar_values` reads them.
     """
-    write_sidecar(path, {**asdict(provenance), ROWS: len(table), **(more or {})})
-    write_text(path, table.to_csv(index=False))
+    text = table.to_csv(index=False)
+    whole = {ROWS: len(table), SHA256: hashlib.sha256(text.encode()).hexdigest()}
+    write_sidecar(path, {**asdict(provenance), **whole, **(more or {})})
+    write_text(path, text)
 
 
 def write_sidecar(path: Path, values: Mapping[str, Any]) -> None:
-    """The sidecar of the CSV at `path`, over the one that is there."""
+    """Write the sidecar of the CSV at `path`; an older one is replaced."""
     write_text(sidecar_path(path), json.dumps(values, indent=1, sort_keys=True) + "\n")
 
 
 def read_csv(path: Path, formats: Format | Sequence[Format]) -> tuple[pd.DataFrame, Provenance]:
-    """A table of ours and where it comes from. An empty cell is NaN, and no other text is: NA may be a name.
+    """A table of ours and its provenance. An empty cell is NaN, and no other text is: NA may be a name.
 
-    Raises UserError where the table or its sidecar is missing, of another format or a later version, or cut short.
+    Raises UserError where the table or its sidecar is missing, of another format or a later version, cut short or
+    edited. Sidecars of earlier versions have no SHA-256: then the number of rows is compared.
     """
     import pandas as pd
 
-    whole = read_whole(path, formats)
-    try:
-        table = pd.read_csv(io.BytesIO(whole.text), keep_default_na=False, na_values=[""])
-    except (ValueError, pd.errors.ParserError) as error:
+    values = sidecar_values(path)
+    provenance = _provenance(values, formats, sidecar_path(path))
+    again = f"write it again with {provenance.tool}"
+    content = path.read_bytes()
+    if SHA256 in values and (changed := _what_changed(content, values[SHA256])):
         raise UserError(
-            f"{path}: it is not a CSV table ({str(error).strip()}); {_again(whole.provenance)}"
-        ) from error
-    return table, whole.provenance
+            f"{path}: its SHA-256 is not the one in {sidecar_path(path).name}: {changed};\n{again}, or restore it"
+            " from a copy"
+        )
+    try:
+        table = pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""])
+    except (ValueError, pd.errors.ParserError) as error:
+        raise UserError(f"{path}: it is not a CSV table in UTF-8 ({str(error).strip()}); {again}") from error
+    if values.get(ROWS, len(table)) != len(table):
+        raise UserError(
+            f"{path}: it has {len(table)} rows, but {sidecar_path(path).name} says {values[ROWS]}: it was cut short or"
+            f" edited; {again}"
+        )
+    return table, provenance
+
+
+def _what_changed(content: bytes, digest: str) -> str | None:
+    """What probably happened to a table since it was written; None if its bytes still have this SHA-256."""
+
+    def is_it(candidate: bytes) -> bool:
+        return hashlib.sha256(candidate).hexdigest() == digest
+
+    if is_it(content):
+        return None
+    if is_it(content.removeprefix(BYTE_ORDER_MARK).replace(b"\r\n", b"\n")):
+        mark = " and a byte order mark" if content.startswith(BYTE_ORDER_MARK) else ""
+        return (
+            f"its lines now end in CRLF{mark}, as git (core.autocrlf), Excel and editors on Windows write them"
+            if b"\r\n" in content
+            else "it now begins with a byte order mark, as Excel and editors on Windows write it"
+        )
+    if not content.endswith(b"\n"):
+        return "its last line is not complete, so it was probably cut short"
+    return "it was edited or cut short"
 
 
 def check_columns(path: Path, table: pd.DataFrame, wanted: Sequence[str], what: str) -> None:
@@ -74,38 +98,8 @@ def check_columns(path: Path, table: pd.DataFrame, wanted: Sequence[str], what: 
         )
 
 
-def read_whole(path: Path, formats: Format | Sequence[Format]) -> WholeCsv:
-    """A table of ours as it stands in its file, every line of which has as many fields as the first; UserError else."""
-    values = sidecar_values(path)
-    provenance = _provenance(values, formats, sidecar_path(path))
-    again = _again(provenance)
-    text = path.read_bytes()
-    if not text.endswith(b"\n"):
-        raise UserError(f"{path}: its last line has no end: it was cut short; {again}")
-    n_rows = count_rows(path, text, again)
-    if ROWS in values and values[ROWS] != n_rows:
-        raise UserError(
-            f"{path}: it has {n_rows} rows, but {sidecar_path(path).name} says {values[ROWS]}: it was cut short or"
-            f" edited; {again}"
-        )
-    return WholeCsv(text, n_rows, provenance)
-
-
-def count_rows(path: Path, text: bytes, what_to_do: str) -> int:
-    """Lines below the header, all with as many fields as it; raises UserError for one with more or fewer."""
-    try:
-        decoded = text.decode("utf-8")
-        n_lines, n_fields, odd = _plain_lines(text) if b'"' not in text else _quoted_lines(decoded)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: it is not a CSV table in UTF-8 ({error}); {what_to_do}") from error
-    if odd is not None:
-        line, found = odd
-        raise UserError(f"{path}: line {line} has {found} fields, the first line {n_fields}; {what_to_do}")
-    return n_lines - 1
-
-
 def sidecar_values(path: Path) -> dict[str, Any]:
-    """What stands in the sidecar of the CSV at `path`, of whatever format; raises UserError where it is missing."""
+    """The sidecar of the CSV at `path`, of any format; raises UserError where either is missing, or it is broken."""
     sidecar = sidecar_path(path)
     if not path.is_file():
         there = f", though {sidecar.name} is there" if sidecar.is_file() else ""
@@ -114,13 +108,15 @@ def sidecar_values(path: Path) -> dict[str, Any]:
         found = json.loads(sidecar.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            f"{path}: {sidecar.name} is missing, without which nobody knows where it is from; keep the two together,"
+            f"{path}: its sidecar {sidecar.name} is missing, which has its provenance; keep the two files together,"
             " or write the table again"
         ) from error
     except ValueError as error:
-        raise UserError(f"{path}: {sidecar.name} is broken ({error}); write both again") from error
+        raise UserError(
+            f"{path}: its sidecar {sidecar.name} is broken ({error}); write both again"
+        ) from error
     if not isinstance(found, dict):
-        raise UserError(f"{path}: {sidecar.name} holds no mapping; write both again")
+        raise UserError(f"{path}: its sidecar {sidecar.name} is not a JSON object; write both again")
     return found
 
 
@@ -147,30 +143,3 @@ def _provenance(values: Mapping[str, Any], formats: Format | Sequence[Format], s
     except (KeyError, TypeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{sidecar}: it is broken: {what}; write it again with {format.made_by}") from error
-
-
-def _again(provenance: Provenance) -> str:
-    return f"write it again with {provenance.tool}"
-
-
-def _plain_lines(text: bytes) -> tuple[int, int, tuple[int, int] | None]:
-    """Of text without quotes: lines, fields of the first, and (number, fields) of the first with others."""
-    values = np.frombuffer(text, np.uint8)
-    end_l = np.flatnonzero(values == ord("\n"))
-    comma = np.flatnonzero(values == ord(","))
-    n_fields_l = np.diff(np.searchsorted(comma, end_l), prepend=0) + 1
-    odd_l = np.flatnonzero(n_fields_l != n_fields_l[0])
-    odd = (int(odd_l[0]) + 1, int(n_fields_l[odd_l[0]])) if len(odd_l) else None
-    return len(end_l), int(n_fields_l[0]), odd
-
-
-def _quoted_lines(text: str) -> tuple[int, int, tuple[int, int] | None]:
-    """The same of text in which commas and ends of line may stand within quotes."""
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    n_fields = len(next(rows))
-    n_lines = 1
-    for row in rows:
-        if len(row) != n_fields:
-            return n_lines, n_fields, (rows.line_num, len(row))
-        n_lines += 1
-    return n_lines, n_fields, None

@@ -1,24 +1,66 @@
-"""Checks files and folders one by one, and then whether those that were given belong together."""
+"""Checks files and folders one by one, and then whether those that were given belong together.
+
+A new format needs no code here, but for a check of its own in CHECKS where more is to check than its container.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from check_files.containers import SUFFIXES
-from check_files.facts import Facts, Verdict, fault_of
-from check_files.formats import check_file
-from check_files.latents_checks import check_folder_of_latents
-from check_files.shard_checks import check_folder_of_shards
+from check_files.files import (
+    SUFFIXES,
+    Facts,
+    check_container,
+    check_folder_of_latents,
+    check_latents,
+    check_scorer,
+    format_name,
+)
+from check_files.shards import check_folder_of_shards, check_shard
 from saetools.errors import UserError
+from saetools.files.formats import FORMATS, LATENTS, SCORERS, SHARDS
 from saetools.files.provenance import first_difference
 
-# files that make up a folder -> what checks the folder
+CHECKS: Mapping[str, Callable[[Path, bool], Facts]] = {
+    SHARDS.name: check_shard,
+    SCORERS.name: check_scorer,
+    LATENTS.name: check_latents,
+}
+# the files of a folder -> the check of the whole folder
 FOLDERS = {"shard-*.h5": check_folder_of_shards, "latents-*.npz": check_folder_of_latents}
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """On a file or folder: facts about it, or what is wrong with it."""
+
+    path: Path
+    facts: Sequence[Facts] = ()
+    fault: str | None = None
+
+    def line(self) -> str:
+        """`PATH: ok, ...` or `PATH: what is wrong`."""
+        if self.fault is not None:
+            return f"{self.path}: {self.fault}"
+        return f"{self.path}: ok, {self.facts[0].summary}"
+
+
+def check_file(path: Path, deep: bool) -> Facts:
+    """Check a file by the format that it names; raises UserError with what is wrong."""
+    name = format_name(path)
+    formats = {format.name: format for format in FORMATS}
+    if name not in formats:
+        raise UserError(
+            f"{path}: its format {name!r} is unknown to this version; known are {', '.join(sorted(formats))};"
+            " update saetools"
+        )
+    return CHECKS[name](path, deep) if name in CHECKS else check_container(path, formats[name], deep)
+
+
 def check_paths(paths: Iterable[Path], deep: bool) -> Iterator[Verdict]:
-    """Yield a verdict for each file and each folder of shards or latents; other folders are gone through."""
+    """Yield a verdict for each file and each folder of shards or latents; other folders are searched."""
     sound: list[Verdict] = []
     for path in paths:
         for verdict in _check_folder(path, deep) if path.is_dir() else [_check_file(path, deep)]:
@@ -26,16 +68,22 @@ def check_paths(paths: Iterable[Path], deep: bool) -> Iterator[Verdict]:
                 sound.append(verdict)
             else:
                 yield verdict
-    strangers = dict(_strangers(sound))
+    mismatches = dict(_mismatches(sound))
     for verdict in sound:
-        yield Verdict(verdict.path, fault=strangers[verdict.path]) if verdict.path in strangers else verdict
+        yield Verdict(verdict.path, fault=mismatches[verdict.path]) if verdict.path in mismatches else verdict
 
 
 def _check_file(path: Path, deep: bool) -> Verdict:
     try:
         return Verdict(path, [check_file(path, deep)])
     except UserError as error:
-        return fault_of(path, error)
+        return _fault(path, error)
+
+
+def _fault(path: Path, error: UserError) -> Verdict:
+    """The verdict with a reader's error, in one line."""
+    text = " ".join(str(error).split())
+    return Verdict(path, fault=text.removeprefix(f"{path}: "))
 
 
 def _check_folder(folder: Path, deep: bool) -> Iterator[Verdict]:
@@ -43,7 +91,7 @@ def _check_folder(folder: Path, deep: bool) -> Iterator[Verdict]:
     for kind in kinds:
         found = FOLDERS[kind](folder, deep)
         facts = [item for item in found if isinstance(item, Facts)]
-        faults = [fault_of(*item) for item in found if not isinstance(item, Facts)]
+        faults = [_fault(*item) for item in found if not isinstance(item, Facts)]
         yield from faults or [Verdict(folder, facts)]
     n_checked = len(kinds)
     for path in sorted(folder.iterdir()):
@@ -56,8 +104,8 @@ def _check_folder(folder: Path, deep: bool) -> Iterator[Verdict]:
         yield Verdict(folder, fault="it holds no file of saetools")
 
 
-def _strangers(sound: list[Verdict]) -> Iterator[tuple[Path, str]]:
-    """Files that were made from files which do not belong together, or which they do not belong to."""
+def _mismatches(sound: list[Verdict]) -> Iterator[tuple[Path, str]]:
+    """Files whose parents, or who and whose parents, are of different models; each with the first difference."""
     by_uid = {facts.uid: (verdict.path, facts) for verdict in sound for facts in verdict.facts if facts.uid}
     for verdict in sound:
         for facts in verdict.facts:

@@ -1,7 +1,8 @@
-"""The CSV tables that pictures and plots are made from: ours, which must be whole, and people's own."""
+"""CSV tables as input of pictures and plots: ours, with their sidecars, and tables of the user's own."""
 
 from __future__ import annotations
 
+import csv
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from saetools.files.formats import (
     Format,
 )
 from saetools.files.provenance import Provenance
-from saetools.files.tables import count_rows, read_csv, sidecar_path, sidecar_values
+from saetools.files.tables import read_csv, sidecar_path, sidecar_values
 from saetools.latents.header import LatentsHeader
 from saetools.log import logger
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LATENT_TABLES = (LATENT_TABLE, PROBE_TABLE, AP_TABLE, LATENT_RANKING, LATENT_PICTURES)
-# A table with all columns of one of these is ours: without its sidecar it is broken, while others may be somebody's
-# own. Chosen so that neither collected runs nor the notes of a page, which have no sidecar, have them all.
+# A table with all columns of one of these sets is ours, so its sidecar is missing. Collected runs on stdout and notes
+# exported from a page, which have no sidecar, have none of the sets.
 MARKS = (
     {"trait", "prototype"},  # AP table
     {"tokens", "eval_nmse"},  # training metrics
@@ -38,7 +39,7 @@ MARKS = (
 
 
 def read_table(path: Path, formats: Sequence[Format]) -> tuple[pd.DataFrame, Provenance | None]:
-    """A table of ours of one of these formats and its provenance, or somebody's own table, which has none.
+    """A table of one of these formats and its provenance, or a table of the user's own, which has none.
 
     Raises UserError where it is broken, or has no rows.
     """
@@ -48,17 +49,16 @@ def read_table(path: Path, formats: Sequence[Format]) -> tuple[pd.DataFrame, Pro
         return table, provenance
     table = read_own(path)
     if any(mark <= set(table.columns) for mark in MARKS):
-        sidecar_values(path)  # says that it is missing
-    text = path.read_bytes()
-    count_rows(path, text if text.endswith(b"\n") else text + b"\n", "mend it, or write it again")
+        sidecar_values(path)  # raises: the sidecar is missing
+    _check_widths(path)
     return table, None
 
 
 def check_made_from(path: Path, provenance: Provenance | None, header: LatentsHeader) -> None:
-    """Where a table says of which scorer it is, it must be that of the latents; raises UserError."""
+    """Raise UserError where the provenance of a table names another scorer than that of the latents."""
     settings = provenance.settings if provenance is not None else {}
     scorer = settings.get("scorer")
-    # Tables that give no `kind` beside it may have had the kind for the scorer
+    # In older tables without `kind`, `scorer` may be a kind in place of a uid
     named = isinstance(scorer, str) and ("kind" in settings or len(scorer) == 32)
     if named and scorer != header.scorer:
         raise UserError(
@@ -70,7 +70,7 @@ def check_made_from(path: Path, provenance: Provenance | None, header: LatentsHe
 def rows_of_latents(
     path: Path, table: pd.DataFrame, header: LatentsHeader, scorer: Path | None = None
 ) -> pd.DataFrame:
-    """The rows of an AP table that are of the latents' scorer; raises UserError where none is. scorer: its file."""
+    """The rows of an AP table that belong to the latents' scorer; else raises UserError. scorer: its file."""
     mine = rows_of_scorer(
         path,
         table,
@@ -82,14 +82,14 @@ def rows_of_latents(
     )
     if len(mine) < len(table):
         logger.info(
-            "%s: %d of %d rows are of the scorer of these latents; the others are left out",
+            "%s: %d of %d rows belong to the scorer of these latents; the others are left out",
             *(path, len(mine), len(table)),
         )
     return mine
 
 
 def read_own(path: Path) -> pd.DataFrame:
-    """A CSV as it is; raises UserError where it is none, or has no rows."""
+    """A CSV of any origin; raises UserError where it is not a CSV, or has no rows."""
     import pandas as pd
 
     if not path.is_file():
@@ -102,9 +102,21 @@ def read_own(path: Path) -> pd.DataFrame:
     return table
 
 
+def _check_widths(path: Path) -> None:
+    """pandas reads a line that was cut short as one with empty cells."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file)
+        n_columns = len(next(lines))
+        for line in lines:
+            if line and len(line) != n_columns:
+                raise UserError(
+                    f"{path}: line {lines.line_num} has {len(line)} fields, the header {n_columns}; correct the file"
+                )
+
+
 def _check_rows(path: Path, table: pd.DataFrame) -> None:
     if not len(table):
-        raise UserError(f"{path}: it has a header but no rows; write it again")
+        raise UserError(f"{path}: it has a header but no rows")
 
 
 def latents_of_table(path: Path, header: LatentsHeader) -> list[int]:

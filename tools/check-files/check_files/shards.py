@@ -1,4 +1,4 @@
-"""Activation shards: one file, and a folder that should hold every one of a recording."""
+"""Checks of activation shards: single files, and folders, which should hold every shard of a recording."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from check_files.facts import Facts
+from check_files.files import Facts
 from saetools.errors import UserError
 from saetools.files.formats import SHARDS
 from saetools.files.hdf5 import open_hdf5
@@ -21,7 +21,7 @@ BYTES_AT_ONCE = 64 * 2**20
 
 
 def check_shard(path: Path, deep: bool) -> Facts:
-    """Format, sizes, order of the images; with `deep` every digest, and NaN."""
+    """Format, sizes, order of the images; with `deep` the SHA-256 of every data set, and NaN."""
     shard = Shard(path)
     with open_hdf5(path, SHARDS) as file:
         names: list[str] = []
@@ -40,7 +40,7 @@ def check_shard(path: Path, deep: bool) -> Facts:
 
 
 def check_folder_of_shards(folder: Path, deep: bool) -> list[Facts | tuple[Path, UserError]]:
-    """Facts of the whole folder first, then of each shard, or else every file with what is wrong with it."""
+    """Facts of the whole folder first, then of each shard; where something is wrong, (path, error) is in the list."""
     paths = sorted(folder.glob("shard-*.h5"))
     shards: list[Shard] = []
     found: list[Facts | tuple[Path, UserError]] = []
@@ -83,7 +83,7 @@ def _check_together(folder: Path, shards: list[Shard], names: set[str]) -> None:
         listed = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
         raise UserError(f"{folder}: {len(missing)} of {len(wanted)} shards are missing: number {listed}")
     if surplus := sorted(names - set(wanted)):
-        raise UserError(f"{folder}: {surplus[0]} is none of the {len(wanted)} shards of this recording")
+        raise UserError(f"{folder}: {surplus[0]} is not one of the {len(wanted)} shards of this recording")
     uids: dict[str, Path] = {}
     for shard in shards:
         if (uid := shard.provenance.uid) in uids:

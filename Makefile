@@ -1,14 +1,14 @@
-# make cub200-table   everything from nothing to the trait table (see README.md for CUB=, MODEL=, ...)
-# make cub200-choice  settings of its SAEs side by side, on a validation part of the training images
-# make birds-page    a page and pictures of that table's SAEs and latents: out/cub200/page-.../index.html
-# make camvid-page   the same of street scenes with masks: CAMVID=, and MODEL=, WEIGHTS=, LAYERS= as above
-# make camvid-probes  every latent of an SAE and of baselines against every class of CamVid: CAMVID=, PROBES_WEIGHTS=
-# make device-check   that table on DEVICE=cuda and on the CPU: their differences, exit 1 where they are too large
-# make sweep         a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
+# make cub200-table   the trait table, with all steps before it (see README.md for CUB=, MODEL=, ...)
+# make cub200-choice  a comparison of SAE settings, on a validation part of the training images
+# make birds-page     a page and pictures of the SAEs and latents of that table: out/cub200/page-.../index.html
+# make camvid-page    the same for street scenes with masks: CAMVID=, and MODEL=, WEIGHTS=, LAYERS= as above
+# make camvid-probes  probes of all latents of an SAE and of baselines for the classes of CamVid: CAMVID=, PROBES_WEIGHTS=
+# make device-check   that table on DEVICE=cuda and on the CPU: their differences; exit code 1 if they are too large
+# make sweep          a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
 # make test           lint, types and tests; make test-slow: the longer tests
 #
-# What a setting decides has the setting's digest in its name, so a changed setting makes new files of
-# just the steps that depend on it, and going back to the old one finds the old files.
+# File names contain a digest of the settings they depend on. So a changed setting makes new files only in
+# the steps that depend on it, and the old files are found again when the setting is changed back.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -20,7 +20,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TOOLS := $(patsubst %/pyproject.toml,%,$(wildcard tools/*/pyproject.toml))
 
-# The table: data and model. The default is the example; with a MODEL of your own, WEIGHTS is yours to give.
+# The table: data and model. The default is the example; with another MODEL, give WEIGHTS yourself if needed.
 CUB ?= data/birds
 ifndef MODEL
 MODEL := timm/test_vit2
@@ -35,18 +35,18 @@ endif
 DUMP ?=
 OUT ?= out/cub200
 DEVICE ?= auto
-# Whatever is drawn at random is drawn with SEEDS seeds, from SEED on.
+# Everything random is repeated with SEEDS seeds, from SEED on.
 SEED ?= 0
 SEEDS ?= 3
 
-# ... the SAEs, one per layer and seed: any options of train-sae in SAE, these go before (empty: its own default) ...
+# The SAEs, one per layer and seed. SAE: any options of train-sae; the others override it (empty: not given).
 SAE ?= --d-sae 2048 --k 16 --tokens 2M
 D_SAE ?=
 K ?=
 TOKENS ?=
 LR ?=
 
-# ... and what they are compared with, beside their own untrained starts.
+# The scorers to compare with; the SAEs at initialisation are always added.
 SCORERS ?= const units-both pca-both:64 random:1024 random-centred:1024 kmeans:1024 linear
 N_TRAIN ?= 16,64,all
 
@@ -62,7 +62,7 @@ sae_options := $(SAE) $(call option,--d-sae,$(D_SAE)) $(call option,--k,$(K)) $(
 	$(call option,--lr,$(LR))
 sae_id := $(call digest,$(acts) $(sae_options) $(seeds))
 table_id := $(call digest,$(sae_id) $(SCORERS) $(N_TRAIN))
-# In the folder of a layer's SAEs, one file for each seed; score-traits takes them all by this name.
+# The folder of a layer's SAEs has one file per seed; score-traits takes all of them by this name.
 each_seed := seed={seed}.h5
 table_of = $(OUT)/ap-$(table_id)-layer$(1).csv
 tables := $(foreach layer,$(layers),$(call table_of,$(layer)))
@@ -87,7 +87,7 @@ setup: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e 'shared[torch,dev]'
 	touch $@
 
-# SAELens brings much that the tools do not need, so it has an environment of its own, over ours.
+# SAELens has many dependencies that the tools do not need, so it gets its own environment on top of ours.
 .venv/.installed-saelens: .venv/.installed-dev
 	$(BIN)/python -m venv .venv/saelens
 	ours=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
@@ -119,7 +119,7 @@ $(OUT)/ap-$(table_id)-layer%.csv: $(OUT)/sae-$(sae_id)-layer%/.complete
 		--scorer 'untrained:$(<D)/$(each_seed)' --scorer '$(<D)/$(each_seed)' --n-train '$(N_TRAIN)' --seed $(SEED) \
 		--repeats $(SEEDS) --device $(DEVICE) --summary --out $@ 2>&1 >/dev/null | tee $@.log >&2
 
-# --- choosing settings: images of train are cut in two, those of test are not looked at -----------------
+# --- choosing settings: the training images are split in two, the test images are not used --------------
 
 VALIDATION ?= 0.2
 TOPK_GRID ?= objective=mse,matryoshka k=8,16,32 d_sae=1024
@@ -148,7 +148,7 @@ $(OUT)/choice-$(choice_id)-layer%/ap.csv: $(parts)/train/.complete $(parts)/vali
 	$(BIN)/score-traits --train $(parts)/train --test $(parts)/validation --traits '$(CUB)' --layer=$* $$scorers \
 		--seed $(SEED) --repeats $(SEEDS) --device $(DEVICE) --out $@ >/dev/null
 
-# Both from the images on, with one seed. A GPU's sums have other roundings: benchmarks/device_chain.py says what is allowed.
+# Both start from the images, with one seed. A GPU rounds sums differently: benchmarks/device_chain.py sets the tolerance.
 check_of = $(OUT)/device-check/$(call digest,$(recording) $(sae_options) $(SCORERS) $(SEED))-$(1)
 
 device-check: .venv/.installed
@@ -176,7 +176,7 @@ $(OUT)/page-$(visuals_id)-layer%/index.html: $(OUT)/latents-$(sae_id)-layer%/.co
 $(OUT)/pictures-$(visuals_id)-layer%/index.csv: $(OUT)/latents-$(sae_id)-layer%/.complete
 	$(BIN)/render-visuals latents $(<D) --images '$(CUB)' $(PICTURES) --out $(@D) >/dev/null
 
-# Street scenes are seen in their own aspect, as 12 x 16 patches; probes name the class of each latent.
+# Street scenes keep their aspect ratio, as 12 x 16 patches; probes give the class of each latent.
 CAMVID ?= data/camvid
 CAMVID_OUT ?= out/camvid-page
 CAMVID_GRID ?= native:192

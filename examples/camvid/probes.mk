@@ -1,7 +1,7 @@
-# Part of the Makefile. Tokens of CamVid -> SAEs -> latents -> probes -> a table on stdout, with baselines beside the SAEs:
+# Part of the Makefile. Activations of CamVid -> SAEs and baselines -> latents -> probes -> a table on stdout:
 #   make camvid-probes CAMVID=/data/camvid PROBES_WEIGHTS=/data/vit_tiny_patch16_224.safetensors
-# Settings are chosen on validation frames (PROBES_TEST=validation); the test frames come once, for what was chosen. Each row with
-# a seed is a mean over SEEDS seeds. CAMVID holds images/SPLIT/*.jpg and annotations/SPLIT/*.png, whose value 11 is no class.
+# Choose settings on the validation frames (PROBES_TEST=validation), then use the test frames once. Each row with a seed is a mean
+# over SEEDS seeds. CAMVID contains images/SPLIT/*.jpg and annotations/SPLIT/*.png; mask value 11 means no class.
 # docs/probes.md has the table.
 
 CAMVID ?= data/camvid
@@ -14,7 +14,7 @@ PROBES_VALIDATION ?= validation
 PROBES_TEST ?= test
 PROBES_SAE ?= --d-sae 1024 --k 32 --objective matryoshka --tokens 500k
 PROBES_BASELINES ?= random:1024 random-centred:1024 kmeans:1024 pca:192
-# coverage@TAU must lie above the share of the commonest class, which a constant reaches (road: 0.31).
+# TAU must be above the prevalence of the most common class (road: 0.31), which is the AP of a constant.
 PROBES_TAU ?= 0.5
 
 probes_seeds := $(subst $(comma), ,$(seeds))
@@ -22,10 +22,10 @@ probes_acts := out/camvid-probes/acts-$(call digest,$(abspath $(CAMVID)) $(PROBE
 probes_out := out/camvid-probes/$(call digest,$(probes_acts) $(PROBES_TRAIN) $(PROBES_VALIDATION) $(PROBES_SAE) $(PROBES_BASELINES))
 probes_tables := $(probes_out)/probes-$(PROBES_TEST)-$(PROBES_TAU)
 probes_kinds := $(foreach baseline,$(PROBES_BASELINES),$(firstword $(subst :, ,$(baseline))))
-# What is drawn at random has a row for each seed; components and units are the same for all.
+# Random scorers have one row per seed; components and units do not depend on the seed.
 probes_seeded := sae untrained $(filter-out pca,$(probes_kinds))
 probes_names := $(foreach kind,$(probes_seeded),$(probes_seeds:%=$(kind)-seed%)) units $(filter pca,$(probes_kinds))
-# What is kept: of scores of both signs all; latents of SAEs and of k-means are 0 where there is nothing.
+# Values to keep: all for scores of both signs; only those above 0 for latents of SAEs and k-means.
 probes_keep = $(if $(filter sae-% untrained-% kmeans-%,$(1)),,--threshold=-inf)
 
 .PHONY: camvid-probes
@@ -55,7 +55,7 @@ $(probes_out)/fitted-seed%/.complete: $(probes_splits)
 		$(PROBES_BASELINES:%=--scorer %) --save-scorer $(@D) --out $(@D)/ap.csv --seed $* --device $(DEVICE) >/dev/null
 	touch $@
 
-# The scorer of a row KIND-seedN, or KIND: a file that train-sae or score-traits wrote, or the name units.
+# The scorer of a row KIND-seedN or KIND: a file written by train-sae or score-traits, or the name units.
 $(probes_tables)/%/.complete: $(probes_acts)/$(PROBES_TEST)/.complete \
 		$(probes_seeds:%=$(probes_out)/sae-seed%.h5) $(probes_seeds:%=$(probes_out)/untrained-seed%.h5) $(probes_seeds:%=$(probes_out)/fitted-seed%/.complete)
 	name=$*; seed=$${name##*-seed}; kind=$${name%-seed*}; scorer=units; \
@@ -63,7 +63,7 @@ $(probes_tables)/%/.complete: $(probes_acts)/$(PROBES_TEST)/.complete \
 			$(probes_out)/fitted-seed$(firstword $(probes_seeds))/*-$$name-[0-9]*.h5; do \
 		if [ -e "$$file" ]; then scorer=$$file; break; fi; \
 	done; \
-	if [ "$$scorer" = units ] && [ "$$name" != units ]; then echo "$(probes_out): it holds no scorer $$name" >&2; exit 1; fi; \
+	if [ "$$scorer" = units ] && [ "$$name" != units ]; then echo "$(probes_out): no scorer file for $$name" >&2; exit 1; fi; \
 	for split in $(PROBES_TRAIN) $(PROBES_TEST); do \
 		$(BIN)/encode-acts $(probes_acts)/$$split --scorer "$$scorer" --out $(probes_out)/latents/$*/$$split \
 			$(call probes_keep,$*) --device $(DEVICE) >/dev/null || exit; \

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ["--model", "timm/test_vit2", "--weights", "examples/birds/vit.safetensors", "--workers", "0"]
@@ -34,7 +36,7 @@ MODEL = ["--model", "timm/test_vit2", "--weights", "examples/birds/vit.safetenso
 # Where a file comes from, not what is in it. Settings are compared by their effect.
 UNEQUAL = {"uid", "parents", "command", "settings", "tool_version", "sha256", "bytes"}
 UID = re.compile(r"\b[0-9a-f]{32}\b")
-RATES = ["tokens_per_second", "seconds"]  # columns of training metrics
+RATES = ["tokens_per_second", "read_mb_per_second"]  # columns of training metrics
 
 
 def steps() -> Iterator[list[str | Path]]:
@@ -294,7 +296,9 @@ def _parts(path: Path) -> Iterator[tuple[str, bytes]]:
         with zipfile.ZipFile(path) as members:
             for name in members.namelist():
                 content = members.read(name)
-                yield f":{name}", _text(content.decode()) if name.startswith("saetools") else content
+                if name == "saetools.npy":  # the provenance
+                    content = _text(str(np.load(io.BytesIO(content))))
+                yield f":{name}", content
     elif path.suffix in {
         ".csv",
         ".json",
@@ -309,6 +313,12 @@ def _parts(path: Path) -> Iterator[tuple[str, bytes]]:
         ".safetensors",
     }:
         yield "", _text(path.read_bytes().decode(errors="surrogateescape"))
+    elif path.suffix in {
+        ".jpg",
+        ".png",
+    }:  # pixels: beside them stand the times of the files they were made from
+        with Image.open(path) as image:
+            yield "", str((image.mode, image.size)).encode() + image.tobytes()
     else:
         yield "", path.read_bytes()
 

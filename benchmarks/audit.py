@@ -1,4 +1,4 @@
-"""How long audit-latents ranks: its path beside the plain one of before, for labels and 100 shuffles of them.
+"""Time of the ranking of audit-latents, against a plain implementation, for labels and 100 shuffles of them.
 
     python benchmarks/audit.py            # 832 images, 2,048 and 4,096 latents, 1 and 10 labels; some minutes
     python benchmarks/audit.py --quick
@@ -10,9 +10,10 @@
 | 4,096 | 1 | 63 ms | 19 ms | 3.3 | 19 of 21 | 21 of 21 | 1.8 s |
 | 4,096 | 10 | 459 ms | 123 ms | 3.7 | 19 of 21 | 20 of 21 | 11.0 s |
 
-Processor time of one thread of a 2-core AMD EPYC; the shuffles of a run are spread over --threads. Both rank the labels
-and the first 20 shuffles. "Right": of these rankings, those equal to the plain path's at a tolerance of 1e-16. Whole
-paths, which do not stop where the labels before have enough latents, are checked to rank the labels the same.
+"Before" is the plain path (plain_l1_path.py), "now" that of audit-latents. Processor time of one thread of a 2-core
+AMD EPYC; the shuffles of a run are spread over --threads. Both rank the labels and the first 20 shuffles. "Right"
+counts the rankings equal to those of the plain path at a tolerance of 1e-16. It is also checked that whole paths,
+which do not stop once the labels before them have enough latents, give the same ranking of the labels.
 """
 
 from __future__ import annotations

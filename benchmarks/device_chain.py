@@ -1,12 +1,13 @@
-"""Whether a table made on another device is the CPU's: the largest differences in AP, and mAP of every scorer.
+"""Compares a table computed on another device with the CPU's: largest differences in AP, and mAP of every scorer.
 
     make device-check DEVICE=cuda                       # makes both tables from the images on, and calls this
-    python benchmarks/device_chain.py CPU_OUT OTHER_OUT  # of two folders with ap-*-layer*.csv
+    python benchmarks/device_chain.py CPU_OUT OTHER_OUT  # two folders with ap-*-layer*.csv
 
-Prints Markdown; exit 1 where the tables have other rows, or a scorer's mAP differs by more than its tolerance. Scorers
-that are drawn or follow from sums may differ by rounding (and by `dump-acts --precision auto`, which is float16 on a
-GPU). What is trained step by step goes its own way after the first rounding: there the tolerance is about the range of
-mAP over seeds. APs of single traits are printed and not judged: near ties, another prototype is chosen.
+Prints Markdown; exits with 1 if the tables have different rows, or the mAP of a scorer differs by more than its
+tolerance. Scorers that are drawn at random or computed directly may differ by rounding (and by `dump-acts --precision
+auto`, which is float16 on a GPU). Trained scorers diverge after the first rounding difference; their tolerance is
+about the range of mAP over seeds. APs of single traits are printed but not tested, since near ties can change the
+prototype.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""dump-acts against a bare loop of the same model over the same images, decoded the same way, that stores nothing.
+"""dump-acts against a bare loop: the same model on the same images, decoded the same way, with nothing stored.
 
     python benchmarks/dump.py IMAGES --weights vit_tiny_patch16_224.safetensors [--out FOLDER]
 
-Records all layers of a ViT-Ti/16. Both are run in turn, `--rounds` times; the ratio is that of the fastest
-rounds. The memory of dump-acts is measured as a process, for a quarter of the images and for all of them.
+Records all layers of a ViT-Ti/16. The two alternate for `--rounds` rounds; the ratio is that of the fastest rounds.
+The peak memory of the dump-acts process is measured for a quarter of the images and for all of them.
 
-Seen on 2 cores (AVX-512), 1,000 birds of CUB-200-2011, float16, all 12 layers, three rounds: bare 19.57 s, dump-acts
-20.06 s, 1.025 times as long. At most 1,589 MB of memory, for 250 and for 1,000 images alike.
+Measured on 2 cores (AVX-512), 1,000 birds of CUB-200-2011, float16, all 12 layers, three rounds: bare loop 19.57 s,
+dump-acts 20.06 s, 1.025 times as long. Peak memory 1,589 MB, the same for 250 and for 1,000 images.
 """
 
 from __future__ import annotations

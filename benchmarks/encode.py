@@ -1,11 +1,12 @@
-"""What encoding costs beside the matrix product of the encoder, and beside the dense way; prints Markdown.
+"""Time of encoding, against the encoder's matrix product and against a dense implementation; prints Markdown.
 
     python benchmarks/encode.py            # widths of ViT-Ti and ViT-B; about two minutes
-    python benchmarks/encode.py --quick    # seconds, for a look whether it runs
+    python benchmarks/encode.py --quick    # seconds: tests that it runs
 
-Every time is the least of several rounds in which the rows take turns, per token. The product is x @ W alone, at the
-same precision and in blocks of the same size. The dense way is SAE.encode of all tokens, then scipy's CSR of it. With
---processor-time one thread does everything and its own time is counted, which a busy machine spoils less.
+Times are per token: the minimum over several rounds in which the rows alternate. The product is x @ W alone, at the
+same precision and in blocks of the same size. The dense implementation is SAE.encode of all tokens, then scipy's CSR
+of it. With --processor-time one thread does everything and its processor time is measured, which other jobs disturb
+less.
 """
 
 from __future__ import annotations

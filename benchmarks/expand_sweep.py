@@ -1,8 +1,8 @@
-"""How long expand-sweep takes for 10,000 runs: lines, a Makefile, arrays; and for --help.
+"""Time of expand-sweep for 10,000 runs (command lines, a Makefile, job arrays) and for --help.
 
     python benchmarks/expand_sweep.py
 
-Seconds on the clock and of the processor, the least of five.
+Wall time and processor time in seconds, minimum of five.
 """
 
 import os

@@ -1,10 +1,10 @@
-"""What fitting k-means and PCA over shards costs, beside scikit-learn's on the same patches in memory; prints Markdown.
+"""Time and memory of fitting k-means and PCA on shards, against scikit-learn in memory; prints Markdown.
 
     python benchmarks/fit_scorers.py
     python benchmarks/fit_scorers.py --prototypes 32768 --width 1024 --images 334 --passes 1 --ours-alone
 
-Each row starts in a process of its own, so that its peak memory is its own. Distortion is the mean squared distance
-of a patch to its nearest centroid on the same patches.
+Each row runs in its own process, for a separate peak memory. Distortion is the mean squared distance of a patch to its
+nearest centroid, on the same patches.
 """
 
 from __future__ import annotations

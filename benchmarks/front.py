@@ -1,18 +1,18 @@
-"""SAEs by train-sae and by other libraries' trainers, on equal terms, on real activations; prints Markdown.
+"""Compares SAEs of train-sae with those of other libraries' trainers on real activations; prints Markdown.
 
-    pip install eai-sparsify sae-lens dictionary-learning            # into an environment of their own
-    python benchmarks/front.py --train acts/train --validation acts/validation --test acts/test --layer 11 \
+    pip install eai-sparsify sae-lens dictionary-learning            # into a separate environment
+    python benchmarks/front.py --train acts/train --validation acts/validation --test acts/test --layer 11 \\
         --folder front --peers /path/to/that/bin/python
 
 Every trainer gets the same tokens in the same order (train-sae's), the same batch size, warm-up and linear decay, as
-far as it can (how: benchmarks/front_peers.py), and else its own defaults. At every k it is given three learning
-rates a factor of 2 apart; where the best is the first or the last, the next beyond is tried too. The best has the
-least NMSE on --validation. Its setting is trained with three seeds (of the start and of the order of tokens), and only
-these are evaluated on --test, by one definition (`saetools.scorers.evaluation`), each as its library would use it.
-Printed are NMSE on --validation by rate after every round, and the table of the chosen settings at the end.
+far as possible (details: benchmarks/front_peers.py), and otherwise its own defaults. For every k, three learning rates
+a factor of 2 apart are tried; if the best is at an edge, the next one beyond it is tried too. The best has the lowest
+NMSE on --validation. Its setting is trained with three seeds (for initialisation and order of tokens). Only these SAEs
+are evaluated on --test, by one definition (`saetools.scorers.evaluation`), each as its library would use it. Printed
+are NMSE on --validation by learning rate after every round, and the table of the chosen settings at the end.
 
-What is in --folder already is not trained again. An SAE of D = 192, S = 512 on 250k tokens takes another library 15 to
-30 seconds of one core, so each k takes about eight minutes, and importing the libraries two more.
+SAEs that are already in --folder are not trained again. An SAE with D = 192, S = 512 on 250k tokens takes another
+library 15 to 30 seconds on one core, so each k takes about eight minutes, plus two for importing the libraries.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""Trains the SAEs of other libraries, each with its own trainer; the other half of benchmarks/front.py.
+"""Trains the SAEs of other libraries for benchmarks/front.py, each with its own trainer.
 
     python front_peers.py FOLDER PRECISION < configurations
 
-Runs in an environment of its own that has the libraries and none of ours. A configuration is a line of JSON with
+Runs in a separate environment that has these libraries and none of ours. A configuration is a line of JSON with
 trainer (a library and, for eai-sparsify, its optimiser), kind (topk or batchtopk), k, d_sae, batch_size, lr, warmup
-(share of the steps), seed, tokens (.npy, in the order of training), check (.npy) and name. Written is FOLDER/NAME.npz:
-W_enc {D, S}, b_enc, W_dec {S, D}, b_dec, k or threshold, as the library saves them for use, the seconds and CPU
-seconds that it took, and what the library itself makes of the first tokens of `check`, by which the caller checks its
-reading. Then stdout gets NAME.
+(fraction of the steps), seed, tokens (.npy, in the order of training), check (.npy) and name. It writes
+FOLDER/NAME.npz: W_enc {D, S}, b_enc, W_dec {S, D}, b_dec, k or threshold, as the library saves them for use; the wall
+and CPU seconds; and the library's own output for the first tokens of `check`, with which the caller verifies its
+reading. Then it prints NAME.
 
-Settings are each library's own default but for these. The rate rises over `warmup` and falls along a line to 0;
-eai-sparsify's signum is schedule-free and has neither. dictionary-learning's inputs are scaled to unit mean square
-norm, as in its published runs; sae-lens and eai-sparsify take them as they are, which is their default. The running
-threshold of dictionary-learning's BatchTopK, made for 100,000 steps, begins at three quarters of the steps.
+Settings are the defaults of each library, except: the learning rate has linear warm-up over `warmup` and linear decay
+to 0; signum of eai-sparsify is schedule-free and has neither. dictionary-learning's inputs are scaled to unit mean
+square norm, as in its published runs; sae-lens and eai-sparsify do not scale them, which is their default. The running
+threshold of dictionary-learning's BatchTopK, designed for 100,000 steps, starts at three quarters of the steps.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The path that benchmarks/audit.py compares with: coordinate descent on the images themselves, the Hessian's diagonal
-and all logits anew in every iteration. Plainer than audit_latents.kernels.path_kernels, and several times slower."""
+"""The plain L1 path for benchmarks/audit.py: coordinate descent on the images, with the Hessian's diagonal and all
+logits computed again in every iteration. Simpler than audit_latents.kernels.path_kernels, and several times slower.
+"""
 
 import math
 

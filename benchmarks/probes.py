@@ -1,13 +1,13 @@
-"""One-dimensional probes: every (latent, class) pair to its optimum; prints Markdown.
+"""One-dimensional probes, every (latent, class) pair to its optimum: time and accuracy; prints Markdown.
 
     python benchmarks/probes.py                    # 200,000 rows x 4,096 latents, 1% dense, 20 classes
     python benchmarks/probes.py --huge             # 5 million rows x 16,384 latents x 150 classes, in column blocks
     python benchmarks/probes.py --huge --latents 256 --rows 1000000     # a part of it, extrapolated
 
-Rows have one of C classes, frequent as 1/rank. Latents fire at frequencies that are log-normal (sigma 1.5), with
-gamma-distributed values, more often and more strongly on a class of their own. The solver's time is the least of
-several fits after one that compiles. Random pairs are compared with scipy's optimum of the dense definition;
-scikit-learn's time is that of a few pairs, times all pairs over those few.
+Each row has one of C classes, with frequencies proportional to 1/rank. Latents are active with log-normal frequencies
+(sigma 1.5) and gamma-distributed values; each has one class on which it is active more often and more strongly. The
+solver's time is the minimum of several fits, after one that compiles. Random pairs are compared with scipy's optimum
+of the dense definition. scikit-learn's time is extrapolated from a few pairs to all.
 """
 
 import argparse

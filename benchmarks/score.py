@@ -1,11 +1,11 @@
-"""What the trait table's two hot paths cost, each against its plain twin in the same run; prints Markdown.
+"""Time of the two slowest steps of the trait table, each against a plain implementation; prints Markdown.
 
     python benchmarks/score.py            # the sizes of CUB-200-2011 and 8,192 prototypes; about two minutes
-    python benchmarks/score.py --quick    # seconds, for a look whether it runs
+    python benchmarks/score.py --quick    # seconds: tests that it runs
 
-The slow twins run on a few prototypes; their time for all of them is that times K over those few, and the table says
-so. Every time is the least of several rounds, in which the rows take turns, so that other work on the machine
-spoils a round and not a comparison. Compilation is not counted: numba caches it.
+The plain implementations run on a few prototypes; their time is extrapolated to all K, and the table marks it. Every
+time is the minimum of several rounds in which the rows alternate, so that other jobs disturb a round but not the
+comparison. Compilation is not counted: numba caches it.
 """
 
 from __future__ import annotations

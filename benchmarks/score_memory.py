@@ -1,10 +1,10 @@
-"""Peak memory of score-traits where the scores do not fit: 50,000 images x 32,768 prototypes, 6.6 GB of scores.
+"""Peak memory of score-traits when the scores do not fit: 50,000 images x 32,768 prototypes, 6.6 GB of scores.
 
     python benchmarks/score_memory.py                # some minutes, 9 GB of disk in $TMPDIR
     python benchmarks/score_memory.py --images 2000 --prototypes 2000
 
-The shards have few patches and a small width, so that the scores are what is large. Prints the peak resident memory of
-the process, less that of a process which only starts.
+The shards have few patches and a small width, so that the scores dominate. Prints the peak resident memory of the
+process minus that of a process which only starts.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How fast tokens come out of shards, shuffled, and how well they are mixed; prints Markdown.
+"""Speed of reading shuffled tokens from shards, and how well they are mixed; prints Markdown.
 
     python benchmarks/stream.py              # writes 4 GB of shards into a temporary folder, some minutes
-    python benchmarks/stream.py --quick      # 200 MB, for a look whether it runs
+    python benchmarks/stream.py --quick      # 200 MB: tests that it runs
 
-Cold: the pages of the shards are given back to the system before (posix_fadvise), and plain reading of the same files,
-in blocks of 16 MB, takes turns with the stream. Disks change their speed from minute to minute, so the ratio is the
-median of those of neighbouring turns. Warm: everything was read before, and the measure is the machine's memory copy
-(numpy, one large array into another, bytes copied a second). Of everything else the least time counts.
+Cold: the shards are first dropped from the page cache (posix_fadvise); plain reading of the same files in blocks of 16
+MB alternates with the stream. The speed of disks changes from minute to minute, so the ratio is the median over
+neighbouring pairs. Warm: everything was read before; compared with the machine's memory copy (numpy, one large array
+into another, bytes copied per second). All other times are minima.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""Tokens a second of training, beside other trainers from PyPI and beside the floor; prints Markdown.
+"""Training speed in tokens per second, against other trainers from PyPI and against a floor; prints Markdown.
 
-    pip install eai-sparsify sae-lens dictionary-learning overcomplete      # into an environment of their own
+    pip install eai-sparsify sae-lens dictionary-learning overcomplete      # into a separate environment
     python benchmarks/train.py --peers /path/to/that/bin/python             # D = 768, S = 6144 and 24576; half an hour
-    python benchmarks/train.py --quick                                      # small, for a look whether it runs
+    python benchmarks/train.py --quick                                      # small: tests that it runs
 
-Every row is a process of its own, so that its peak memory is its own. Within it, whole training steps (forward,
-backward, optimiser, what the library does besides) take turns with one float32 matrix product; the least time of each
-counts, and the floor is taken at the rate that the product reached in that very process: 2 B D S FLOP for sparse codes,
-10 B D S for dense ones. Batches are random and in memory: the stream has a benchmark of its own. Where a library
-has no such SAE there is no row. Matryoshka has 10 prefixes: drawn anew in each step here, equal groups elsewhere.
+Every row runs in its own process, for a separate peak memory. There, whole training steps (forward, backward,
+optimiser, whatever else the library does) alternate with one float32 matrix product, and the minimum time of each is
+used. The floor is 2 B D S FLOP for sparse codes and 10 B D S for dense ones, at the speed of that product in the same
+process. Batches are random and in memory: stream.py measures the stream. A library without such an SAE has no row.
+Matryoshka has 10 prefixes: drawn in each step here, equal groups in other libraries.
 
-ReLU and JumpReLU are measured three times: as train-sae starts them (32 latents active), with 3% of the latents active,
-and with half of them, as with `--start-l0 0`, where the floor is 10 B D S FLOP. Others compute all latents whatever is
-active, so their one measurement stands three times.
+ReLU and JumpReLU are measured three times: as train-sae initialises them (32 active latents), with 3% of the latents
+active, and with half of them, as with `--start-l0 0`, where the floor is 10 B D S FLOP. The other libraries compute
+all latents regardless, so their one measurement is shown three times.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""What one training step costs, beside the matrix products that it cannot do without; prints Markdown.
+"""Time of one training step, against the matrix products that every step needs; prints Markdown.
 
     python benchmarks/train_step.py            # D = 768, S = 6144 and 24576, batch 4096; about four minutes
-    python benchmarks/train_step.py --quick    # seconds, for a look whether it runs
+    python benchmarks/train_step.py --quick    # seconds: tests that it runs
 
-The floor is the time of the products at the rate that one float32 product reaches in the same rounds: 2 B D S FLOP for
-sparse codes (the encoder), 10 B D S for dense ones (five products of that size; x needs no gradient). TopK is below its
-floor where the CPU multiplies bfloat16 faster, since it does not need all of z in float32. Each row is a process of its
-own, so that its peak memory is its own; a step and the product take turns, and the least time of each counts.
-Compilation is not counted: numba caches it.
+The floor is the time of these products at the speed of one float32 product in the same rounds: 2 B D S FLOP for sparse
+codes (the encoder), 10 B D S for dense ones (five products of that size; x needs no gradient). TopK is below its floor
+if the CPU multiplies bfloat16 faster, since it does not need all of z in float32. Each row runs in its own process,
+for a separate peak memory; steps and the product alternate, and the minimum time of each is used. Compilation is not
+counted: numba caches it.
 
-On a busy machine, --threads 1 counts the thread's own CPU time, which other work hardly enters.
+On a busy machine, use --threads 1: it measures the thread's CPU time, which other jobs hardly change.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python benchmarks/visuals.py [--latents 4096] [--images 1000] [--workers 2] [--keep FOLDER]
 
-Images are coloured noise of 500 x 375 pixels as JPEG; latents are drawn with frequencies like a power law, 16 to each
-of 196 patches, from 200 in an image, as those of a TopK SAE cluster. The second part needs Chromium and chromedriver.
+Images are coloured noise of 500 x 375 pixels as JPEG. Latents have power-law frequencies; each of the 196 patches has
+16 active ones, drawn from 200 per image, since those of a TopK SAE cluster too. The second part needs Chromium and
+chromedriver.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def main() -> None:
     n, rounds = (784, 2) if args.quick else (args.tokens, args.rounds)
     threads = torch.get_num_threads()
     print(f"{platform.machine()}, {threads} threads, torch {torch.__version__}; {n:,} tokens\n")
-    print("| SAE | D | S | events a token | product | encoder | encoder and file | dense way |")
+    print("| SAE | D | S | active per token | product | encoder | encoder and file | dense, then scipy |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for activation, d, s, k in CASES[:2] if args.quick else CASES:
         sae = make_sae(activation if k else "relu", d, s, k or s // 2)

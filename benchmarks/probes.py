@@ -178,12 +178,12 @@ def standard(args: argparse.Namespace) -> None:
     print(f"| the same in processor time, all threads | {min(cpu):.2f} s |")
     print(f"| converged to a squared Newton decrement of 1e-14 | {fit.converged.sum():,} of {n_pairs:,} |")
     print(f"| largest decrement before the last step | {fit.decrement.max():.1e} |")
-    print(f"| passes over the events per pair | mean {fit.passes.mean():.1f}, most {fit.passes.max()} |")
+    print(
+        f"| passes over the nonzero values per pair | mean {fit.passes.mean():.1f}, max {fit.passes.max()} |"
+    )
     print(f"| separable pairs | {(fit.flags & ProbeFlag.SEPARABLE > 0).mean():.1%} |")
     print(f"| loss against scipy's optimum, {compared} random pairs | within {worst:.1e} |")
-    print(
-        f"| best R of a class | {np.sort(fit.r().max(axis=0))[[0, -1]].round(4).tolist()} (least, largest) |"
-    )
+    print(f"| best R of a class | {np.sort(fit.r().max(axis=0))[[0, -1]].round(4).tolist()} (min, max) |")
     if args.sklearn:
         each = scikit_learn_seconds(latents, ids_n, args.sklearn)
         total, name = each * n_pairs, f"scikit-learn, {args.sklearn} pairs measured, extrapolated"
@@ -222,9 +222,9 @@ def huge(args: argparse.Namespace) -> None:
     print(f"| solver, all blocks | {spent:.1f} s |")
     print(f"| the same in processor time, all threads | {cpu:.1f} s |")
     print(f"| converged | {converged:,} of {pairs:,} |")
-    print(f"| passes per event and class | {events / work:.2f} |")
+    print(f"| passes per nonzero value and class | {events / work:.2f} |")
     print(
-        f"| per event and class | {spent / work * 1e9:.2f} ns, {cpu / work * 1e9:.2f} ns of one processor |"
+        f"| per nonzero value and class | {spent / work * 1e9:.2f} ns, {cpu / work * 1e9:.2f} ns of one processor |"
     )
     print(f"| peak memory of this process | {peak_gib():.1f} GiB |")
     full = 5_000_000 * 16_384 * args.density * 150

@@ -240,7 +240,7 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; D = {d}, batch {batch}, k = {K}"
     )
     for s in widths:
-        print(f"\n### S = {s}\n\n| SAE | library | tokens/s | times ours | times the floor | peak, GB |")
+        print(f"\n### S = {s}\n\n| SAE | library | tokens/s | time / ours | time / floor | peak memory, GB |")
         print("|---|---|---|---|---|---|", flush=True)
         rows: dict[tuple[str, str], dict[str, float] | None] = {}
         for kind in args.kinds.split(","):

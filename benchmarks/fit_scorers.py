@@ -27,9 +27,7 @@ from saetools.files.provenance import Provenance
 from saetools.shards.header import Examples, ShardHeader, shard_name
 from saetools.shards.reader import ShardSet, open_shards
 from saetools.shards.writer import new_shard
-from score_traits.kmeans import fit_kmeans
-from score_traits.pca import fit_pca
-from score_traits.random_patches import token_blocks
+from score_traits.fitted_scorers import fit_kmeans, fit_pca, token_blocks
 
 CPU = torch.device("cpu")
 

@@ -16,11 +16,9 @@ from sklearn.metrics import average_precision_score
 from saetools.errors import UserError
 from saetools.scorers.file import load_scorer
 from saetools.shards.reader import ShardSet, open_shards
-from score_traits import kmeans
-from score_traits.kmeans import fit_kmeans
-from score_traits.pca import fit_pca
-from score_traits.random_patches import draw_random, draw_random_centred
-from score_traits.ridge import PENALTIES, fit_ridge
+from score_traits import fitted_scorers
+from score_traits.fitted_scorers import draw_random, draw_random_centred, fit_kmeans, fit_pca
+from score_traits.linear_probes import PENALTIES, fit_ridge
 
 CPU = torch.device("cpu")
 
@@ -126,8 +124,10 @@ def test_an_empty_cluster_moves_to_a_far_patch(new_shards, tmp_path) -> None:
 def test_kmeans_on_some_of_the_images(shards, patches, monkeypatch) -> None:
     """More patches than a centroid needs: random images, and all of what is read is used."""
     seen = []
-    blocks = kmeans.token_blocks
-    monkeypatch.setattr(kmeans, "token_blocks", lambda *a: (seen.append(a[2]) or b for b in blocks(*a)))
+    blocks = fitted_scorers.token_blocks
+    monkeypatch.setattr(
+        fitted_scorers, "token_blocks", lambda *a: (seen.append(a[2]) or b for b in blocks(*a))
+    )
     fit_kmeans(shards, 3, 4, 0, CPU, patches_per_centroid=30, most_passes=1)
     assert len(seen[0]) == 8
     assert len(set(seen[0])) == 8

@@ -10,12 +10,12 @@ import pytest
 from interval_coverage import CASES, Case, table_rows
 from sklearn.metrics import average_precision_score
 
+from saetools.labels.dense import KnownRows
 from saetools.metrics.bootstrap import (
     average_precision_weighted,
     effective_positives,
     logit_interval,
 )
-from score_traits.traits import Split
 from score_traits.uncertainty import Intervals, intervals, positive_groups, resampled_ap
 
 DRAWS, RESAMPLES = 200, 400
@@ -88,7 +88,7 @@ def test_positive_groups_is_kish_s_number() -> None:
     ).T
     valid_nt = np.ones_like(labels_nt)
     valid_nt[6, 3] = False
-    test = Split(np.arange(7), group_n, labels_nt, valid_nt)
+    test = KnownRows(np.arange(7), group_n, labels_nt, valid_nt)
     np.testing.assert_allclose(positive_groups(test, group_n), [1.6, 3, 0, 1])
 
 
@@ -113,7 +113,7 @@ def test_map_is_the_bootstrap_s_with_single_positives_apart() -> None:
     labels_nt = np.zeros((9, 4), bool)
     labels_nt[[0, 1], 0] = labels_nt[[2, 3], 1] = labels_nt[4, 2] = True
     rows = np.arange(9)
-    test = Split(rows, rows, labels_nt, None)
+    test = KnownRows(rows, rows, labels_nt, None)
     nan = math.nan
     ap_rt = np.array(
         [
@@ -164,7 +164,7 @@ def test_the_interval_of_map_covers_that_of_a_large_test_set(n, low, high, zeros
             scores_nt, labels_nt = draw(rng, n, prevalence_t, gain_t, zeros=zeros)
             if labels_nt.sum(0).min() >= 20:
                 break
-        test = Split(np.arange(n), np.arange(n), labels_nt, None)
+        test = KnownRows(np.arange(n), np.arange(n), labels_nt, None)
         ap_rt = resampled_ap(scores_nt, test, test.image_n, RESAMPLES, seed)
         lower, upper = intervals(ap_rt, test, test.image_n).map_2
         covered += lower <= truth <= upper
@@ -174,7 +174,7 @@ def test_the_interval_of_map_covers_that_of_a_large_test_set(n, low, high, zeros
     assert np.mean(plain) > truth  # what a plain bootstrap would be centred on, and more
 
 
-def of_groups(scores_nt: np.ndarray, test: Split, group_n: np.ndarray) -> Intervals:
+def of_groups(scores_nt: np.ndarray, test: KnownRows, group_n: np.ndarray) -> Intervals:
     return intervals(resampled_ap(scores_nt, test, group_n, 500, 0), test, group_n)
 
 
@@ -183,9 +183,9 @@ def test_rows_of_one_image_are_drawn_together() -> None:
     rng = np.random.default_rng(0)
     labels_nt = rng.random((60, 1)) < 0.4
     scores_nt = (rng.standard_normal((60, 1)) + labels_nt).astype(np.float32)
-    images = Split(np.arange(60), np.arange(60), labels_nt, None)
+    images = KnownRows(np.arange(60), np.arange(60), labels_nt, None)
     of_patch = np.repeat(np.arange(60), 30)
-    patches = Split(np.arange(1800), of_patch, labels_nt[of_patch], None)
+    patches = KnownRows(np.arange(1800), of_patch, labels_nt[of_patch], None)
     wide = of_groups(scores_nt, images, images.image_n)
     same = of_groups(scores_nt[of_patch], patches, patches.image_n)
     narrow = of_groups(scores_nt[of_patch], patches, np.arange(1800))
@@ -200,10 +200,10 @@ def test_traits_without_positives_have_no_interval() -> None:
     labels_nt[:10, 0] = True
     scores_nt = np.random.default_rng(0).standard_normal((30, 2)).astype(np.float32)
     rows = np.arange(30)
-    found = of_groups(scores_nt, Split(rows, rows, labels_nt, None), rows)
+    found = of_groups(scores_nt, KnownRows(rows, rows, labels_nt, None), rows)
     assert np.isnan(found.ap_2t[:, 1]).all()
-    alone = of_groups(scores_nt[:, :1], Split(rows, rows, labels_nt[:, :1], None), rows)
+    alone = of_groups(scores_nt[:, :1], KnownRows(rows, rows, labels_nt[:, :1], None), rows)
     np.testing.assert_allclose(found.map_2, alone.map_2)
     np.testing.assert_allclose(found.ap_2t[:, 0], alone.ap_2t[:, 0])
-    nothing = of_groups(scores_nt, Split(rows, rows, np.zeros_like(labels_nt), None), rows)
+    nothing = of_groups(scores_nt, KnownRows(rows, rows, np.zeros_like(labels_nt), None), rows)
     assert np.isnan(nothing.map_2).all()

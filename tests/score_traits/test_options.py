@@ -73,21 +73,21 @@ def test_many_small_blocks_change_nothing(birds, score_traits) -> None:
 
 def test_the_cache_is_used_and_keyed_by_content(birds, score_traits, tmp_path, monkeypatch) -> None:
     """A second run with one scorer added fits and scores that one alone; the table is as without a cache."""
-    from score_traits import score_store
+    from score_traits import scores
 
     scored, fitted = [], []
-    plain_pass, plain_fit = score_store.score_shards, score_store.fit
+    plain_pass, plain_fit = scores.score_shards, scores.fit
 
-    def counting_pass(shards, tasks, *rest):
-        scored.append(len(tasks))
-        plain_pass(shards, tasks, *rest)
+    def counting_pass(shards, scorings, *rest):
+        scored.append(len(scorings))
+        plain_pass(shards, scorings, *rest)
 
     def counting_fit(spec, *rest):
         fitted.append(spec.text)
         return plain_fit(spec, *rest)
 
-    monkeypatch.setattr(score_store, "score_shards", counting_pass)
-    monkeypatch.setattr(score_store, "fit", counting_fit)
+    monkeypatch.setattr(scores, "score_shards", counting_pass)
+    monkeypatch.setattr(scores, "fit", counting_fit)
     cache = ["--cache", tmp_path / "cache"]
     command = [*birds.options, "--layer", "3,5", "--scorer", "random:6", "--scorer", "units"]
     first = table_of(score_traits(*command, *cache))

@@ -227,7 +227,7 @@ def test_patch_traits_need_labels(birds, score_traits) -> None:
         *("--train", birds.train, "--test", birds.test, "--layer", 3, "--patch-traits", "--scorer", "const")
     )
     assert done.returncode == 1
-    assert "it holds no patch labels" in done.stderr
+    assert "it has no patch labels" in done.stderr
 
 
 @pytest.mark.parametrize("extra", [[], ["--traits", "target", "--patch-traits"]])
@@ -240,8 +240,8 @@ def test_one_source_of_traits(birds, score_traits, extra) -> None:
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        (["--traits", "target", "--certainty", "4"], "for CUB-200-2011's folder"),
-        (["--patch-traits", "--drop-not-visible"], "for CUB-200-2011's folder"),
+        (["--traits", "target", "--certainty", "4"], "need CUB-200-2011's folder"),
+        (["--patch-traits", "--drop-not-visible"], "need CUB-200-2011's folder"),
         (["--traits", ".", "--certainty", "5"], "are 1 to 4"),
         (["--patch-traits", "--pool", "mean"], "not pooled"),
     ],

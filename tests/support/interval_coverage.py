@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from saetools.labels.dense import KnownRows
 from saetools.metrics.bootstrap import average_precision_weighted, logit_interval
-from score_traits.traits import Split
 from score_traits.uncertainty import QUANTILES, intervals, resampled_ap
 
 DRAWS, RESAMPLES = 200, 400
@@ -68,7 +68,7 @@ class Case:
             precision_gt = np.where(score_gt > 1.2, precision_gt, prevalence)
         return (share_gt * precision_gt).sum(0)
 
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, Split, np.ndarray]:
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, KnownRows, np.ndarray]:
         """Scores {n, T}, the test split, and the group of each row; groups of 1 to 2 * rows - 1 rows."""
         sizes = rng.integers(1, 2 * self.rows, self.n_groups)
         group_n = np.repeat(np.arange(self.n_groups), sizes)
@@ -80,7 +80,7 @@ class Case:
             noise_nt += self.group_noise * rng.standard_normal((self.n_groups, self.n_traits))[group_n]
         scores_nt = TIES[self.ties](noise_nt + self.gain_t * labels_nt).astype(np.float32)
         rows = np.arange(shape[0])
-        return scores_nt, Split(rows, rows, labels_nt, None), group_n
+        return scores_nt, KnownRows(rows, rows, labels_nt, None), group_n
 
 
 IMAGES = [
@@ -115,7 +115,7 @@ Found = dict[str, np.ndarray]
 
 
 def methods(
-    ap_rt: np.ndarray, scores_nt: np.ndarray, test: Split, group_n: np.ndarray
+    ap_rt: np.ndarray, scores_nt: np.ndarray, test: KnownRows, group_n: np.ndarray
 ) -> tuple[Found, Found]:
     """Intervals {2, T} per trait and {2} of mAP, of score-traits (`used`) and of what was not chosen."""
     used = intervals(ap_rt, test, group_n)

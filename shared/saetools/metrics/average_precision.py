@@ -100,6 +100,12 @@ def best_prototypes(
     return BestPrototypes(prototype_t, ap_t)
 
 
+def mean_average_precision(ap_t: np.ndarray) -> float:
+    """mAP: the mean AP of the traits that have one, those with a positive; NaN where none has."""
+    known_t = ap_t[~np.isnan(ap_t)]
+    return float(known_t.mean()) if len(known_t) else float("nan")
+
+
 class _PackedLabels:
     """Labels laid out for the kernels, once for any number of blocks of prototypes."""
 

@@ -1,31 +1,80 @@
-"""The rows of one scorer in the AP table, for all seeds and numbers of training images."""
+"""The rows of one scorer in the AP table: the best prototype of each trait on train, and its AP on test."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from score_traits.ap_table import (
-    Choice,
-    Scores,
-    ap_on_test,
-    choose_prototypes,
-    evaluate,
-    rows_of,
-    training_subsets,
-)
-from score_traits.detection import best_threshold, detect
-from score_traits.jobs import Job
-from score_traits.probe_scores import ProbeScores, fit_probes
-from score_traits.score_files import ScoreFile
-from score_traits.settings import ScoringSettings
-from score_traits.traits import Labelled, Split
+from saetools.labels.dense import DenseSplits, KnownRows
+from saetools.metrics.average_precision import best_prototypes, mean_average_precision
+from saetools.metrics.bootstrap import average_precision_weighted
+from saetools.metrics.detection import best_threshold, detect
+from score_traits.linear_probes import ProbeScores, fit_probes
+from score_traits.scorer_runs import ScorerRun
+from score_traits.scores import ScoreFile
 from score_traits.uncertainty import intervals, resampled_ap, shuffles
+
+COLUMNS = [
+    "scorer",
+    "n_prototypes",
+    "seed",
+    "model",
+    "layer",
+    "n_train",
+    "trait",
+    "prototype",
+    "ap_train",
+    "ap",
+    "prevalence",
+    "n_pos",
+    "n_test",
+    "checkpoint",
+    "d_sae",
+    "activation",
+    "objective",
+    "sparsity",
+    "lr",
+    "l0",
+    "mse",
+    "nmse",
+    "nmse_standardized",
+]
+AP_BYTES = 128 * 2**20  # of AP held at a time
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """What is asked for beside the scorers and the traits.
+
+    layers:    of the shards
+    n_train:   numbers of training images; None for all
+    pool:      as in saetools.metrics.pooling; not used for patch traits
+    seeds:     one repeat each
+    bootstrap: resamples of the test images; 0 for none
+    bootstrap_by: `image` draws each test image by itself, `class` all test images of a class together
+    null:      shuffles of the training labels; 0 for none
+    memory:    bytes that scores may take in memory at a time
+    """
+
+    layers: Sequence[int]
+    n_train: Sequence[int | None]
+    pool: str
+    seeds: Sequence[int]
+    bootstrap: int
+    bootstrap_by: str
+    null: int
+    memory: int
+
+    def plain(self) -> dict[str, Any]:
+        """The settings that decide the table, as JSON."""
+        names = ("layers", "n_train", "pool", "seeds", "bootstrap", "bootstrap_by", "null")
+        values = {name: getattr(self, name) for name in names}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -37,7 +86,7 @@ class Subset:
     rows: np.ndarray
 
 
-def subsets_of(train: Split, settings: ScoringSettings, seeds: Sequence[int]) -> list[Subset]:
+def subsets_of(train: KnownRows, settings: ScoringSettings, seeds: Sequence[int]) -> list[Subset]:
     """Every seed's training subsets, from the smallest number of images as it was asked for."""
     found = []
     for seed in seeds:
@@ -46,56 +95,62 @@ def subsets_of(train: Split, settings: ScoringSettings, seeds: Sequence[int]) ->
     return found
 
 
-def counted_rows(
-    job: Job,
+def choice_rows(
+    run: ScorerRun,
     scores: tuple[ScoreFile, ScoreFile],
-    labelled: Labelled,
+    labels: DenseSplits,
+    group_n: np.ndarray,
     settings: ScoringSettings,
     columns: dict[str, Any],
 ) -> Iterator[pd.DataFrame]:
     """Rows of a scorer whose best prototypes are chosen; scores of the train and the test split."""
     on_train, on_test = scores
-    seeds = settings.seeds if job.seed is None else [job.seed]
-    subsets = subsets_of(labelled.train, settings, seeds)
-    choices = choose_prototypes(on_train, labelled.train, [s.rows for s in subsets], [None] * len(subsets))
+    seeds = settings.seeds if run.seed is None else [run.seed]
+    subsets = subsets_of(labels.train, settings, seeds)
+    choices = choose_prototypes(on_train, labels.train, [s.rows for s in subsets], [None] * len(subsets))
     nulls: list[np.ndarray | None] = [None] * len(subsets)
     if settings.null:
         orders = [shuffles(len(s.rows), settings.null, s.seed) for s in subsets]
-        shuffled = choose_prototypes(on_train, labelled.train, [s.rows for s in subsets], orders)
+        shuffled = choose_prototypes(on_train, labels.train, [s.rows for s in subsets], orders)
         nulls = [found.prototype_t.reshape(settings.null, -1) for found in shuffled]
     for subset, choice, null_mt in zip(subsets, choices, nulls, strict=True):
-        table = _rows(subset, choice, on_train, on_test, labelled, settings, columns)
+        table = _rows(subset, choice, on_train, on_test, labels, group_n, settings, columns)
         if null_mt is not None:
-            run = partial(evaluate, on_test, labelled.test, measure=ap_on_test, memory=settings.memory)
-            _add_null(table, [_map(run(prototype_t=prototype_t)) for prototype_t in null_mt])
+            ap_mt = [
+                evaluate(on_test, labels.test, prototype_t, ap_on_test, settings.memory)
+                for prototype_t in null_mt
+            ]
+            _add_null(table, [mean_average_precision(ap_t) for ap_t in ap_mt])
         yield table
 
 
 def probe_rows(
-    job: Job,
+    run: ScorerRun,
     features: tuple[ScoreFile, ScoreFile],
-    labelled: Labelled,
+    labels: DenseSplits,
+    group_n: np.ndarray,
     settings: ScoringSettings,
     columns: dict[str, Any],
 ) -> Iterator[tuple[Subset, ProbeScores, pd.DataFrame]]:
     """Rows of `linear`, fitted anew on every subset; with it the probes."""
-    seeds = settings.seeds if job.seed is None else [job.seed]
-    for subset in subsets_of(labelled.train, settings, seeds):
+    seeds = settings.seeds if run.seed is None else [run.seed]
+    for subset in subsets_of(labels.train, settings, seeds):
         on_train, on_test = features
-        rows = labelled.train.row_n[subset.rows]
-        probes = fit_probes(on_train, rows, labelled.train, subset.rows)
+        rows = labels.train.row_n[subset.rows]
+        probes = fit_probes(on_train, rows, labels.train, subset.rows)
         trained, tested = ProbeScores(on_train, probes), ProbeScores(on_test, probes)
-        known = labelled.train.some_rows(subset.rows)
-        all_t = np.arange(len(labelled.names))
+        known = labels.train.some_rows(subset.rows)
+        all_t = np.arange(len(labels.names))
         ap_t = evaluate(trained, known, all_t, ap_on_test, settings.memory)
         choice = Choice(np.where(known.n_positives > 0, all_t, -1), ap_t)
-        table = _rows(subset, choice, trained, tested, labelled, settings, columns)
+        table = _rows(subset, choice, trained, tested, labels, group_n, settings, columns)
         if settings.null:
             maps = []
             for order in shuffles(len(rows), settings.null, subset.seed):
-                shuffled = fit_probes(on_train, rows, labelled.train, subset.rows[order])
+                shuffled = fit_probes(on_train, rows, labels.train, subset.rows[order])
                 on_shuffled = ProbeScores(on_test, shuffled)
-                maps.append(_map(evaluate(on_shuffled, labelled.test, all_t, ap_on_test, settings.memory)))
+                ap_t = evaluate(on_shuffled, labels.test, all_t, ap_on_test, settings.memory)
+                maps.append(mean_average_precision(ap_t))
             _add_null(table, maps)
         yield subset, tested, table
 
@@ -105,23 +160,23 @@ def _rows(
     choice: Choice,
     on_train: Scores,
     on_test: Scores,
-    labelled: Labelled,
+    labels: DenseSplits,
+    group_n: np.ndarray,
     settings: ScoringSettings,
     columns: dict[str, Any],
 ) -> pd.DataFrame:
-    test = labelled.test
-    run = partial(evaluate, on_test, test, choice.prototype_t, memory=settings.memory)
-    ap_t = run(measure=ap_on_test)
+    test = labels.test
+    measured = partial(evaluate, on_test, test, choice.prototype_t, memory=settings.memory)
+    ap_t = measured(measure=ap_on_test)
     columns = {**columns, "seed": subset.seed, "n_train": subset.n_train}
-    table = rows_of(labelled.names, test, choice, ap_t, columns)
+    table = rows_of(labels.names, test, choice, ap_t, columns)
     if settings.bootstrap:
-        group_n = labelled.test_groups
         resample = partial(resampled_ap, group_n=group_n, n_resamples=settings.bootstrap, seed=subset.seed)
-        found = intervals(run(measure=resample), test, group_n)
+        found = intervals(measured(measure=resample), test, group_n)
         table["ap_low"], table["ap_high"] = found.ap_2t
         table["map_low"], table["map_high"] = found.map_2
-    if labelled.is_pairs:
-        _add_detection(table, subset, choice, on_train, on_test, labelled)
+    if labels.is_pairs:
+        _add_detection(table, subset, choice, on_train, on_test, labels)
     return table
 
 
@@ -131,28 +186,133 @@ def _add_null(table: pd.DataFrame, maps: Sequence[float]) -> None:
     table["null_map_95"] = np.quantile(maps, 0.95)
 
 
-def _map(ap_t: np.ndarray) -> float:
-    known_t = ap_t[~np.isnan(ap_t)]
-    return float(known_t.mean()) if len(known_t) else float("nan")
-
-
 def _add_detection(
     table: pd.DataFrame,
     subset: Subset,
     choice: Choice,
     on_train: Scores,
     on_test: Scores,
-    labelled: Labelled,
+    labels: DenseSplits,
 ) -> None:
     """Threshold, F1, precision and recall of each pair's prototype."""
-    train = labelled.train.some_rows(subset.rows)
+    train = labels.train.some_rows(subset.rows)
     train_nt = on_train.columns(choice.prototype_t)[train.row_n]
-    test_nt = on_test.columns(choice.prototype_t)[labelled.test.row_n]
+    test_nt = on_test.columns(choice.prototype_t)[labels.test.row_n]
     found = []
     for pair, prototype in enumerate(choice.prototype_t):
-        here, there = train.known_rows(pair), labelled.test.known_rows(pair)
+        here, there = train.known_rows(pair), labels.test.known_rows(pair)
         threshold = best_threshold(train_nt[here, pair], train.labels_nt[here, pair])
         threshold = threshold if prototype >= 0 else float("nan")
-        found.append(detect(test_nt[there, pair], labelled.test.labels_nt[there, pair], threshold))
+        found.append(detect(test_nt[there, pair], labels.test.labels_nt[there, pair], threshold))
     for name in ("threshold", "f1", "precision", "recall"):
         table[name] = [getattr(detection, name) for detection in found]
+
+
+class Scores(Protocol):
+    """Scores of all rows for the prototypes with these numbers, float32 {n_rows, len(prototypes)}; of -1, zeros."""
+
+    n_rows: int
+
+    def columns(self, prototypes: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The prototype of each trait: int64 {T}, -1 where no training image has it; its AP there, else NaN."""
+
+    prototype_t: np.ndarray
+    ap_t: np.ndarray
+
+
+def choose_prototypes(
+    scores: ScoreFile, split: KnownRows, subsets: Sequence[np.ndarray], orders: Sequence[np.ndarray | None]
+) -> list[Choice]:
+    """The best prototype of every trait by AP on each subset of the split's rows (the first of equals).
+
+    orders: for each subset None, or indices {M, len(subset)} that shuffle its labels M times; the choice
+    is then of M T traits, shuffle by shuffle. One read of the scores serves all subsets.
+    """
+    labels = [_stacked(split.labels_nt[rows], order) for rows, order in zip(subsets, orders, strict=True)]
+    valid = [
+        None if split.valid_nt is None else _stacked(split.valid_nt[rows], order)
+        for rows, order in zip(subsets, orders, strict=True)
+    ]
+    prototypes = [np.full(label.shape[1], -1, np.int64) for label in labels]
+    best = [np.full(label.shape[1], np.nan) for label in labels]
+    for first, block_nk in scores.blocks():
+        for index, rows in enumerate(subsets):
+            here = block_nk if len(rows) == len(block_nk) else block_nk[split.row_n[rows]]
+            most = max(1, AP_BYTES // (8 * labels[index].shape[1]))
+            found = best_prototypes(here, labels[index], valid_nt=valid[index], block=most)
+            better = (found.ap_t > best[index]) | (np.isnan(best[index]) & ~np.isnan(found.ap_t))
+            prototypes[index][better] = first + found.prototype_t[better]
+            best[index][better] = found.ap_t[better]
+    return [Choice(k_t, ap_t) for k_t, ap_t in zip(prototypes, best, strict=True)]
+
+
+def ap_on_test(scores_nt: np.ndarray, test: KnownRows) -> np.ndarray:
+    """AP {T} of column t for trait t: of zeros the prevalence; NaN without positives."""
+    once = np.ones((1, len(scores_nt)), np.int64)
+    return average_precision_weighted(scores_nt, test.labels_nt, once, valid_nt=test.valid_nt)[0]
+
+
+def evaluate(
+    scores: Scores,
+    test: KnownRows,
+    prototype_t: np.ndarray,
+    measure: Callable[[np.ndarray, KnownRows], np.ndarray],
+    memory: int,
+) -> np.ndarray:
+    """measure(scores {n, T} of each trait's prototype, test), a few traits at a time so that they fit `memory`.
+
+    A trait without a prototype (-1) is scored 0 throughout. The results are joined along their last axis.
+    """
+    n_traits = len(prototype_t)
+    at_a_time = max(1, memory // (16 * max(1, scores.n_rows)))
+    parts = []
+    for first in range(0, n_traits, at_a_time):
+        traits = slice(first, first + at_a_time)
+        scores_nt = scores.columns(prototype_t[traits])
+        if len(test.row_n) < scores.n_rows:
+            scores_nt = scores_nt[test.row_n]
+        parts.append(measure(scores_nt, test.some_traits(traits)))
+    return np.concatenate(parts, axis=-1)
+
+
+def rows_of(
+    trait_names: Sequence[str], test: KnownRows, choice: Choice, ap_t: np.ndarray, columns: dict[str, Any]
+) -> pd.DataFrame:
+    """One row per trait, in the order of COLUMNS; `columns` are those of the whole group of rows.
+
+    A trait without a positive in train has no best prototype: then nothing was learnt, `prototype` and
+    `ap_train` are empty, and `ap` is that of a constant scorer, the prevalence. `ap` is empty for a trait
+    without a positive in test.
+    """
+    n_test, n_pos = test.n_known, test.n_positives
+    chosen = choice.prototype_t >= 0
+    table = pd.DataFrame(
+        {
+            **columns,
+            "trait": list(trait_names),
+            "prototype": pd.array(choice.prototype_t, dtype="Int64"),
+            "ap_train": choice.ap_t,
+            "ap": ap_t,
+            "prevalence": np.divide(n_pos, n_test, out=np.full(len(n_pos), np.nan), where=n_test > 0),
+            "n_pos": n_pos,
+            "n_test": n_test,
+        }
+    )
+    table.loc[~chosen, "prototype"] = pd.NA
+    return table.reindex(columns=[*COLUMNS, *(name for name in table.columns if name not in COLUMNS)])
+
+
+def training_subsets(n_images: int, sizes: Sequence[int | None], seed: int) -> list[np.ndarray]:
+    """Images for every size (None: all), ascending; a smaller subset is part of every larger one."""
+    order = np.random.default_rng([seed, 1]).permutation(n_images)
+    return [np.sort(order[: n_images if size is None else size]) for size in sizes]
+
+
+def _stacked(values_nt: np.ndarray, orders_mn: np.ndarray | None) -> np.ndarray:
+    if orders_mn is None:
+        return values_nt
+    return np.hstack([values_nt[order] for order in orders_mn])

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saetools.labels.dense import KnownRows
 from saetools.metrics.bootstrap import (
     debiased_average_precision,
     effective_positives,
     logit_interval,
 )
-from score_traits.traits import Split
 
 COUNTS_AT_A_TIME = 2**24  # of resampled rows
 QUANTILES = (0.025, 0.975)
@@ -29,7 +29,7 @@ class Intervals:
 
 
 def resampled_ap(
-    scores_nt: np.ndarray, test: Split, group_n: np.ndarray, n_resamples: int, seed: int
+    scores_nt: np.ndarray, test: KnownRows, group_n: np.ndarray, n_resamples: int, seed: int
 ) -> np.ndarray:
     """Debiased AP {1 + R, T}: of the test rows as they are, then of R resamples of their groups.
 
@@ -55,7 +55,7 @@ def resampled_ap(
     return ap_rt
 
 
-def intervals(ap_rt: np.ndarray, test: Split, group_n: np.ndarray) -> Intervals:
+def intervals(ap_rt: np.ndarray, test: KnownRows, group_n: np.ndarray) -> Intervals:
     """Intervals from `resampled_ap` of these rows and groups: of a trait the logit interval, of mAP the bootstrap's.
 
     A trait with a single positive varies little between resamples, however much it varies between test sets. So mAP's
@@ -90,7 +90,7 @@ def _mean_interval(ap_rt: np.ndarray) -> np.ndarray:
     return np.array([min(low - bias, 2 * centre - high), max(high - bias, 2 * centre - low)])
 
 
-def positive_groups(test: Split, group_n: np.ndarray) -> np.ndarray:
+def positive_groups(test: KnownRows, group_n: np.ndarray) -> np.ndarray:
     """Effective number {T} of groups that hold the positives: (sum_g p_g)^2 / sum_g p_g^2 for p_g in group g.
 
     Kish's effective sample size (Survey Sampling, 1965): G for G groups with equally many, 1 where

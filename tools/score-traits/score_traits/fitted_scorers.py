@@ -1,27 +1,118 @@
-"""k-means of the training patches, streaming over shards."""
+"""Scorers made of training patches, without labels: random patches, k-means centroids, principal components."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from saetools.compute.devices import exact_type
+from saetools.compute.devices import exact_type, float64_device
 from saetools.compute.matmul import float32_matmul
 from saetools.errors import UserError
 from saetools.log import logger
-from saetools.scorers.baselines import Nearest
+from saetools.scorers.baselines import Linear, Nearest
 from saetools.shards.reader import ShardSet
 from score_traits.kernels.cluster_sums import add_to_clusters
-from score_traits.random_patches import draw_random, token_blocks
 
+BLOCK_BYTES = 32 * 2**20  # of patches at a time
 PATCHES_PER_CENTROID = 256  # more hardly move a centroid
 MOST_PASSES = 20
 TOLERANCE = 1e-3
 CHUNK_BYTES = 32 * 2**20
 MOVED_PER_CHUNK = 16  # empty clusters that find a new place in a chunk of patches
 FAR_LISTS = 64  # chunks whose far patches are kept at a time
+
+
+def draw_random(train: ShardSet, layer: int, k: int, seed: int) -> Linear:
+    """K of the training patches, each set of K equally likely, scored by inner product."""
+    n_patches, d_model = train.shape(layer)
+    n_tokens = train.n_images * n_patches
+    if k > n_tokens:
+        raise UserError(
+            f"--scorer random:{k}: the training shards hold only {n_tokens} patches; ask for fewer"
+        )
+    chosen = np.random.default_rng(seed).choice(n_tokens, size=k, replace=False)
+    vectors_kd = torch.empty(k, d_model)
+    start = 0
+    for shard in train.shards:
+        end = start + shard.n_images * n_patches
+        (here,) = np.nonzero((chosen >= start) & (chosen < end))
+        vectors_kd[torch.from_numpy(here)] = shard.tokens(layer, chosen[here] - start)
+        start = end
+    return Linear(vectors_kd)
+
+
+def draw_random_centred(train: ShardSet, layer: int, k: int, seed: int) -> Linear:
+    """The patches x that `draw_random` draws, as unit vectors v from the mean m of all training patches.
+
+        v = (x - m) / |x - m|        score of a patch y: (y - m) . v
+
+    Activations have a large mean in common, which inner products of raw patches measure first of all. m is summed in
+    float64. A patch at the mean has no direction: its v is 0.
+    """
+    drawn_kd = draw_random(train, layer, k, seed).vectors.double()
+    sum_d = torch.zeros(train.shape(layer)[1], dtype=torch.float64)
+    n = 0
+    for block_bd in token_blocks(train, layer):
+        sum_d += block_bd.sum(0, dtype=torch.float64)
+        n += len(block_bd)
+    mean_d = sum_d / n
+    vectors_kd = torch.nn.functional.normalize(drawn_kd - mean_d, dim=1)
+    return Linear(vectors_kd.float(), -(vectors_kd @ mean_d).float())
+
+
+def token_blocks(train: ShardSet, layer: int, images: np.ndarray | None = None) -> Iterator[torch.Tensor]:
+    """Yield the patches float32 {B, D} of all images, or of those at the ascending positions `images`."""
+    n_patches, d_model = train.shape(layer)
+    per_block = max(1, BLOCK_BYTES // (4 * n_patches * d_model))
+    start = 0
+    for shard in train.shards:
+        end = start + shard.n_images
+        rows = np.arange(shard.n_images)
+        if images is not None:
+            rows = images[(images >= start) & (images < end)] - start
+        for first in range(0, len(rows), per_block):
+            acts_npd = shard.read_acts(layer, rows[first : first + per_block])
+            yield acts_npd.float().reshape(-1, d_model)
+        start = end
+
+
+def fit_pca(train: ShardSet, layer: int, k: int, device: torch.device) -> Linear:
+    """The K directions of the largest variance; a patch's score is (x - mean) . direction.
+
+    The covariance {D, D} is summed up in float64 around the mean of the first block, so that no digits cancel,
+    and then decomposed: equal to `sklearn.decomposition.PCA` on all patches at once. A direction's sign is
+    arbitrary; as there, its largest component in magnitude is positive. Memory: D^2 and a block of patches.
+    """
+    _, d_model = train.shape(layer)
+    if k > d_model:
+        raise UserError(
+            f"--scorer pca:{k}: activations of width {d_model} have that many components; ask for fewer"
+        )
+    device = float64_device(device)
+    origin_d = sum_d = gram_dd = None
+    n = 0
+    for block_bd in token_blocks(train, layer):
+        x_bd = block_bd.to(device).double()
+        if origin_d is None or sum_d is None or gram_dd is None:
+            origin_d = x_bd.mean(0)
+            sum_d = torch.zeros_like(origin_d)
+            gram_dd = x_bd.new_zeros(d_model, d_model)
+        x_bd -= origin_d
+        sum_d += x_bd.sum(0)
+        gram_dd += x_bd.T @ x_bd
+        n += len(x_bd)
+    assert origin_d is not None and sum_d is not None and gram_dd is not None
+    shift_d = sum_d / n
+    covariance_dd = gram_dd / n - torch.outer(shift_d, shift_d)
+    _, vectors_dd = torch.linalg.eigh(covariance_dd.cpu())  # ascending
+    vectors_kd = vectors_dd.T.flip(0)[:k]
+    largest_k1 = vectors_kd.abs().argmax(1, keepdim=True)
+    vectors_kd = vectors_kd * vectors_kd.gather(1, largest_k1).sign()
+    mean_d = (origin_d + shift_d).cpu()
+    return Linear(vectors_kd.float().contiguous(), -(vectors_kd @ mean_d).float())
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import threading
@@ -420,3 +421,27 @@ def test_a_shard_cut_while_it_is_in_use_is_an_error_of_who_reads_it(whole: Path,
     os.truncate(copy, shard.stored(5).offset + 1000)
     with pytest.raises(UserError, match=r"shard\.h5: it ends before its activations do"):
         shard.read_acts(5, np.array([0]))
+
+
+def test_a_full_disk_is_told_before_anything_is_written(images: Path, weights: Path, tmp_path: Path) -> None:
+    """Room for a whole shard is reserved first: HDF5 crashes when the disk fills up beneath it."""
+    out = tmp_path / "acts"
+    done = subprocess.run(
+        [str(BIN / "dump-acts"), *map(str, settings(images, weights, out))],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"{out / 'shard-000000.h5'}: File too large; free some space" in error_lines(done)
+    assert not list(out.iterdir())
+
+
+def test_the_plan_is_an_upper_bound_of_the_files(images: Path, weights: Path, whole: Path) -> None:
+    """Its shards take no more room than the plan says, with which --max-disk reckons, and hardly less."""
+    done = dump(*settings(images, weights, whole.parent / "none", "--dry-run"))
+    planned = int(re.search(r"^bytes: (\d+)", done.stdout, re.MULTILINE)[1])
+    written = sum(path.stat().st_size for path in whole.glob("shard-*.h5"))
+    assert planned - 16 * 2**17 <= written <= planned

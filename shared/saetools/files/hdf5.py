@@ -38,15 +38,24 @@ def new_hdf5(target: Path, n_bytes: int) -> Iterator[h5py.File]:
     n_bytes: the size of its data sets and attributes; the room for them is reserved first. Raises OSError
     where the disk does not have it. (A disk that fills up under the HDF5 library makes the process crash.)
     """
-    n_bytes += _ROOM_FOR_STRUCTURE
-    with atomic_path(target) as partial:
-        _reserve(partial, n_bytes, target)
-        # libver: the newest layout; the default one limits the attributes to 64 kB
-        with h5py.File(partial, "w", libver="v110") as file:
-            _reserve(
-                partial, n_bytes, target
-            )  # opening made it empty again; closing gives back what is left over
-            yield file
+    with (
+        atomic_path(target) as partial,
+        reserved_hdf5(partial, n_bytes + _ROOM_FOR_STRUCTURE, target) as file,
+    ):
+        yield file
+
+
+@contextlib.contextmanager
+def reserved_hdf5(partial: Path, n_bytes: int, target: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to write at a path from `atomic_path(target)`, with room reserved as `new_hdf5` does.
+
+    n_bytes: the size of the whole file, at most.
+    """
+    _reserve(partial, n_bytes, target)
+    # libver: the newest layout; the default one limits the attributes to 64 kB
+    with h5py.File(partial, "w", libver="v110") as file:
+        _reserve(partial, n_bytes, target)  # opening emptied it; closing gives back what is left over
+        yield file
 
 
 _ROOM_FOR_STRUCTURE = 1 << 20

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import h5py
 import numpy as np
 
 from saetools.files.atomic import PARTIAL, atomic_path
+from saetools.files.hdf5 import reserved_hdf5
 from saetools.files.provenance import Provenance, canonical_json
 from saetools.shards.dtypes import STORED_TYPES, row_sums, to_stored
 from saetools.shards.header import DIGEST_CHARACTERS, Examples, ShardHeader, layer_group
@@ -22,6 +25,11 @@ if TYPE_CHECKING:
     Acts = np.ndarray | torch.Tensor
 
 COPIED_AT_ONCE = 64  # images
+# What a shard holds beside its arrays, at most: attributes, and HDF5's own structures
+OVERHEAD_BYTES = 128 * 2**10
+# ... and of each image: its path's place, its size, its digest. Not in `image_bytes`, by which images are dealt
+# out to shards: a recording that an earlier version began could not be continued then
+ENTRY_BYTES = 48 + 8 + 32
 
 
 @contextlib.contextmanager
@@ -54,14 +62,62 @@ def new_shard(
         for layer in header.layers
     }
     attributes = {**provenance.to_attributes(), **header.to_attributes()}
+    arrays = _arrays_per_image(shapes, dtype, has_cls, has_labels)
+    one_image = image_bytes(shapes, dtype, has_cls, has_labels)
     with atomic_path(target) as partial:
-        # libver: the newest layout; the default one limits the attributes to 64 kB
-        with h5py.File(partial, "w", libver="v110") as file:
-            writer = ShardWriter(target, file, examples, shapes, dtype, has_cls, has_labels, scales)
+        with reserved_hdf5(partial, shard_bytes(one_image, examples.path), target) as file:
+            writer = ShardWriter(target, file, examples, shapes, dtype, arrays, scales)
             yield writer
             writer.finish(attributes)
         if writer.skipped:
-            _leave_out_skipped(partial, writer)
+            _leave_out_skipped(partial, shard_bytes(one_image, examples.path), writer)
+
+
+def image_bytes(shapes: Mapping[int, tuple[int, int]], dtype: str, has_cls: bool, has_labels: bool) -> int:
+    """Bytes of one image's arrays. shapes: (P, D) of each layer."""
+    arrays = _arrays_per_image(shapes, dtype, has_cls, has_labels)
+    in_layers = sum(array.row_bytes for array in arrays.values()) + 8 * len(shapes)  # with their checksums
+    return in_layers + 8 + 8 + 4  # index, target and grid
+
+
+def shard_bytes(one_image: int, paths: Iterable[str]) -> int:
+    """What a shard of the images at `paths` takes on disk, rounded up. one_image: see `image_bytes`."""
+    return OVERHEAD_BYTES + sum(one_image + len(path.encode()) + ENTRY_BYTES for path in paths)
+
+
+@dataclass(frozen=True)
+class _Array:
+    """A data set with one row for each image: the shape of a row, its type in the file, and its attribute `dtype`."""
+
+    row: tuple[int, ...]
+    stored: np.dtype[Any]
+    dtype: str = ""
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.row) * self.stored.itemsize
+
+
+def _arrays_per_image(
+    shapes: Mapping[int, tuple[int, int]], dtype: str, has_cls: bool, has_labels: bool
+) -> dict[str, _Array]:
+    """The data sets that are filled image by image, in the order in which they are made."""
+    arrays: dict[str, _Array] = {}
+    first = next(iter(shapes.values()))[0]
+    for layer, (n_patches, width) in shapes.items():
+        group = layer_group(layer)
+        arrays[f"{group}/patches"] = _Array((n_patches, width), STORED_TYPES[dtype], dtype)
+        if has_cls:
+            # int8's scale is the patches'; a class token has its own sizes, and takes little room
+            kind = "float32" if dtype == "int8" else dtype
+            arrays[f"{group}/cls"] = _Array((width,), STORED_TYPES[kind], kind)
+        if n_patches != first:
+            arrays[f"{group}/grid"] = _Array((2,), np.dtype("<i2"))
+            if has_labels:
+                arrays[f"{group}/labels"] = _Array((n_patches,), np.dtype("<u2"))
+    if has_labels:
+        arrays["labels"] = _Array((first,), np.dtype("<u2"))
+    return arrays
 
 
 class ShardWriter:
@@ -74,11 +130,10 @@ class ShardWriter:
         examples: Examples,
         shapes: Mapping[int, tuple[int, int]],
         dtype: str,
-        has_cls: bool,
-        has_labels: bool,
+        arrays: Mapping[str, _Array],
         scales: Mapping[int, torch.Tensor] | None,
     ) -> None:
-        self._target, self._file, self._shapes, self._dtype = target, file, shapes, dtype
+        self.target, self._file, self._shapes, self._dtype = target, file, shapes, dtype
         self._examples, self._n_images = examples, len(examples)
         self._scales = dict(scales or {})
         self._n_offered = 0  # examples appended or skipped
@@ -87,25 +142,17 @@ class ShardWriter:
         self._size = None if examples.size is None else np.array(examples.size, np.int32)
         self._digest = None if examples.digest is None else np.array(examples.digest, f"S{DIGEST_CHARACTERS}")
         self.skipped: dict[int, str] = {}
-        self.per_image: set[str] = set()  # data sets that are filled image by image
         self._digests: dict[str, Any] = {}
         self._clipped: dict[str, int] = {}
         self._sums: dict[int, list[np.ndarray]] = {layer: [] for layer in shapes}
-        for layer, (n_patches, width) in shapes.items():
-            group = layer_group(layer)
-            self._create(f"{group}/patches", (self._n_images, n_patches, width), STORED_TYPES[dtype], dtype)
-            if has_cls:
-                # int8's scale is the patches'; a class token has its own sizes, and takes little room
-                kind = "float32" if dtype == "int8" else dtype
-                self._create(f"{group}/cls", (self._n_images, width), STORED_TYPES[kind], kind)
-            if dtype == "int8":
-                self._write(f"{group}/scale", self._scales[layer].cpu().numpy().astype("<f4"))
-            if self._has_own_grid(layer):
-                self._create(f"{group}/grid", (self._n_images, 2), np.dtype("<i2"))
-                if has_labels:
-                    self._create(f"{group}/labels", (self._n_images, n_patches), np.dtype("<u2"))
-        if has_labels:
-            self._create("labels", (self._n_images, shapes[self._first][0]), np.dtype("<u2"))
+        for name, array in arrays.items():
+            dataset = file.create_dataset(name, (self._n_images, *array.row), array.stored)
+            if array.dtype:
+                dataset.attrs["dtype"] = array.dtype
+            self._digests[name] = hashlib.sha256()
+        self.per_image = set(arrays)
+        for layer, scale in self._scales.items():
+            self._write(f"{layer_group(layer)}/scale", scale.cpu().numpy().astype("<f4"))
 
     @property
     def _first(self) -> int:
@@ -205,13 +252,6 @@ class ShardWriter:
         self._file.create_dataset(name, data=values)
         self._digests[name] = hashlib.sha256(np.ascontiguousarray(values).data)
 
-    def _create(self, name: str, shape: tuple[int, ...], stored: np.dtype[Any], dtype: str = "") -> None:
-        dataset = self._file.create_dataset(name, shape, stored)
-        if dtype:
-            dataset.attrs["dtype"] = dtype
-        self.per_image.add(name)
-        self._digests[name] = hashlib.sha256()
-
     def _has_own_grid(self, layer: int) -> bool:
         return self._shapes[layer][0] != self._shapes[self._first][0]
 
@@ -219,7 +259,7 @@ class ShardWriter:
         import torch
 
         scale = self._scales.get(layer) if layer is not None else None
-        stored, clipped = to_stored(torch.as_tensor(acts), dtype, f"{self._target}: /{name}", scale)
+        stored, clipped = to_stored(torch.as_tensor(acts), dtype, f"{self.target}: /{name}", scale)
         if dtype == "int8":
             self._clipped[name] = self._clipped.get(name, 0) + clipped
         self._append(name, stored, stored.dtype)
@@ -231,13 +271,13 @@ class ShardWriter:
         self._digests[name].update(values.data)
 
 
-def _leave_out_skipped(partial: Path, writer: ShardWriter) -> None:
+def _leave_out_skipped(partial: Path, n_bytes: int, writer: ShardWriter) -> None:
     """Copy the shard with data sets that end with the last image it holds: HDF5 cannot shorten them."""
     # A zero before the process number: another name, which the next writer still knows as left over
     stem, _, pid = partial.stem.rpartition("-")
     shorter = partial.with_name(f"{stem}-0{pid}{PARTIAL}")
     try:
-        with h5py.File(partial, "r") as old, h5py.File(shorter, "w", libver="v110") as new:
+        with h5py.File(partial, "r") as old, reserved_hdf5(shorter, n_bytes, writer.target) as new:
             new.attrs.update(old.attrs)
             old.visititems(lambda name, item: _copy_shorter(name, item, new, writer))
         shorter.replace(partial)

@@ -12,6 +12,7 @@ from saetools.cli.app import (
     DeviceOption,
     VerboseOption,
     VersionOption,
+    examples,
     new_app,
     parse_numbers,
     run,
@@ -23,88 +24,115 @@ from saetools.errors import UsageError, UserError
 from saetools.log import logger
 
 app = new_app()
+BIRDS_MODEL = "--model timm/test_vit2 --weights examples/birds/vit.safetensors"  # of the examples
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        f"dump-acts data/birds --split train {BIRDS_MODEL} --layers 7 --out acts/train",
+        f"dump-acts data/birds --split test {BIRDS_MODEL} --layers 7 --out acts/test",
+        f"dump-acts data/birds/parts-train.csv {BIRDS_MODEL} --layers 7 --out parts/train",
+        f"dump-acts data/birds/parts-test.csv {BIRDS_MODEL} --layers 7 --out parts/test",
+    )
+)
 def dump_acts(
     images: Annotated[
         Path,
         typer.Argument(
-            help="The data set: a folder of CLASS/NAME.jpg, CUB-200-2011's layout, images/ with annotations/,"
-            " or a CSV with the column path."
+            help="The images: a folder of CLASS/NAME.jpg, CUB-200-2011, images/ with masks in annotations/,"
+            " or a CSV with a column path."
         ),
     ],
     model: Annotated[str, typer.Option(help="timm/NAME or open_clip/NAME/PRETRAINED.")],
     layers: Annotated[
         str,
         typer.Option(
-            help="Blocks (of a convolutional network: stages) to record: 8,11, or all. 0 is the first, -1 the last.",
+            help="Layers to record: 8,11, or all. Layer 0 is the first block (or stage), -1 the last.",
             metavar="L,L,...",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the shards; made where it is missing.")],
-    split: Annotated[str | None, typer.Option(help="Only this split: train, test, a folder's name.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Record this split only: train, test, a folder's name.")
+    ] = None,
     split_validation: Annotated[
         float | None,
         typer.Option(
-            help="Part of train, such as 0.2, that --split train leaves out and --split validation records.",
+            help="Share of the training images, such as 0.2, that --split validation records and --split train omits.",
             metavar="SHARE",
         ),
     ] = None,
-    layout: Annotated[str, typer.Option(help="auto, folder, cub200, masks or csv.")] = "auto",
+    layout: Annotated[
+        str, typer.Option(help="Layout of the data set: auto, folder, cub200, masks or csv.")
+    ] = "auto",
     weights: Annotated[
-        Path | None, typer.Option(help="Local weights (.safetensors, .pth) in place of the published ones.")
+        Path | None, typer.Option(help="Local weights (.safetensors, .pth) instead of the published ones.")
     ] = None,
-    mean: Annotated[str | None, typer.Option(help="Normalise with this mean: R,G,B in 0 to 1.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Mean of R,G,B for normalisation, 0 to 1. Default: the model's.")
+    ] = None,
     std: Annotated[
-        str | None, typer.Option(help="Normalise with this standard deviation: R,G,B in 0 to 1.")
+        str | None,
+        typer.Option(help="Standard deviation of R,G,B for normalisation. Default: the model's."),
     ] = None,
     grid: Annotated[
         str,
         typer.Option(
-            help="model: its own. native:640: 640 patches, in the grid nearest to the image's aspect."
+            help="Patch grid: model (the model's own), or native:640 (640 patches, close to the image's aspect ratio)."
         ),
     ] = "model",
-    dtype: Annotated[str, typer.Option(help="Stored as float16, bfloat16, float32 or int8.")] = "float16",
+    dtype: Annotated[str, typer.Option(help="Storage type: float16, bfloat16, float32 or int8.")] = "float16",
     cls: Annotated[bool, typer.Option("--cls/--no-cls", help="Record the class token too.")] = False,
     patch_label: Annotated[
-        str | None, typer.Option(help="With masks: majority (the default) or prefer-foreground.")
+        str | None,
+        typer.Option(help="Label of a patch with masks: majority (the default) or prefer-foreground."),
     ] = None,
     background: Annotated[
-        int | None, typer.Option(min=0, help="The masks' value for background (0 where it is not given).")
+        int | None, typer.Option(min=0, help="Mask value of the background. Default: 0.")
     ] = None,
     ignore: Annotated[
-        str | None, typer.Option(help="Mask values without a meaning, labelled 65535.", metavar="V,V,...")
+        str | None,
+        typer.Option(help="Mask values to ignore; such patches get the label 65535.", metavar="V,V,..."),
     ] = None,
     images_per_shard: Annotated[
-        int | None, typer.Option(min=1, help="Default: 256 MiB, at most an eighth of the data set.")
+        int | None,
+        typer.Option(min=1, help="Default: 256 MiB of images, at most an eighth of the data set."),
     ] = None,
     part: Annotated[
-        str, typer.Option("--slice", help="The third of 16 parts of the shards: 3/16.", metavar="I/N")
+        str,
+        typer.Option(
+            "--slice", help="Record part I of N of the shards, for job arrays: 3/16.", metavar="I/N"
+        ),
     ] = "1/1",
     on_bad_image: Annotated[
-        str, typer.Option(help="fail, or skip: leave it out and list it in the shard.")
+        str,
+        typer.Option(
+            help="Images that cannot be decoded: fail, or skip (omit them and list them in the shard)."
+        ),
     ] = "fail",
     max_disk: Annotated[
         str | None,
-        typer.Option(help="Pause while the folder would be larger: 50GB. See train-sae --consume."),
+        typer.Option(help="Pause when the folder would exceed this size: 50GB. See train-sae --consume."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, load no weights, record nothing.")
+        bool, typer.Option("--dry-run", help="Print the plan without loading weights or recording.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in one pass through the model.")] = 32,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 2,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 32,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes that decode images.")] = 2,
     precision: Annotated[
-        str, typer.Option(help="Of the model's products: float32, float16, bfloat16; auto: float16 on a GPU.")
+        str,
+        typer.Option(
+            help="Precision of the forward pass: float32, float16, bfloat16; auto: float16 on a GPU."
+        ),
     ] = "auto",
     device: DeviceOption = "auto",
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Record the patch activations of a frozen vision model, one or more layers of it.
+    """Record the patch activations of one or more layers of a frozen vision model.
 
-    Writes shards (HDF5, see docs/formats.md) and prints the path of each as soon as it is complete.
-    Running the same command again records only what is missing.
+    Writes activation shards (HDF5, see docs/formats.md) and prints the path of each when it is complete. Run the same
+    command again to record the shards that are missing.
     """
     from dump_acts.patch_labels import RULES, LabelSettings
     from saetools.shards.dtypes import STORED_TYPES
@@ -143,7 +171,7 @@ def dump_acts(
         ):
             if given is not None:
                 raise UsageError(
-                    f"{flag} {given}: {images} has no masks that could be made into patch labels"
+                    f"{flag} {given}: {images} has no masks to make patch labels from; leave {flag} out"
                 )
 
     from dump_acts.plan import Contents, Plan, default_images_per_shard

@@ -1,4 +1,4 @@
-"""Decodes images and masks in worker processes, into the pixels that the model sees and labels of patches."""
+"""Decodes images and masks in worker processes, into model input and patch labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from saetools.vision.preprocess import Preprocess
 
 @dataclass(frozen=True)
 class Decoding:
-    """What to make of an image, for layers of these shapes."""
+    """How images become model input, and masks become patch labels for layers of these shapes."""
 
     preprocess: Preprocess
     shapes: Sequence[LayerShape]
@@ -27,8 +27,8 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels uint8 {height, width, 3} as the model sees them; size (height, width) and digest of the image as it was
-    decoded; labels uint16 {P} by stride, where there is a mask.
+    """A decoded image: model input pixels uint8 {height, width, 3}; size (height, width) and digest before resizing;
+    patch labels uint16 {P} for each stride, where there is a mask.
     """
 
     pixels: np.ndarray
@@ -39,8 +39,8 @@ class Picture:
 
 @dataclass
 class Group:
-    """Images of one size to the model in a batch: their places in it {b}, pixels uint8 {b, height, width, 3},
-    sizes {b, 2} and digests {b} as they were decoded, and labels uint16 {b, P} by stride.
+    """The images of a batch that have one input size: their positions in the batch {b}, pixels uint8
+    {b, height, width, 3}, sizes {b, 2} and digests {b} before resizing, and patch labels uint16 {b, P} for each stride.
     """
 
     places: list[int]
@@ -56,7 +56,7 @@ class Group:
 
 @dataclass
 class Batch:
-    """Images that were listed together. faults: what is wrong with the image at a place in the batch."""
+    """Consecutive images. faults: position in the batch -> why that image cannot be used."""
 
     groups: list[Group]
     faults: dict[int, str]
@@ -68,7 +68,7 @@ class Batch:
 
 
 class Pictures(torch.utils.data.Dataset):
-    """Item i: image i decoded, or what is wrong with it."""
+    """Item i: image i decoded, or the reason why it cannot be."""
 
     def __init__(self, images: ImageSet, decoding: Decoding) -> None:
         self.images, self.decoding = images, decoding
@@ -84,8 +84,8 @@ class Pictures(torch.utils.data.Dataset):
             with Image.open(path) as image:
                 if deep_grey_range(image) is not None and self.decoding.preprocess.deep_grey is None:
                     return (
-                        f"{path}: it is grey of more than 8 bits under the name of another file format;"
-                        " name it .png or .tif, as what it is"
+                        f"{path}: a grey image of more than 8 bits whose name ends like another file format;"
+                        " rename it to .png or .tif"
                     )
                 picture = rgb_picture(image, path)
             pixels, digest = self.decoding.preprocess.pixels(picture), picture_digest(picture)
@@ -95,7 +95,7 @@ class Pictures(torch.utils.data.Dataset):
             path = self.images.root / self.images.mask[i]
             mask_hw = read_mask(path, self.decoding.preprocess, (width, height))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return f"{path}: it is not an image that can be decoded ({error}); mend it, or take it out"
+            return f"{path}: it cannot be decoded as an image ({error}); repair or remove it"
         except UserError as error:
             return str(error)
         return Picture(pixels, (height, width), digest, self._labels(mask_hw, self.decoding.labels))
@@ -114,7 +114,7 @@ class Pictures(torch.utils.data.Dataset):
 def decode(
     images: ImageSet, decoding: Decoding, batches: Sequence[Sequence[int]], workers: int, pin: bool
 ) -> Iterator[Batch]:
-    """The batches of images, in order, decoded ahead in worker processes, which start at once."""
+    """The batches of images in order, decoded ahead by worker processes, which start at once."""
     loader = torch.utils.data.DataLoader(
         Pictures(images, decoding),
         batch_sampler=batches,  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def decode(
 
 
 def collate(items: Sequence[Picture | str]) -> Batch:
-    """Put pictures of one size together; a batch has as many groups as sizes."""
+    """Group pictures by input size: a batch has one group for each size."""
     by_size: dict[tuple[int, ...], list[int]] = {}
     faults = {}
     for place, item in enumerate(items):

@@ -1,4 +1,4 @@
-"""Labels of patches, from masks that say what each pixel of an image shows."""
+"""Labels of patches, from masks with a class for each pixel."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ RULES = ("majority", "prefer-foreground")
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """rule: majority (the value of most pixels of the patch; of equally many, the smallest), or
+    """rule: majority (the most frequent mask value in the patch; the smallest of equally frequent ones), or
     prefer-foreground (the same among pixels that are neither background nor ignored, where there are any).
 
-    background: the mask's value for it. ignore: mask values that are labelled 65535, which counts as a
-    value of its own, the largest.
+    background: its mask value. ignore: mask values that become 65535, which takes part in the count like a class.
     """
 
     rule: str = "majority"
@@ -34,18 +33,18 @@ class LabelSettings:
 
 
 def read_mask(path: Path, preprocess: Preprocess, image_size: tuple[int, int]) -> np.ndarray:
-    """The mask int32 {height, width} after the very same resize and crop as its image of (width, height).
+    """The mask int32 {height, width} after the same resize and crop as its image of (width, height).
 
-    Border around the image is 65535. Raises UserError where the mask is no grey or palette picture, has
-    another size than the image, or values beyond 65535; OSError, ValueError or SyntaxError from decoding.
+    The border around the image is 65535. Raises UserError where the mask is not a grey or palette image, has another
+    size than the image, or values above 65535; OSError, ValueError or SyntaxError where it cannot be decoded.
     """
     from PIL import Image
 
     with Image.open(path) as mask:
         if mask.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
             raise UserError(
-                f"{path}: a mask with colours ({mask.mode}); "
-                " expected one number a pixel: 8 or 16 bit grey, or a palette"
+                f"{path}: the mask has colours ({mask.mode}); expected one number for each pixel: 8 or 16 bit grey,"
+                " or a palette"
             )
         if mask.size != image_size:
             raise UserError(
@@ -65,7 +64,7 @@ def label_patches(
 ) -> np.ndarray:
     """The labels uint16 {P} of the patches, row by row.
 
-    Pixel (y, x) is of the patch in row y // stride, column x // stride; pixels beyond the grid are of none.
+    Pixel (y, x) belongs to the patch in row y // stride and column x // stride; pixels outside the grid are left out.
     """
     rows, columns = grid
     n_patches = rows * columns

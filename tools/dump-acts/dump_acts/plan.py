@@ -1,9 +1,12 @@
-"""What a recording will be: its shards, their sizes, and whether the disk has room for them."""
+"""The plan of a recording: its shards, their sizes, and the room on the disk, which `--max-disk` waits for."""
 
 from __future__ import annotations
 
 import os
+import select
 import shutil
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +16,9 @@ import numpy as np
 from saetools.cli.quantities import format_bytes
 from saetools.cli.slices import Slice
 from saetools.errors import UserError
-from saetools.shards.dtypes import STORED_TYPES
+from saetools.log import logger
 from saetools.shards.header import shard_name
+from saetools.shards.writer import image_bytes, shard_bytes
 from saetools.vision.image_sets import ImageSet
 from saetools.vision.models import LayerShape, Outline
 
@@ -22,16 +26,12 @@ from saetools.vision.models import LayerShape, Outline
 SHARD_BYTES = 256 * 2**20
 SHARDS_PER_SET = 8  # ... of a small data set too
 SMALLEST_SHARD = 32  # images
-# What a shard holds beside its arrays, at most: attributes, and HDF5's own structures
-OVERHEAD_BYTES = 128 * 2**10
-# ... and of each image: its path's place, its size, its digest. Not in `image_bytes`, by which images are dealt
-# out to shards: a recording that an earlier version began could not be gone on with
-ENTRY_BYTES = 48 + 8 + 32
+SECONDS_BETWEEN_LOOKS = 0.1  # at the folder, while it is full
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is stored of each image. layers: 0-based, ascending, with their shapes."""
+    """What a shard holds of each image. layers: 0-based, ascending, with their shapes."""
 
     layers: dict[int, LayerShape]
     dtype: str
@@ -41,22 +41,13 @@ class Contents:
     @property
     def image_bytes(self) -> int:
         """Bytes of one image's arrays."""
-        shapes = list(self.layers.values())
-        n_values = sum(shape.n_patches * shape.d_model for shape in shapes)
-        total = n_values * STORED_TYPES[self.dtype].itemsize + 8 * len(shapes) + 8 + 8 + 4
-        if self.cls:
-            itemsize = 4 if self.dtype == "int8" else STORED_TYPES[self.dtype].itemsize
-            total += itemsize * sum(shape.d_model for shape in shapes)
-        own = [shape for shape in shapes if shape.n_patches != shapes[0].n_patches]
-        total += 4 * len(own)
-        if self.labels:
-            total += 2 * (shapes[0].n_patches + sum(shape.n_patches for shape in own))
-        return total
+        shapes = {layer: (shape.n_patches, shape.d_model) for layer, shape in self.layers.items()}
+        return image_bytes(shapes, self.dtype, self.cls, self.labels)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A recording of `images` into `folder`, of which this run does the shards of its part."""
+    """A recording of `images` into `folder`; this run makes the shards of its part."""
 
     images: ImageSet
     folder: Path
@@ -81,24 +72,22 @@ class Plan:
         return self.folder / shard_name(shard)
 
     def missing(self) -> list[int]:
-        """Shards of this run's part that are not there yet."""
+        """Shards of this run's part that do not exist yet."""
         return [shard for shard in self.mine() if not self.target(shard).exists()]
 
     def shard_bytes(self, shard: int) -> int:
-        """What a shard takes on disk, rounded up."""
-        rows = self.rows(shard)
-        entries = sum(len(self.images.path[row].encode()) + ENTRY_BYTES for row in rows)
-        return len(rows) * self.contents.image_bytes + entries + OVERHEAD_BYTES
+        """Bytes of a shard on disk, rounded up."""
+        return shard_bytes(self.contents.image_bytes, [self.images.path[row] for row in self.rows(shard)])
 
     def free_bytes(self) -> int:
-        """What is free on the disk of the folder, which may not exist yet."""
+        """Free bytes on the disk of the folder, which may not exist yet."""
         folder = self.folder.absolute()
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
 
     def check_space(self, max_disk: int | None) -> None:
-        """Raise UserError where the missing shards do not fit on the disk, or one not into max_disk."""
+        """Raise UserError where the missing shards do not fit on the disk, or one of them exceeds max_disk."""
         sizes = [self.shard_bytes(shard) for shard in self.missing()]
         if not sizes:
             return
@@ -113,13 +102,12 @@ class Plan:
         free = self.free_bytes()
         if needed > free:
             raise UserError(
-                f"{self.folder}: the recording needs {format_bytes(needed)}, but only {format_bytes(free)} are"
-                " free on that disk; record fewer layers, use --dtype int8, or bound it with --max-disk and"
-                " let train-sae --consume follow"
+                f"{self.folder}: the recording needs {format_bytes(needed)}, but only {format_bytes(free)} are free on"
+                " that disk; record fewer layers, use --dtype int8, or set --max-disk and pipe into train-sae --consume"
             )
 
     def lines(self, outline: Outline) -> list[str]:
-        """The plan for a person, `name: value` a line."""
+        """The plan in words, one `name: value` a line."""
         shapes, free = self.contents.layers, self.free_bytes()
         missing = self.missing()
         needed = sum(self.shard_bytes(shard) for shard in missing)
@@ -145,7 +133,7 @@ def default_images_per_shard(n_images: int, image_bytes: int) -> int:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of the files directly in a folder; files that vanish meanwhile count as nothing."""
+    """Bytes of the files directly in a folder, without those that are deleted meanwhile."""
     total = 0
     if not folder.is_dir():
         return 0
@@ -156,6 +144,37 @@ def folder_bytes(folder: Path) -> int:
             except FileNotFoundError:
                 continue
     return total
+
+
+def wait_for_room(folder: Path, needed: int, max_disk: int) -> None:
+    """Return as soon as the folder has room for `needed` more bytes within `max_disk`.
+
+    Exits with code 0, as a closed pipe does, when the reader of stdout has ended, since no shard would be deleted then.
+    """
+    told = False
+    while (present := folder_bytes(folder)) + needed > max_disk:
+        if not told:
+            logger.info(
+                "pausing: %s holds %s of --max-disk %s; recording continues when shards are deleted",
+                folder,
+                format_bytes(present),
+                format_bytes(max_disk),
+            )
+            told = True
+        if _reader_is_gone():
+            raise SystemExit(0)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe whose reader has ended."""
+    try:
+        descriptor = sys.stdout.fileno()
+        poll = select.poll()
+    except (OSError, AttributeError):  # stdout is no file, or the system has no poll
+        return False
+    poll.register(descriptor, select.POLLERR)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _layers(shapes: dict[int, LayerShape], outline: Outline) -> str:
@@ -179,9 +198,7 @@ def _layers(shapes: dict[int, LayerShape], outline: Outline) -> str:
 def _preprocessing(outline: Outline) -> str:
     how = outline.preprocess
     if how.native is not None:
-        size = (
-            f"squashed to the grid of {how.native[0]} patches of {how.native[1]} pixels nearest to the aspect"
-        )
+        size = f"resized to the grid of {how.native[0]} patches of {how.native[1]} pixels nearest to the aspect ratio"
     else:
         size = f"{how.resize_mode} to {_by(how.resize)}, centre {_by(how.size)}"
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (how.mean, how.std))

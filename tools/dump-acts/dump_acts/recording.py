@@ -11,27 +11,31 @@ import numpy as np
 import torch
 
 from dump_acts.decoding import Decoding, decode
-from dump_acts.int8_scales import find_scales
 from dump_acts.patch_labels import LabelSettings
-from dump_acts.pausing import wait_for_room
-from dump_acts.plan import Plan
+from dump_acts.plan import Plan, wait_for_room
 from dump_acts.storing import BackgroundWriter, OpenShard
 from saetools.cli.progress import Progress
 from saetools.errors import UserError
 from saetools.files.atomic import remove_stale
 from saetools.files.formats import SHARDS
 from saetools.files.provenance import Provenance, first_difference
+from saetools.shards.dtypes import int8_scale
 from saetools.shards.header import Examples, ShardHeader, shard_name
 from saetools.shards.reader import Shard
 from saetools.shards.writer import new_shard
 from saetools.vision.models import VisionModel
 
+# int8 takes its scales from the first images, and from so few patches of each that all layers of a large model fit
+# into memory.
+SCALE_IMAGES = 256
+SCALE_PATCHES = 64
+
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a recording is made; labels alone decides what is in it.
+    """labels: how masks become patch labels, None without masks; it changes what the shards hold, the others do not.
 
-    skip_bad: leave out images that cannot be decoded. max_disk: bytes that the folder may hold.
+    skip_bad: leave out images that cannot be decoded. max_disk: bytes that the folder may hold; None: any number.
     """
 
     labels: LabelSettings | None
@@ -42,10 +46,10 @@ class RunSettings:
 
 
 def record(model: VisionModel, plan: Plan, settings: RunSettings) -> Iterator[Path]:
-    """Yield the path of each shard of the plan's part as soon as it is complete, in order.
+    """Record the plan's part of the shards; yield the path of each, in order, when it is complete.
 
-    A shard that is there already with the same settings is kept. Raises UserError where the folder
-    holds shards of other settings, an image cannot be decoded, or an activation does not fit the dtype.
+    Shards that exist already with the same settings are kept. Raises UserError where the folder holds shards of other
+    settings, an image cannot be decoded, or an activation does not fit the dtype.
     """
     identity = _identity(model, plan, settings)
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +59,7 @@ def record(model: VisionModel, plan: Plan, settings: RunSettings) -> Iterator[Pa
         remove_stale(plan.target(shard))
     decoding = Decoding(model.outline.preprocess, list(plan.contents.layers.values()), settings.labels)
     layers = list(plan.contents.layers)
-    scales = find_scales(model, plan, decoding, settings.batch_size, settings.workers) if todo else {}
+    scales = _find_scales(model, plan, decoding, settings.batch_size, settings.workers) if todo else {}
     cut = {shard: _batches(plan.rows(shard), settings.batch_size) for shard in todo}
     # The workers start here, before there is a thread that writes: a forked process should not inherit one.
     batches = decode(
@@ -88,7 +92,7 @@ def record(model: VisionModel, plan: Plan, settings: RunSettings) -> Iterator[Pa
                         progress.advance(len(rows))
                         yield from background.paths(wait=False)
         except UserError:
-            yield from background.paths(wait=True)  # what is complete is told also when the rest fails
+            yield from background.paths(wait=True)  # complete shards are printed also when a later one fails
             raise
         yield from background.paths(wait=True)
 
@@ -129,13 +133,52 @@ def _open_shard(
     )
 
 
+def _find_scales(
+    model: VisionModel, plan: Plan, decoding: Decoding, batch_size: int, workers: int
+) -> dict[int, torch.Tensor]:
+    """The int8 scale {D} of each layer; none for other types.
+
+    Taken from a shard that exists already, else from the first images of the whole data set, so that every part of it
+    gets the same. Images that cannot be decoded are skipped.
+    """
+    if plan.contents.dtype != "int8":
+        return {}
+    layers = list(plan.contents.layers)
+    for index in range(plan.n_shards):
+        if plan.target(index).exists():
+            shard = Shard(plan.target(index))
+            return {layer: scale for layer in layers if (scale := shard.scale(layer)) is not None}
+    rows = range(min(SCALE_IMAGES, len(plan.images)))
+    batches = _batches(rows, batch_size)
+    tokens: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    for batch in decode(plan.images, decoding, batches, workers, pin=False):
+        for group in batch.groups:
+            for layer, acts in model.acts(group.pixels, layers).items():
+                tokens[layer].append(_some_patches(acts.patches))
+    if not tokens[layers[0]]:
+        raise UserError(
+            f"{plan.images.root}: none of the first {len(rows)} images can be decoded, but the scale of int8 is"
+            " taken from them; repair or remove them"
+        )
+    return {layer: int8_scale(torch.cat(found)) for layer, found in tokens.items()}
+
+
+def _some_patches(patches_bpd: torch.Tensor) -> torch.Tensor:
+    """float32 {n, D}: the same number of patches from each image, drawn at random with a fixed seed."""
+    n_images, n_patches, _ = patches_bpd.shape
+    draw = torch.Generator().manual_seed(0)
+    chosen = torch.rand(n_images, n_patches, generator=draw).topk(min(SCALE_PATCHES, n_patches)).indices
+    image = torch.arange(n_images)[:, None]
+    return patches_bpd.cpu().float()[image, chosen].flatten(0, 1)
+
+
 def _batches(rows: range, batch_size: int) -> list[range]:
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
 def _identity(model: VisionModel, plan: Plan, settings: RunSettings) -> dict[str, Any]:
-    """The settings that decide what is in the shards: two runs with the same can share a folder."""
-    # Only where it is there: recordings that an earlier version began can be gone on with
+    """The settings that change what the shards hold: runs with equal ones can write to one folder."""
+    # Only where it was given, so that recordings of an earlier version can be continued
     part = {} if plan.images.part is None else {"split_validation": plan.images.part}
     return {
         **part,

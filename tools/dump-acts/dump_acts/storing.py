@@ -1,4 +1,4 @@
-"""Stores what a model computed in the background, while it computes the next batch."""
+"""Writes shards in a background thread, while the model computes the next batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OpenShard = contextlib.AbstractContextManager[ShardWriter]
 
 
 class BackgroundWriter:
-    """One thread that writes shards, at most one batch behind the model."""
+    """A thread that writes shards, at most one batch behind the model."""
 
     def __init__(self, contents: Contents) -> None:
         self._contents = contents
@@ -40,7 +40,7 @@ class BackgroundWriter:
 
     @contextlib.contextmanager
     def shard(self, target: Path, opened: OpenShard) -> Iterator[None]:
-        """The shard that batches are appended to; complete some time after the block, or never."""
+        """Within the block, batches are appended to this shard; it is complete some time after, or never."""
         self._shard = self._executor.submit(opened.__enter__)
         try:
             yield
@@ -51,16 +51,16 @@ class BackgroundWriter:
         self._finished.append((self._executor.submit(_finish, opened, self._shard.result(), target), target))
 
     def append(self, batch: Batch, acts: Sequence[dict[int, LayerActs]]) -> None:
-        """Append a batch, with the activations of each of its groups; raises what went wrong before."""
+        """Append a batch, with the activations of each of its groups; raises the error of an earlier batch."""
         self._behind.result()
         self._behind = self._executor.submit(_store, self._shard, batch, acts, self._contents)
 
     def keep(self, target: Path) -> None:
-        """A shard that is complete already, in its place between others."""
+        """Report a shard that exists already, in its place among the others."""
         self._finished.append((_done(), target))
 
     def paths(self, *, wait: bool) -> Iterator[Path]:
-        """The shards that have been completed since the last call, in order; wait: until all are."""
+        """The shards completed since the last call, in order; wait: for all of them."""
         while self._finished and (wait or self._finished[0][0].done()):
             future, target = self._finished.popleft()
             future.result()
@@ -76,13 +76,15 @@ def _done() -> Future[Any]:
 def _finish(opened: OpenShard, writer: ShardWriter, target: Path) -> None:
     opened.__exit__(None, None, None)
     if writer.n_clipped:
-        logger.info("%s: %d activations were beyond the range of int8 and clipped", target, writer.n_clipped)
+        logger.info(
+            "%s: %d activations exceeded the range of int8 and were clipped", target, writer.n_clipped
+        )
     for reason in writer.skipped.values():
         logger.warning("skipped: %s", reason)
 
 
 def _abandon(opened: OpenShard, error: Any) -> None:
-    """Leave the shard by its error, which removes the partial file; the error itself is raised elsewhere."""
+    """Close the shard with the error, which removes the partial file; the caller raises the error itself."""
     with contextlib.suppress(error[0]):
         opened.__exit__(*error)
 
@@ -90,7 +92,7 @@ def _abandon(opened: OpenShard, error: Any) -> None:
 def _store(
     shard: Future[ShardWriter], batch: Batch, acts: Sequence[dict[int, LayerActs]], contents: Contents
 ) -> None:
-    """Append a batch in the order in which its images were listed; broken ones are skipped in their places."""
+    """Append a batch in the order of its images; those that cannot be decoded are skipped in their places."""
     patches: dict[int, torch.Tensor] = {}
     cls: dict[int, torch.Tensor] = {}
     grids: dict[int, np.ndarray] = {}

@@ -6,6 +6,7 @@
 # make device-check   that table on DEVICE=cuda and on the CPU: their differences; exit code 1 if they are too large
 # make sweep          a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
 # make test           lint, types and tests; make test-slow: the longer tests
+# make test-oldest   tests with the lower bound of every dependency; make test-python PYTHON=python3.13: with another Python
 #
 # File names contain a digest of the settings they depend on. So a changed setting makes new files only in
 # the steps that depend on it, and the old files are found again when the setting is changed back.
@@ -70,7 +71,7 @@ tables := $(foreach layer,$(layers),$(call table_of,$(layer)))
 SWEEP ?= sweeps/birds.yml
 SET ?=
 
-.PHONY: help setup cub200-table device-check birds-page camvid-page sweep test test-slow check clean
+.PHONY: help setup cub200-table device-check birds-page camvid-page sweep test test-slow test-oldest test-python check clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -79,12 +80,15 @@ setup: .venv/.installed
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/.installed: .venv/bin/python shared/pyproject.toml $(TOOLS:%=%/pyproject.toml)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e 'shared[torch]' $(TOOLS:%=-e %)
+PROJECTS := pyproject.toml setup.py shared/pyproject.toml $(TOOLS:%=%/pyproject.toml)
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
+
+.venv/.installed: .venv/bin/python $(PROJECTS)
+	$(BIN)/$(PIP_INSTALL) -e .
 	touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e 'shared[torch,dev]'
+	$(BIN)/$(PIP_INSTALL) -e '.[dev]'
 	touch $@
 
 # SAELens has many dependencies that the tools do not need, so it gets its own environment on top of ours.
@@ -93,7 +97,7 @@ setup: .venv/.installed
 	ours=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	over=$$(.venv/saelens/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	echo "import site; site.addsitedir('$$ours')" > "$$over/ours.pth"
-	.venv/saelens/bin/pip install --quiet --disable-pip-version-check 'sae-lens>=6,<7'
+	.venv/saelens/bin/$(PIP_INSTALL) 'sae-lens>=6,<7'
 	touch $@
 
 # --- the table ---------------------------------------------------------------------------------------
@@ -227,6 +231,30 @@ test-slow: .venv/.installed-saelens
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 	.venv/saelens/bin/python -c 'import sae_lens'
 	.venv/saelens/bin/python -m pytest tests/convert_sae/test_command.py -k real_saelens
+
+# The lower bound of every dependency, and other interpreters: environments of their own.
+ACROSS_TESTS ?= tests/saetools tests/check_files tests/collect_runs tests/convert_sae tests/encode_acts tests/expand_sweep \
+	tests/fit_probes tests/audit_latents tests/dump_acts tests/train_sae/test_command.py tests/score_traits/test_table.py \
+	tests/score_traits/test_fits.py tests/render_visuals/test_latents.py tests/render_visuals/test_plots.py
+
+test-oldest: .venv/oldest/.installed
+	.venv/oldest/bin/python -m pytest -n 2 --dist worksteal -m 'not slow' $(ACROSS_TESTS)
+
+.venv/oldest/.installed: $(PROJECTS) tests/support/lower_bounds.py
+	$(PYTHON) -m venv .venv/oldest
+	$(PYTHON) tests/support/lower_bounds.py >.venv/oldest/constraints.txt
+	.venv/oldest/bin/$(PIP_INSTALL) -e '.[test]' -c .venv/oldest/constraints.txt
+	touch $@
+
+other := .venv/$(notdir $(PYTHON))
+
+test-python: $(other)/.installed
+	$(other)/bin/python -m pytest -n 2 --dist worksteal -m 'not slow' $(ACROSS_TESTS)
+
+$(other)/.installed: $(PROJECTS)
+	$(PYTHON) -m venv $(other)
+	$(other)/bin/$(PIP_INSTALL) -e '.[test]'
+	touch $@
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -226,11 +226,11 @@ def test_broken_words_on_training_are_refused(tmp_path: Path) -> None:
         (["gated", "out.h5"], 1, "architecture 'gated'"),
         (["scaled", "out.h5"], 1, "normalize_activations is 'layer_norm'"),
         (["empty", "out.h5"], 1, "expected cfg.json and sae_weights.safetensors"),
-        (["lens", "there.h5"], 1, "it is there already"),
-        (["lens", "out.h5", "--centred"], 2, "they are for .pt files"),
-        (["lens", "out.h5", "--layer", "3"], 2, "--layer: it belongs to --acts"),
+        (["lens", "there.h5"], 1, "it exists already"),
+        (["lens", "out.h5", "--centred"], 2, "they are for saev checkpoints"),
+        (["lens", "out.h5", "--layer", "3"], 2, "--layer: it is the layer of --acts"),
         (["ok.pt", "out.pt", "--acts", "there.h5"], 2, "--acts"),
-        (["ok.pt", "out.h5", "--threshold", "1", "--as-topk"], 2, "give one of them"),
+        (["ok.pt", "out.h5", "--threshold", "1", "--as-topk"], 2, "give only one of them"),
     ],
 )
 def test_what_is_refused(

@@ -132,6 +132,24 @@ def name_scorers(table: pd.DataFrame) -> list[str]:
     return [names[key] for key in zip(kinds, files, strict=True)]
 
 
+def mean_ap(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """mAP of each group of an AP table's rows: traits (with an AP), map, and the quantiles ap_5 and ap_95 over traits.
+
+    by: the columns that identify a group, such as those of a run; groups are in order of appearance.
+    """
+    import pandas as pd
+
+    groups = table.groupby(list(by), sort=False, dropna=False)["ap"]
+    return pd.DataFrame(
+        {
+            "traits": groups.count(),
+            "map": groups.mean(),
+            "ap_5": groups.quantile(0.05),
+            "ap_95": groups.quantile(0.95),
+        }
+    )
+
+
 def spread(groups: SeriesGroupBy) -> pd.Series:
     """The standard deviation of each group's values (over seeds, ...): empty where nothing varied, never 0."""
     return groups.std().where(groups.max() > groups.min())

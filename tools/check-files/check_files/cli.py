@@ -1,4 +1,4 @@
-"""check-files: say what is broken, missing or mismatched, before a long job finds out."""
+"""check-files: find broken, missing and mismatched files before a long job does."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli.app import VerboseOption, VersionOption, new_app, run, write_line
+from saetools.cli.app import VerboseOption, VersionOption, examples, new_app, run, write_line
 from saetools.cli.paths import iterate_paths
 
 app = new_app()
 
 
-@app.command()
+@app.command(
+    epilog=examples("check-files acts/train sae.h5 ap.csv", "check-files --deep acts latents sae.h5")
+)
 def check_files(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Files and folders; - reads their paths from stdin.")
+        list[Path] | None,
+        typer.Argument(help="Files and folders; - reads their paths from stdin, one a line."),
     ] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every byte: digests, check sums, NaN.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte: compare digests and checksums, look for NaN.")
+    ] = False,
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Check shards, scorers, latents, tables: a line for each file or folder, "ok" or what is wrong with it.
+    """Check shards, scorers, latents and tables; print one line for each file or folder: "ok", or what is wrong.
 
-    Files that are given together are checked for belonging together too. The exit code is 1 where
-    anything is wrong.
+    Files that are given together must also be of the same model, weights and preprocessing.
+
+    The exit code is 1 if anything is wrong.
     """
     from check_files.checking import check_paths
 

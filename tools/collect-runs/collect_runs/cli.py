@@ -1,4 +1,4 @@
-"""collect-runs: the tables of a sweep as one."""
+"""collect-runs: collect the tables of a sweep into one table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli.app import VerboseOption, VersionOption, new_app, run, write_line
+from saetools.cli.app import VerboseOption, VersionOption, examples, new_app, run, write_line
 from saetools.cli.paths import reads_stdin
 from saetools.errors import UsageError, UserError
 from saetools.log import logger
@@ -18,49 +18,57 @@ FORMATS = ("csv", "markdown", "latex")
 MOST_NAMED = 20
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "collect-runs ap.csv --columns traits,map,ap_5,ap_95 --sort=-map --format markdown",
+        "collect-runs ap.csv --by scorer,group --columns map",
+        "collect-runs sae.metrics.csv --columns nmse,l0,dead",
+    )
+)
 def collect_runs(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="AP tables, training metrics, probe tables, ...; or - for a list of paths on stdin."
+            help="AP tables, training metrics, probe tables, ...; - reads their paths from stdin, one a line."
         ),
     ] = None,
     by: Annotated[
         str | None,
         typer.Option(
-            help="What tells rows apart; the rest is averaged. Default: scorer,n_prototypes,checkpoint,layer,n_train"
-            " of AP tables, the file of others. `group` is the part of a trait's name before `::`.",
+            help="Columns that identify a row; runs that agree in them are averaged. Default: scorer,n_prototypes,"
+            "checkpoint,layer,n_train for AP tables, the file for others. `group`: a trait's name up to ::",
             metavar="COLUMN,...",
         ),
     ] = None,
     columns: Annotated[
         str | None,
         typer.Option(
-            help="Only these columns beside those of --by; NAME_sd: standard deviation between runs.",
+            help="Show only these columns, besides those of --by. NAME_sd is the standard deviation between runs.",
             metavar="COLUMN,...",
         ),
     ] = None,
     pareto: Annotated[
         str | None,
         typer.Option(
-            help="Mark the rows that no other beats in all of these: nmse,l0. mAP and its like are better when"
-            " large, the rest when small. Each layer, model and data set has its own front.",
+            help="Mark the Pareto front in these columns, such as nmse,l0. High mAP, F1 and the like are better; low"
+            " values of everything else. Each layer, model and data set has its own front.",
             metavar="COLUMN,...",
         ),
     ] = None,
     sort: Annotated[
-        str | None, typer.Option(help="Sort by these columns; -COLUMN: largest first.", metavar="COLUMN,...")
+        str | None, typer.Option(help="Sort by these columns; -COLUMN: descending.", metavar="COLUMN,...")
     ] = None,
     format: Annotated[str, typer.Option(help="csv, markdown or latex.")] = "csv",
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where runs are missing.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The table; default: stdout.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if files or runs are missing.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="File for the table; default: stdout.")] = None,
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Gather tables of ours into one: a row for each run of a sweep, or each combination of --by.
+    """Collect tables into one: a row for each run of a sweep, or for each combination of the columns of --by.
 
-    Says on stderr which files, and which runs of a full sweep, are missing.
+    Lists on stderr the files that do not exist, and the runs that the full sweep would have.
     """
     if format not in FORMATS:
         raise UsageError(f"--format {format}: expected {', '.join(FORMATS)}")
@@ -77,7 +85,9 @@ def collect_runs(
     absent = [path for path in paths if not path.is_file()]
     found = [read_runs(path, by_names) for path in paths if path not in absent]
     if not found:
-        raise UserError(f"{absent[0] if absent else 'no tables'}: nothing to collect; name tables that exist")
+        raise UserError(
+            f"{absent[0]}: no such file, nor any other that was named; there is nothing to collect"
+        )
     every = pd.concat([runs for runs, _ in found], ignore_index=True)
     runs = every.drop(columns=[name for name in HIDDEN if name in every])
     check_columns("--by", by_names or [], runs)
@@ -114,7 +124,7 @@ def collect_runs(
         write_line(str(out))
     if strict and (absent or missing):
         raise UserError(
-            f"{len(absent)} files and {len(missing)} runs are missing, see above; make them and collect again"
+            f"{len(absent)} files and {len(missing)} runs are missing, see above; run them and collect again"
         )
 
 

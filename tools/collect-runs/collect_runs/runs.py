@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from saetools.errors import UserError
+from saetools.files.ap_tables import mean_ap
 from saetools.files.formats import AP_TABLE, COLLECTED_RUNS, TABLES, TRAINING_METRICS
 from saetools.files.provenance import Provenance
 from saetools.files.tables import check_columns, read_csv, sidecar_values
@@ -61,15 +62,7 @@ def _ap_runs(table: pd.DataFrame, path: Path, *, grouped: bool) -> pd.DataFrame:
         table = table.assign(group=table["trait"].astype(str).str.partition(GROUP_MARK)[0])
         by.append(GROUP)
     runs = table.groupby(by, sort=False, dropna=False)
-    found = runs["ap"]
-    result = pd.DataFrame(
-        {
-            "traits": found.count(),
-            "map": found.mean(),
-            "ap_5": found.quantile(0.05),
-            "ap_95": found.quantile(0.95),
-        }
-    )
+    result = mean_ap(table, by)
     per_trait = {*by, "trait", "prototype", "ap_train", "ap", "ap_low", "ap_high", "n_pos", "threshold"}
     for name in table.columns:
         if name not in per_trait:

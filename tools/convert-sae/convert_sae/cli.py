@@ -1,4 +1,4 @@
-"""convert-sae: between our scorer files, saev's checkpoints and SAELens's folders."""
+"""convert-sae: convert an SAE between our scorer files, saev checkpoints and SAELens folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saetools.cli.app import VerboseOption, VersionOption, new_app, run, write_line
+from saetools.cli.app import VerboseOption, VersionOption, examples, new_app, run, write_line
 from saetools.errors import UsageError, UserError
 from saetools.log import logger
 
@@ -17,36 +17,52 @@ if TYPE_CHECKING:
 app = new_app()
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "convert-sae sae.h5 sae.pt",
+        "convert-sae sae.h5 sae-saelens",
+        "convert-sae sae.pt converted.h5 --acts acts/train --layer 7",
+    )
+)
 def convert_sae(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="A .h5 of ours, a .pt of saev, or a folder of SAELens.")
+        Path,
+        typer.Argument(
+            metavar="IN", help="Our scorer file (.h5), a saev checkpoint (.pt) or a SAELens folder."
+        ),
     ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="NAME.h5: ours; NAME.pt: saev's newest; else SAELens's.")
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="NAME.h5: our format; NAME.pt: saev's newest schema; any other name: a SAELens folder.",
+        ),
     ],
     acts: Annotated[
         list[Path] | None,
-        typer.Option(help="Shards that it was trained on, or like them: to be refused for others."),
+        typer.Option(
+            help="Shards of the model and layer that it was trained on; recorded in OUT (.h5), so that the SAE is"
+            " refused on activations of another model or layer."
+        ),
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="The layer of --acts, where they hold several.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer of --acts, if they hold several.")] = None,
     centred: Annotated[
         bool | None,
         typer.Option(
             "--centred/--not-centred",
-            help="saev: whether the encoder sees x - b_dec. [default: as its schema says]",
+            help="saev: whether the encoder gets x - b_dec. Default: by the checkpoint's schema.",
         ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="saev: the threshold of a BatchTopK that was saved without it.")
+        float | None, typer.Option(help="saev: threshold of a BatchTopK SAE that was saved without one.")
     ] = None,
-    as_topk: Annotated[bool, typer.Option("--as-topk", help="saev: read BatchTopK as TopK.")] = False,
+    as_topk: Annotated[bool, typer.Option("--as-topk", help="saev: read a BatchTopK SAE as TopK.")] = False,
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Convert a sparse autoencoder; its latents and reconstructions stay the same.
+    """Convert a sparse autoencoder between file formats; its latents and reconstructions stay the same.
 
-    Prints OUT's path. A converted file's input normalisation is folded into its weights.
+    Prints OUT. Written for saev or SAELens, the input normalisation is folded into the weights.
     """
     from saetools.scorers.file import load_scorer, save_scorer
     from saetools.scorers.sae import SAE
@@ -54,23 +70,23 @@ def convert_sae(
     from saetools.scorers.saev import read_saev, write_saev
 
     if layer is not None and not acts:
-        raise UsageError("--layer: it belongs to --acts, which is not there")
+        raise UsageError("--layer: it is the layer of --acts; give that too")
     if threshold is not None and as_topk:
-        raise UsageError("--threshold and --as-topk: give one of them")
+        raise UsageError("--threshold and --as-topk: give only one of them")
     if acts and out.suffix != ".h5":
-        raise UsageError(f"--acts: {out} has no place for it; it belongs to a .h5 file")
+        raise UsageError(f"--acts: only .h5 files record the model and layer; {out} is none")
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; expected an SAE")
     if out.exists():
-        raise UserError(f"{out}: it is there already; remove it, or choose another name")
+        raise UserError(f"{out}: it exists already; remove it, or choose another name")
     if source.suffix == ".pt":
         found = read_saev(source, centred=centred, threshold=threshold, as_topk=as_topk)
     elif centred is not None or threshold is not None or as_topk:
-        raise UsageError("--centred, --threshold and --as-topk: they are for .pt files of saev")
+        raise UsageError("--centred, --threshold and --as-topk: they are for saev checkpoints (.pt)")
     else:
         found = load_scorer(source)
     if not isinstance(found.scorer, SAE):
-        raise UserError(f"{source}: a scorer of kind {found.kind}, expected an SAE; nothing else reads those")
+        raise UserError(f"{source}: a scorer of kind {found.kind}; only SAEs can be converted")
     if out.suffix == ".h5":
         save_scorer(out, _as_ours(source, found, acts or [], layer))
     elif out.suffix == ".pt":
@@ -83,7 +99,7 @@ def convert_sae(
 
 
 def _as_ours(source: Path, found: TrainedScorer, acts: list[Path], layer: int | None) -> TrainedScorer:
-    """With our provenance, and what the shards say that it was trained on."""
+    """With our provenance, and the model and layer of the shards as what it was trained on."""
     from dataclasses import replace
 
     from saetools.files.formats import SCORERS

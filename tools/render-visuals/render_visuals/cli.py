@@ -1,4 +1,4 @@
-"""render-visuals: see what a latent means."""
+"""render-visuals: pictures, a page and plots that show what latents stand for."""
 
 from __future__ import annotations
 
@@ -7,52 +7,81 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli.app import SeedOption, VerboseOption, VersionOption, new_app, parse_numbers, run, write_line
+from saetools.cli.app import (
+    SeedOption,
+    VerboseOption,
+    VersionOption,
+    examples,
+    new_app,
+    parse_numbers,
+    run,
+    write_line,
+)
 from saetools.errors import UsageError, UserError
 
 app = new_app()
 
 LatentsArgument = Annotated[
     list[Path],
-    typer.Argument(help="CSR latents of encode-acts: files, or folders of them.", metavar="LATENTS..."),
+    typer.Argument(help="Latents of encode-acts: files, or folders of them.", metavar="LATENTS..."),
 ]
-ImagesOption = Annotated[Path, typer.Option(help="Root of the images, as dump-acts was given it.")]
+ImagesOption = Annotated[Path, typer.Option(help="Root of the images, as it was given to dump-acts.")]
 NumbersOption = Annotated[
-    str | None, typer.Option("--latents", help="These latents, by number: 3,17.", metavar="N,...")
+    str | None, typer.Option("--latents", help="Latents by number, such as 3,17.", metavar="N,...")
 ]
 FromOption = Annotated[
     Path | None,
-    typer.Option("--from", help="The latents that a table names: latents.csv, probes.csv, an AP table."),
+    typer.Option("--from", help="Latents of a table: latents.csv, probes.csv, index.csv or an AP table."),
 ]
-RandomOption = Annotated[int | None, typer.Option("--random", min=1, help="So many, drawn at random.")]
+RandomOption = Annotated[
+    int | None, typer.Option("--random", min=1, help="This many latents, drawn at random.")
+]
 LogFrequencyOption = Annotated[
     str | None,
-    typer.Option("--log-freq", help="--random among these log10 frequencies.", metavar="LEAST,MOST"),
+    typer.Option(
+        "--log-freq", help="Draw --random latents from this range of log10 frequency.", metavar="MIN,MAX"
+    ),
 ]
 LogValueOption = Annotated[
     str | None,
-    typer.Option("--log-value", help="--random among these log10 mean values.", metavar="LEAST,MOST"),
+    typer.Option(
+        "--log-value",
+        help="Draw --random latents from this range of log10 mean activation.",
+        metavar="MIN,MAX",
+    ),
 ]
-TopOption = Annotated[int, typer.Option(min=1, max=256, help="Images of each latent.")]
+TopOption = Annotated[int, typer.Option(min=1, max=256, help="Number of top images of each latent.")]
 NamesOption = Annotated[
-    Path | None, typer.Option(help="Names of the patch labels, one a line, label 0 first.", exists=False)
+    Path | None, typer.Option(help="File with the names of the patch labels, one a line, label 0 first.")
 ]
 ByOption = Annotated[
-    str, typer.Option(help="Images sorted by class (their folder), species, genus, or a column of a table.")
+    str, typer.Option(help="Sort images by class (their folder), species, genus, or a column of a table.")
 ]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Processes that draw.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Number of processes that draw.")]
 
 
-@app.callback(no_args_is_help=False)
+@app.callback(
+    no_args_is_help=False,
+    epilog=examples(
+        "render-visuals page latents/test --images data/birds --scorer sae.h5 --out page",
+        "render-visuals latents latents/test --images data/birds --random 8 --out pictures",
+    ),
+)
 def render_visuals(version: VersionOption = False) -> None:
-    """See what latents fire on: pictures, one static page, plots."""
+    """Show what latents stand for: pictures, a static page, plots."""
 
 
-@app.command("latents")
+@app.command(
+    "latents",
+    epilog=examples(
+        "render-visuals latents latents/test --images data/birds --random 8 --spread --out pictures",
+        "render-visuals latents latents/test --images data/birds --from ap.csv --top 10 --out pictures-of-traits",
+    ),
+)
 def latents_command(
     latents: LatentsArgument,
     images: ImagesOption,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures; made where it is missing.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
     numbers: NumbersOption = None,
     table: FromOption = None,
     random: RandomOption = None,
@@ -60,7 +89,7 @@ def latents_command(
     log_value: LogValueOption = None,
     top: TopOption = 20,
     spread: Annotated[
-        bool, typer.Option("--spread", help="Also images down the range of its values, and near misses.")
+        bool, typer.Option("--spread", help="Also examples at lower activations, and near misses.")
     ] = False,
     label_names: NamesOption = None,
     seed: SeedOption = 0,
@@ -68,15 +97,16 @@ def latents_command(
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Draw one PNG per latent: its top images with heat on the patches, value and path under each.
+    """Draw one PNG per latent: its top images with a heat map of its activations, maximum and path under each.
 
-    Writes OUT/latent-NNNNNN.png and OUT/index.csv, and prints the index's path. Running it again draws only
-    what has changed.
+    Writes OUT/latent-NNNNNN.png and OUT/index.csv, and prints the path of the latter.
+
+    When it is run again, only pictures that have changed are drawn.
     """
     if sum(one is not None for one in (numbers, table, random)) != 1:
         raise UsageError("expected one of --latents N,..., --from TABLE.csv or --random N")
     if random is None and (log_freq or log_value):
-        raise UsageError("--log-freq and --log-value narrow the choice of --random; give that too")
+        raise UsageError("--log-freq and --log-value limit what --random draws from; give --random too")
     ranges = [_range("--log-freq", log_freq), _range("--log-value", log_value)]
     chosen = parse_numbers("--latents", numbers, int) if numbers is not None else None
 
@@ -92,27 +122,39 @@ def latents_command(
     write_line(str(draw_latents(opened, settings)))
 
 
-@app.command("page")
+@app.command(
+    "page",
+    epilog=examples(
+        "render-visuals page latents/test --images data/birds --scorer sae.h5 --out page",
+        "render-visuals page latents/test --images data/birds --table ap.csv --by species --out page-of-traits",
+    ),
+)
 def page_command(
     latents: LatentsArgument,
     images: ImagesOption,
-    out: Annotated[Path, typer.Option(help="Folder of the page; made where it is missing.")],
+    out: Annotated[Path, typer.Option(help="Folder of the page.")],
     scorer: Annotated[
-        Path | None, typer.Option(help="The scorer of the latents: its decoder says which latents are near.")
+        Path | None,
+        typer.Option(help="SAE that made the latents; its decoder gives the nearest latents of each."),
     ] = None,
     table: Annotated[
         list[Path] | None,
-        typer.Option(help="latents.csv, probes.csv or an AP table; its columns join the page's. Repeatable."),
+        typer.Option(
+            help="latents.csv, probes.csv or an AP table, whose columns are added to the page. Repeatable."
+        ),
     ] = None,
     top: TopOption = 20,
     per_patch: Annotated[
-        int, typer.Option(min=1, help="Latents of a patch that an image's view knows, the largest.")
+        int,
+        typer.Option(min=1, help="Number of latents per patch, the most active, in the view of an image."),
     ] = 64,
     by: ByOption = "class",
     by_table: Annotated[
-        Path | None, typer.Option(help="CSV with the columns path and the one that --by names.")
+        Path | None, typer.Option(help="CSV with a column path and the column of --by.")
     ] = None,
-    heatmap_latents: Annotated[int, typer.Option(min=3, max=2000, help="Latents of the heat map.")] = 256,
+    heatmap_latents: Annotated[
+        int, typer.Option(min=3, max=2000, help="Number of latents in the heat map.")
+    ] = 256,
     label_names: NamesOption = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     seed: SeedOption = 0,
@@ -120,9 +162,9 @@ def page_command(
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Write one static page of all latents, which opens from disk: no server, no network.
+    """Write a static page of all latents. It opens from disk: no server, no network.
 
-    Prints the path of its index.html. Running it again draws only images that have changed.
+    Prints the path of its index.html. When it is run again, only images that have changed are drawn.
     """
     from render_visuals.page.write import PageSettings, write_page
     from saetools.latents.reader import open_latents
@@ -134,27 +176,36 @@ def page_command(
     write_line(str(write_page(open_latents(latents), settings)))
 
 
-@app.command("heatmap")
+@app.command(
+    "heatmap",
+    epilog=examples(
+        "render-visuals heatmap latents/test --out heatmap.png",
+        "render-visuals heatmap latents/test --by genus --images data/birds --out heatmap-of-genera.svg",
+    ),
+)
 def heatmap_command(
     latents: LatentsArgument,
-    out: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")],
+    out: Annotated[Path, typer.Option(help="File of the figure: .png, .svg or .pdf.")],
     by: ByOption = "class",
     images: Annotated[
         Path | None,
-        typer.Option(help="Root of the images; its class_scientific_names.csv has species and genera."),
+        typer.Option(help="Root of the images, with class_scientific_names.csv for species and genera."),
     ] = None,
-    table: Annotated[
-        Path | None, typer.Option(help="CSV with the columns path and the one that --by names.")
-    ] = None,
+    table: Annotated[Path | None, typer.Option(help="CSV with a column path and the column of --by.")] = None,
     numbers: NumbersOption = None,
     from_table: FromOption = None,
     n_latents: Annotated[
-        int, typer.Option(min=3, max=2000, help="Otherwise so many, those that tell groups apart best.")
+        int,
+        typer.Option(
+            min=3,
+            max=2000,
+            help="Without --latents and --from: this many latents, those that best separate the groups.",
+        ),
     ] = 256,
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Draw latents x images: images sorted by group, latents by co-occurrence. Prints the picture's path."""
+    """Draw a heat map of latents x images: images sorted by group, latents by co-occurrence. Prints its path."""
     from render_visuals.plots.style import check_target
 
     check_target(out)
@@ -177,18 +228,25 @@ def heatmap_command(
     write_line(str(out))
 
 
-@app.command("plot")
+@app.command(
+    "plot",
+    epilog=examples(
+        "render-visuals plot training sae.metrics.csv --out training.png",
+        "render-visuals plot map ap.csv --out map.svg",
+        "render-visuals plot traits ap.csv --out traits.pdf",
+    ),
+)
 def plot_command(
     kind: Annotated[
         str,
         typer.Argument(help="front, training, map, layers, traits, prevalence or histogram.", metavar="KIND"),
     ],
-    files: Annotated[list[Path], typer.Argument(help="CSV tables of our tools.", metavar="FILES...")],
-    out: Annotated[Path, typer.Option(help="The figure: .png, .svg or .pdf.")],
+    files: Annotated[list[Path], typer.Argument(help="CSV tables of these tools.", metavar="FILES...")],
+    out: Annotated[Path, typer.Option(help="File of the figure: .png, .svg or .pdf.")],
     y: Annotated[
         str | None,
         typer.Option(
-            help="Of front: what stands against L0, nmse (the default), nmse_standardized or mse.",
+            help="For front: the error against L0, nmse (the default), nmse_standardized or mse.",
             metavar="COLUMN",
         ),
     ] = None,
@@ -197,9 +255,19 @@ def plot_command(
 ) -> None:
     """Draw a figure from CSV tables, and print its path.
 
-    front: NMSE against L0 of many SAEs, a front for each layer, model and data set. training: a run's metrics. map: mAP
-    against training images. layers: mAP against layer. traits: AP by group of attributes. prevalence: AP against
-    prevalence. histogram: frequency and value of latents.
+    front: NMSE against L0 of many SAEs, with a Pareto front for each layer, model and data set
+
+    training: metrics of training runs
+
+    map: mAP against the number of training images
+
+    layers: mAP against layer
+
+    traits: AP by group of attributes
+
+    prevalence: AP against prevalence
+
+    histogram: frequency and mean activation of latents
     """
     from render_visuals.plots.style import check_target, save_figure
 
@@ -210,11 +278,11 @@ def plot_command(
 
     if kind not in KINDS:
         raise UsageError(
-            f"{kind}: no such kind of plot; known are {', '.join(KINDS)}{near_names(kind, list(KINDS))}"
+            f"{kind}: unknown kind of plot; known are {', '.join(KINDS)}{near_names(kind, list(KINDS))}"
         )
     if y is not None and (kind != "front" or y not in ERRORS):
         raise UsageError(
-            f"--y {y}: it is for front, and one of {', '.join(ERRORS)}{near_names(y, list(ERRORS))}"
+            f"--y {y}: it is an option of front, one of {', '.join(ERRORS)}{near_names(y, list(ERRORS))}"
         )
     save_figure(draw_kind(kind, files, **({"y": y} if y is not None else {})), out)
     write_line(str(out))
@@ -223,10 +291,10 @@ def plot_command(
 def _range(option: str, text: str | None) -> tuple[float, float]:
     if text is None:
         return float("-inf"), float("inf")
-    least, most = parse_numbers(option, text, float, 2)
-    if not least <= most:
-        raise UsageError(f"{option} {text}: expected LEAST,MOST with LEAST <= MOST")
-    return least, most
+    low, high = parse_numbers(option, text, float, 2)
+    if not low <= high:
+        raise UsageError(f"{option} {text}: expected MIN,MAX with MIN <= MAX")
+    return low, high
 
 
 def _names(path: Path | None) -> list[str] | None:
@@ -236,7 +304,7 @@ def _names(path: Path | None) -> list[str] | None:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path}: it cannot be read ({error}); expected a name of a patch label a line"
+            f"{path}: it cannot be read ({error}); expected the names of the patch labels, one a line"
         ) from error
 
 

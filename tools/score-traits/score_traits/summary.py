@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from saetools.cli.markdown import render_markdown
-from saetools.files.ap_tables import name_scorers, spread
+from saetools.files.ap_tables import mean_ap, name_scorers, spread
 
 RUN = ["scorer", "n_prototypes", "checkpoint", "layer", "n_train"]
 GROUP_MARK = "::"
@@ -19,19 +19,13 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     too.
     """
     found = table.dropna(subset=["ap"])
-    per_seed = found.groupby([*RUN, "seed"], sort=False, dropna=False)
-    seeds = pd.DataFrame(
-        {
-            "mAP": per_seed["ap"].mean(),
-            "5%": per_seed["ap"].quantile(0.05),
-            "95%": per_seed["ap"].quantile(0.95),
-            **{
-                name: per_seed[name].first()
-                for name in ("map_low", "map_high", "null_map", "null_map_95")
-                if name in found
-            },
-        }
-    )
+    by = [*RUN, "seed"]
+    per_seed = found.groupby(by, sort=False, dropna=False)
+    seeds = mean_ap(found, by).drop(columns="traits")
+    seeds = seeds.rename(columns={"map": "mAP", "ap_5": "5%", "ap_95": "95%"})
+    for name in ("map_low", "map_high", "null_map", "null_map_95"):
+        if name in found:
+            seeds[name] = per_seed[name].first()
     runs = seeds.groupby(level=RUN, sort=False, dropna=False)
     summary = runs.mean()
     n_seeds = runs.size()

@@ -10,7 +10,7 @@ import numpy as np
 
 from render_visuals.plots.style import FAINT, colour_of, legend_above, log_limits, new_figure
 from saetools.errors import UserError
-from saetools.files.ap_tables import name_scorers
+from saetools.files.ap_tables import mean_ap, name_scorers
 from saetools.files.tables import check_columns
 
 if TYPE_CHECKING:
@@ -30,13 +30,12 @@ def map_over_images(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
     for place, (title, panel) in enumerate(panels):
         axes = figure.add_subplot(-(-len(panels) // 3), min(len(panels), 3), place + 1)
         for number, (name, lines) in enumerate(panel.groupby("label", sort=False)):
-            by_size = lines.groupby("n_train")["ap"]
-            mean = by_size.mean()
+            by_size = mean_ap(lines, ["n_train"]).sort_index()
             colour = colour_of(number)
-            axes.plot(mean.index, mean, color=colour, marker="o", markersize=4, label=name)
-            if len(mean) > 1:
-                low, high = by_size.quantile(0.05), by_size.quantile(0.95)
-                axes.fill_between(mean.index, low, high, color=colour, alpha=0.06, linewidth=0)
+            axes.plot(by_size.index, by_size["map"], color=colour, marker="o", markersize=4, label=name)
+            if len(by_size) > 1:
+                low, high = by_size["ap_5"], by_size["ap_95"]
+                axes.fill_between(by_size.index, low, high, color=colour, alpha=0.06, linewidth=0)
                 for edge in (low, high):
                     axes.plot(edge.index, edge, color=colour, linewidth=0.8, linestyle=":")
         log_limits(axes, list(panel["n_train"]))
@@ -57,14 +56,13 @@ def layers(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
     figure = new_figure(6.4, 4.2)
     axes = figure.add_subplot()
     for number, (name, lines) in enumerate(rows.groupby("label", sort=False)):
-        by_layer = lines.groupby("layer")["ap"]
-        mean = by_layer.mean()
+        by_layer = mean_ap(lines, ["layer"]).sort_index()
         colour = colour_of(number)
-        axes.plot(mean.index, mean, color=colour, marker="o", markersize=4, label=name)
+        axes.plot(by_layer.index, by_layer["map"], color=colour, marker="o", markersize=4, label=name)
         axes.fill_between(
-            mean.index,
-            by_layer.quantile(0.05),
-            by_layer.quantile(0.95),
+            by_layer.index,
+            by_layer["ap_5"],
+            by_layer["ap_95"],
             color=colour,
             alpha=0.12,
             linewidth=0,

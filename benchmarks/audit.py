@@ -25,8 +25,7 @@ import numpy as np
 from plain_l1_path import l1_path as plain_path
 from scipy import sparse
 
-from audit_latents.l1_path import LEAST_SHARE, STEPS, Design, Path
-from audit_latents.proposals import rank
+from audit_latents.ranking import MIN_SHARE, STEPS, Design, L1Path, rank
 from saetools.latents.block import Latents
 
 
@@ -49,29 +48,31 @@ class PlainDesign(Design):
         self.column = np.repeat(np.arange(self.n_latents), np.diff(given.indptr))
         self.tolerance = tolerance
 
-    def path(self, y_n: np.ndarray, most: int, least_share: float = LEAST_SHARE, steps: int = STEPS) -> Path:
+    def path(
+        self, y_n: np.ndarray, n_proposals: int, min_share: float = MIN_SHARE, steps: int = STEPS
+    ) -> L1Path:
         pull_k = np.bincount(self.column, self.x * (y_n - y_n.mean())[self.rows32], self.n_latents)
         first = np.abs(pull_k).max() / self.n_rows * (1 + 1e-9)
         entry_k, coefficient_k = np.full(self.n_latents, -1), np.zeros(self.n_latents)
         beta_k = np.zeros(self.n_latents)
-        shares = np.geomspace(1.0, least_share, STEPS)
+        shares = np.geomspace(1.0, min_share, STEPS)
         done, intercept = plain_path(
-            *(self.indptr, self.rows32, self.x, y_n, first * shares[:steps], most, self.tolerance),
+            *(self.indptr, self.rows32, self.x, y_n, first * shares[:steps], n_proposals, self.tolerance),
             *(entry_k, coefficient_k, beta_k),
         )
         share_k = np.where(entry_k >= 0, shares[np.maximum(entry_k, 0)], 0.0)
-        return Path(share_k, coefficient_k, beta_k, intercept, first * shares[done - 1])
+        return L1Path(share_k, coefficient_k, beta_k, intercept, first * shares[done - 1])
 
 
-def whole_paths(design: Design, y_nc: np.ndarray, most: int) -> list[int]:
-    """The plain twin: every label's path to its own end, then the `most` earliest latents."""
-    paths = [design.path(np.ascontiguousarray(y_n), most) for y_n in y_nc.T]
+def whole_paths(design: Design, y_nc: np.ndarray, n_proposals: int) -> list[int]:
+    """The plain twin: every label's path to its own end, then the `n_proposals` earliest latents."""
+    paths = [design.path(np.ascontiguousarray(y_n), n_proposals) for y_n in y_nc.T]
     share_ck = np.stack([path.share_k for path in paths])
     size_ck = np.stack([np.abs(path.coefficient_k) for path in paths])
     best_k = np.lexsort((size_ck, share_ck), axis=0)[-1]
     at = best_k, np.arange(design.n_latents)
     order = np.lexsort((np.arange(design.n_latents), -size_ck[at], -share_ck[at]))
-    return order[share_ck[at][order] > 0][:most].tolist()
+    return order[share_ck[at][order] > 0][:n_proposals].tolist()
 
 
 def timed(design: Design, y_nc: np.ndarray, orders: list[np.ndarray]) -> tuple[float, list[list[int]]]:

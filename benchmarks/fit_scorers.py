@@ -56,7 +56,7 @@ def patches_in_memory(shards: ShardSet) -> np.ndarray:
 
 
 def ours(shards: ShardSet, args: argparse.Namespace) -> np.ndarray:
-    fit = fit_kmeans(shards, 0, args.prototypes, 0, CPU, most_passes=args.passes, tolerance=0)
+    fit = fit_kmeans(shards, 0, args.prototypes, 0, CPU, max_passes=args.passes, tolerance=0)
     return fit.scorer.vectors.numpy()
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from numba import njit
 
 # A weight p (1 - p) below this makes the quadratic model useless; glmnet's bound.
-LEAST_WEIGHT = 1e-5
-MOST_SWEEPS = 1000
-MOST_NEWTON = 50
+MIN_WEIGHT = 1e-5
+MAX_SWEEPS = 1000
+MAX_NEWTON = 50
 
 
 @njit(error_model="numpy", nogil=True)
@@ -42,7 +42,7 @@ def descend(indptr, rows, x, curvature, work, n_work, weight, residual, beta, in
     """
     n = residual.size
     total_weight = weight.sum()
-    for _ in range(MOST_SWEEPS):
+    for _ in range(MAX_SWEEPS):
         largest = 0.0
         for i in range(n_work):
             k = work[i]
@@ -98,11 +98,11 @@ def l1_path(indptr, rows, x, y, penalties, most, tolerance, entry, coefficient, 
                 if in_work[k] and indptr[k + 1] > indptr[k]:
                     work[n_work] = k
                     n_work += 1
-            for _ in range(MOST_NEWTON):
+            for _ in range(MAX_NEWTON):
                 logits(indptr, rows, x, beta, intercept, eta)
                 for i in range(n):
                     p = 1.0 / (1.0 + math.exp(-eta[i]))
-                    weight[i] = max(p * (1.0 - p), LEAST_WEIGHT)
+                    weight[i] = max(p * (1.0 - p), MIN_WEIGHT)
                     residual[i] = y[i] - p
                 for i in range(n_work):
                     k = work[i]

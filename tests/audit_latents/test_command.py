@@ -15,11 +15,10 @@ from processes import Tool, error_lines
 from sklearn.metrics import average_precision_score
 from small_latents import in_columns, write_latents
 
-from audit_latents.audit import Events, Patches, audit, bootstrap, yields
+from audit_latents.audit import ActivePatches, Patches, audit, bootstrap, yields
 from audit_latents.cli import app
-from audit_latents.job import AuditSettings, _shuffled_rankings
-from audit_latents.l1_path import Design
-from audit_latents.proposals import rank
+from audit_latents.ranking import Design, rank
+from audit_latents.run import AuditSettings, shuffled_rankings
 from saetools.cli.progress import Progress
 
 audit_latents = runner("audit-latents", app)
@@ -50,11 +49,11 @@ def test_shuffles_are_drawn_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) 
             done.append(count)
 
     monkeypatch.setattr(np.random, "default_rng", Counting)
-    one = _shuffled_rankings(design, y_n[:, None], 5, wanted, 1, Counted())
+    one = shuffled_rankings(design, y_n[:, None], 5, wanted, 1, Counted())
     assert len(drawn) == len(done) == 37 and max(ahead) <= 4
     for order, latents in zip(drawn, one, strict=True):
         assert latents.tolist() == rank(design, y_n[order][:, None], 5).latent.tolist()
-    two = _shuffled_rankings(design, y_n[:, None], 5, wanted, 3, Counted())
+    two = shuffled_rankings(design, y_n[:, None], 5, wanted, 3, Counted())
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
@@ -71,7 +70,7 @@ def test_progress_counts_every_path_from_the_start(
         def advance(self, count: int, **_: str) -> None:
             done.append(count)
 
-    monkeypatch.setattr("audit_latents.job.Progress", Watched)
+    monkeypatch.setattr("audit_latents.run.Progress", Watched)
     audit_latents(*planted.common, "--out", tmp_path / "out", "--null", 6, "--bootstrap", 2)
     assert totals == [("ranking", 2 * (1 + 6), "paths")] and sum(done) == 14
 
@@ -179,12 +178,12 @@ def test_bootstrap_equals_repeating_the_images() -> None:
         (3, in_columns(z_nk[:, 3:].astype(np.float32))),
     ]
     audited = audit(blocks, 4, patches, {0, 3}, threads=2)
-    assert set(audited.events) == {0, 3}
+    assert set(audited.active) == {0, 3}
     weight_n = rng.integers(0, 3, n)
     image_n = np.repeat(np.arange(n), p)
     rows = np.repeat(np.arange(n * p), weight_n[image_n])
     rows = rows[class_n[rows] >= 0]
-    found_c = audited.events[3].ap(weight_n, weight_n @ patches.masses())
+    found_c = audited.active[3].ap(weight_n, weight_n @ patches.masses())
     expected = [
         average_precision_score(class_n[rows] == c, z_nk[rows, 3].astype(np.float32)) for c in range(3)
     ]
@@ -192,7 +191,7 @@ def test_bootstrap_equals_repeating_the_images() -> None:
     found = bootstrap(audited, np.array([0, 3]), patches, 0.4, 200, np.random.default_rng(1), threads=2)
     again = bootstrap(audited, np.array([0, 3]), patches, 0.4, 200, np.random.default_rng(1), threads=1)
     np.testing.assert_array_equal(found, again)
-    assert isinstance(audited.events[0], Events) and 0 < found.mean() < 1
+    assert isinstance(audited.active[0], ActivePatches) and 0 < found.mean() < 1
 
 
 def test_a_second_run_reads_what_is_there(planted: Planted) -> None:

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from small_latents import write_latents
 
-from audit_latents.job import TABLES as AUDIT_TABLES
 from audit_latents.report import RANKING_COLUMNS, YIELD_COLUMNS
+from audit_latents.run import TABLES as AUDIT_TABLES
 from fit_probes.probe_file import Probes
 from fit_probes.run import TABLES as PROBE_TABLES
 from fit_probes.tables import CLASS_COLUMNS, LATENT_COLUMNS

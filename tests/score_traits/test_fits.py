@@ -92,19 +92,19 @@ def test_kmeans_equals_scikit_learn_from_the_same_start(shards, patches) -> None
     """Six steps of Lloyd's algorithm, centroid by centroid."""
     start = draw_random(shards, 3, 12, seed=1).vectors.numpy()
     expected = KMeans(12, init=start, n_init=1, max_iter=6, algorithm="lloyd", tol=0).fit(patches)
-    found = fit_kmeans(shards, 3, 12, 1, CPU, most_passes=6, tolerance=0)
+    found = fit_kmeans(shards, 3, 12, 1, CPU, max_passes=6, tolerance=0)
     np.testing.assert_allclose(found.scorer.vectors.numpy(), expected.cluster_centers_, rtol=1e-4)
 
 
 def test_kmeans_scores_are_minus_the_squared_distances(shards, patches) -> None:
-    scorer = fit_kmeans(shards, 3, 5, 0, CPU, most_passes=2).scorer
+    scorer = fit_kmeans(shards, 3, 5, 0, CPU, max_passes=2).scorer
     distances = ((patches[:, None].astype(np.float64) - scorer.vectors.numpy()) ** 2).sum(2)
     np.testing.assert_allclose(scorer(torch.from_numpy(patches)).numpy(), -distances, atol=0.02)
 
 
 def test_kmeans_improves_with_each_pass_and_is_as_good_as_scikit_learn(shards, patches) -> None:
     """Over ten starts, its best distortion is within 2% of theirs."""
-    runs = [fit_kmeans(shards, 3, 9, seed, CPU, tolerance=1e-5, most_passes=50) for seed in range(10)]
+    runs = [fit_kmeans(shards, 3, 9, seed, CPU, tolerance=1e-5, max_passes=50) for seed in range(10)]
     for run in runs:
         assert all(b <= a * (1 + 1e-6) for a, b in zip(run.distortion, run.distortion[1:], strict=False))
     theirs = KMeans(9, init="random", n_init=10, random_state=0).fit(patches).inertia_ / 600
@@ -128,7 +128,7 @@ def test_kmeans_on_some_of_the_images(shards, patches, monkeypatch) -> None:
     monkeypatch.setattr(
         fitted_scorers, "token_blocks", lambda *a: (seen.append(a[2]) or b for b in blocks(*a))
     )
-    fit_kmeans(shards, 3, 4, 0, CPU, patches_per_centroid=30, most_passes=1)
+    fit_kmeans(shards, 3, 4, 0, CPU, patches_per_centroid=30, max_passes=1)
     assert len(seen[0]) == 8
     assert len(set(seen[0])) == 8
 

@@ -1,4 +1,16 @@
-"""Average precision (AP) of many scores against many traits, the hot path of the trait table.
+"""Average precision (AP): one definition, and a function for each layout of scores and labels.
+
+| scores | labels | function |
+|---|---|---|
+| {N, K} of all prototypes | {N, T} yes or no, some unknown | `average_precision`, every prototype for every trait |
+| the same | the same | `best_prototypes`, which keeps only the best prototype of each trait |
+| {N, T} of one prototype for each trait, images resampled | the same | `bootstrap.average_precision_weighted` |
+| the same, without the bias of small samples | the same | `bootstrap.debiased_average_precision` |
+| nonzero values of one latent, sorted; other rows are 0 | one class, some unknown | `latent_average_precision` |
+| the same, images weighted | one class a row | `latent_average_precision_by_class` |
+
+They differ in what they sort and skip, not in what they compute: dense scores are sorted by radix and summed for 32
+traits at a time; sparse latents are sorted by the caller, and their zeros are one group of ties that is never stored.
 
 With the distinct scores as thresholds, the highest first, recall R_g and precision P_g among the images at or
 above the g-th:
@@ -24,8 +36,21 @@ from saetools.compute.kernels.average_precision import (
     average_precision_columns,
     average_precision_masked_columns,
 )
+from saetools.compute.kernels.sparse_average_precision import (
+    latent_average_precision,
+    latent_average_precision_by_class,
+)
 from saetools.compute.threads import share_out
 from saetools.metrics.validate import checked_labels, checked_scores, refuse_not_finite
+
+__all__ = [
+    "BestPrototypes",
+    "average_precision",
+    "best_prototypes",
+    "latent_average_precision",
+    "latent_average_precision_by_class",
+    "mean_average_precision",
+]
 
 _BLOCK = 128  # columns in one thread's piece of work
 
@@ -123,8 +148,8 @@ class _PackedLabels:
         else:
             self._n_valid_t = valid_nt.sum(axis=0, dtype=np.int64)
             image_e, trait_e = np.nonzero(label_nt)
-            self._event_trait_e = trait_e.astype(np.uint32)
-            self._event_start_n = np.searchsorted(image_e, np.arange(self.n_images + 1))
+            self._positive_trait_e = trait_e.astype(np.uint32)
+            self._positive_start_n = np.searchsorted(image_e, np.arange(self.n_images + 1))
             self._inverse_n = 1.0 / np.maximum(np.arange(self.n_images + 1), 1)
 
     def score(self, scores_nk: np.ndarray, ap_kt: np.ndarray, threads: int | None, offset: int = 0) -> None:
@@ -150,8 +175,8 @@ class _PackedLabels:
             first,
             last,
             self._valid_nt,
-            self._event_start_n,
-            self._event_trait_e,
+            self._positive_start_n,
+            self._positive_trait_e,
             self._positives_t,
             self._n_valid_t,
             self._inverse_n,

@@ -15,7 +15,7 @@ from saetools.compute.kernels.average_precision import RESAMPLES, average_precis
 from saetools.compute.threads import share_out
 from saetools.metrics.validate import checked_labels, checked_scores, refuse_not_finite
 
-_MOST_COPIES = np.iinfo(np.uint16).max
+_MAX_COPIES = np.iinfo(np.uint16).max
 _NORMAL_QUANTILE = NormalDist().inv_cdf(0.975)
 
 
@@ -84,16 +84,16 @@ def effective_positives(
         ap_r = resampled_rt[:, t]
         ap_r = ap_r[~np.isnan(ap_r)]
         variance = ap_r.var() * groups_t[t] / (groups_t[t] - 1) if len(ap_r) else np.inf
-        most = float(n_positives_t[t])
-        independent = most if variance == 0 else ap_t[t] * (1 - ap_t[t]) / variance
-        n_t[t] = min(max(independent, groups_t[t]), most)
+        upper = float(n_positives_t[t])
+        independent = upper if variance == 0 else ap_t[t] * (1 - ap_t[t]) / variance
+        n_t[t] = min(max(independent, groups_t[t]), upper)
     return n_t
 
 
 def logit_interval(ap_t: np.ndarray, n_t: np.ndarray) -> np.ndarray:
     """95% intervals {2, T} of AP that was measured as ap_t with n_t >= 1 independent positives.
 
-        theta = AP, but at least h and at most 1 - h          h = 1 / (2 (n + 1))
+        theta = AP, but at least h and at upper 1 - h          h = 1 / (2 (n + 1))
         1 / (1 + exp(-(logit theta -+ 1.96 tau)))             tau = (n theta (1 - theta))^(-1/2)
 
     The logit interval of Boyd, Eng and Page (Area under the precision-recall curve: point estimates and confidence
@@ -141,16 +141,14 @@ def _weighted(
 
 
 def _tiled_counts(counts_rn: np.ndarray, n_images: int) -> tuple[np.ndarray, int]:
-    """Counts as uint16 {X, N, W}, W at most RESAMPLES, the last tile filled up with zeros; and R."""
+    """Counts as uint16 {X, N, W}, W at upper RESAMPLES, the last tile filled up with zeros; and R."""
     counts_rn = np.asarray(counts_rn)
     if counts_rn.ndim != 2 or counts_rn.shape[1] != n_images or counts_rn.dtype.kind not in "iu":
         raise ValueError(
             f"counts: found {counts_rn.dtype} {counts_rn.shape}, expected integers of shape (R, {n_images})"
         )
-    if counts_rn.size and (counts_rn.min() < 0 or counts_rn.max() > _MOST_COPIES):
-        raise ValueError(
-            f"counts: found {counts_rn.min()} to {counts_rn.max()}, expected 0 to {_MOST_COPIES}"
-        )
+    if counts_rn.size and (counts_rn.min() < 0 or counts_rn.max() > _MAX_COPIES):
+        raise ValueError(f"counts: found {counts_rn.min()} to {counts_rn.max()}, expected 0 to {_MAX_COPIES}")
     if counts_rn.size and counts_rn.sum(axis=1, dtype=np.int64).max() >= 2**31:
         raise ValueError("counts: a resample holds 2^31 images or more")
     n_resamples = counts_rn.shape[0]

@@ -126,10 +126,14 @@ def with_origin(found: TrainedScorer, what: str = "the scorer") -> SAE:
 
 def save_sae(path: Path, sae: SAE) -> None:
     """See `SAE.save`."""
+    save_scorer(path, sae_record(sae))
+
+
+def sae_record(sae: SAE) -> TrainedScorer:
+    """What is known of an SAE in memory: its own record, or a new one where its weights were changed since then."""
     found = sae.origin
     if found is not None and found.provenance.format == SCORERS.name and _digest(sae) == sae.origin_digest:
-        save_scorer(path, replace(found, scorer=sae))
-        return
+        return replace(found, scorer=sae)
     settings: dict[str, Any] = {"activation": sae.config.activation, "sparsity": sae.config.k}
     parents: Sequence[str] = ()
     if found is not None:
@@ -137,9 +141,7 @@ def save_sae(path: Path, sae: SAE) -> None:
         parents = found.provenance.parents
     # Of changed weights, what was counted and measured after the training holds no longer.
     trained_on = {name: value for name, value in sae.trained_on.items() if name != "tokens"}
-    save_scorer(
-        path, TrainedScorer("sae", sae, Provenance.of(SCORERS, "saetools", settings, parents), trained_on)
-    )
+    return TrainedScorer("sae", sae, Provenance.of(SCORERS, "saetools", settings, parents), trained_on)
 
 
 def _digest(sae: SAE) -> str:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from saetools.compute.kernels.ranking import average_precision_of_classes
 from saetools.compute.threads import share_out
 from saetools.latents.block import Latents, descending
+from saetools.metrics.average_precision import latent_average_precision_by_class
 
 
 @dataclass(frozen=True)
@@ -42,34 +42,36 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class Events:
-    """A latent's events in falling order: values, the labels of their patches, and their images."""
+class ActivePatches:
+    """The patches on which a latent is active, in falling order of its value: values, patch labels, images."""
 
     value_e: npt.NDArray[np.float32]
     class_e: npt.NDArray[np.int32]
     image_e: npt.NDArray[np.int32]
 
     @staticmethod
-    def of(latents: Latents, k: int, patches: Patches) -> Events:
+    def of(latents: Latents, k: int, patches: Patches) -> ActivePatches:
         run = slice(latents.indptr[k], latents.indptr[k + 1])
         rows, values = latents.rows[run], latents.values[run].astype(np.float32)
         order = descending(values)
         rows = rows[order]
-        return Events(values[order], patches.class_n[rows], (rows // patches.n_patches).astype(np.int32))
+        return ActivePatches(
+            values[order], patches.class_n[rows], (rows // patches.n_patches).astype(np.int32)
+        )
 
     def ap(self, weight_n: npt.NDArray[np.int64], mass_c: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """AP for every label, NaN for one without a patch; image n is there weight_n times."""
         ap_c = np.empty(len(mass_c))
-        average_precision_of_classes(self.value_e, self.class_e, self.image_e, weight_n, mass_c, ap_c)
+        latent_average_precision_by_class(self.value_e, self.class_e, self.image_e, weight_n, mass_c, ap_c)
         return ap_c
 
 
 @dataclass(frozen=True)
 class Audited:
-    """ap_kc {K, C}: AP of every latent for every label; events of the latents that were to be kept."""
+    """ap_kc {K, C}: AP of every latent for every label; active: of the latents in `keep`."""
 
     ap_kc: npt.NDArray[np.float64]
-    events: dict[int, Events]
+    active: dict[int, ActivePatches]
 
     @property
     def best_ap(self) -> npt.NDArray[np.float64]:
@@ -80,29 +82,29 @@ class Audited:
 def audit(
     blocks: Iterable[tuple[int, Latents]], n_latents: int, patches: Patches, keep: set[int], threads: int
 ) -> Audited:
-    """AP of all latents, block by block; `keep`: latents whose sorted events are wanted again."""
+    """AP of all latents, block by block; `keep`: latents whose sorted patches are kept for the bootstrap."""
     ap_kc = np.full((n_latents, patches.n_classes), np.nan)
-    found: dict[int, Events] = {}
+    found: dict[int, ActivePatches] = {}
     once, mass_c = np.ones(patches.n_images, np.int64), patches.masses().sum(axis=0)
 
     for first, latents in blocks:
 
         def run(start: int, stop: int, first: int = first, latents: Latents = latents) -> None:
             for k in range(start, stop):
-                events = Events.of(latents, k, patches)
-                ap_kc[first + k] = events.ap(once, mass_c)
+                active = ActivePatches.of(latents, k, patches)
+                ap_kc[first + k] = active.ap(once, mass_c)
                 if first + k in keep:
-                    found[first + k] = events
+                    found[first + k] = active
 
         share_out(latents.n_latents, 16, threads, run)
     return Audited(ap_kc, found)
 
 
-def yields(found: npt.NDArray[np.bool_], most: int) -> npt.NDArray[np.float64]:
-    """Yield(1) ... Yield(most) along the last axis, of proposals that were found or not; missing ones count as not."""
-    padded = np.zeros((*found.shape[:-1], most))
-    padded[..., : found.shape[-1]] = found[..., :most]
-    return padded.cumsum(axis=-1) / np.arange(1, most + 1)
+def yields(found: npt.NDArray[np.bool_], n_proposals: int) -> npt.NDArray[np.float64]:
+    """Yield(1) ... Yield(n_proposals) along the last axis; proposals that are missing count as not found."""
+    padded = np.zeros((*found.shape[:-1], n_proposals))
+    padded[..., : found.shape[-1]] = found[..., :n_proposals]
+    return padded.cumsum(axis=-1) / np.arange(1, n_proposals + 1)
 
 
 def bootstrap(
@@ -124,9 +126,9 @@ def bootstrap(
 
     def run(start: int, stop: int) -> None:
         for i in range(start, stop):
-            events = audited.events[int(latents[i])]
+            active = audited.active[int(latents[i])]
             for r in range(resamples):
-                ap_c = events.ap(weight_rn[r], mass_rc[r])
+                ap_c = active.ap(weight_rn[r], mass_rc[r])
                 found[r, i] = np.any(ap_c >= tau)  # NaN is not
 
     share_out(len(latents), 1, threads, run)

@@ -69,7 +69,7 @@ def audit_latents(
             "--labels patch: K are labels of images; patch labels are what the ranking must not see"
         )
 
-    from audit_latents.job import AuditSettings, run_audit
+    from audit_latents.run import AuditSettings, run_audit
     from saetools.compute.threads import available_threads
     from saetools.latents.reader import open_latents
 

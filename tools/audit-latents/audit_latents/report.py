@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from audit_latents.audit import Audited, yields
-from audit_latents.proposals import Ranking
+from audit_latents.ranking import Ranking
 
 RANKING_COLUMNS = ["rank", "latent", "asked_by", "share", "coefficient", "found_in", "ap", "found"]
 YIELD_COLUMNS = [
@@ -64,19 +64,21 @@ def ranking_table(
 
 def yield_table(given: YieldInput, ranking: pd.DataFrame, budgets: list[int]) -> pd.DataFrame:
     """Yield at every budget, and its area; intervals hold 95% of the resamples, p is that of the null."""
-    most = max(budgets)
-    curve, resampled, null = (yields(each, most) for each in (given.found, given.resampled, given.null))
+    n_proposals = max(budgets)
+    curve, resampled, null = (
+        yields(each, n_proposals) for each in (given.found, given.resampled, given.null)
+    )
     rows = []
     for budget in [*budgets, None]:
         value, drawn, by_chance = (
             each.mean(axis=-1) if budget is None else each[..., budget - 1]
             for each in (curve, resampled, null)
         )
-        first = ranking.head(budget or most)
+        first = ranking.head(budget or n_proposals)
         rows.append(
             {
                 "measure": "area" if budget is None else "yield",
-                "budget": budget or most,
+                "budget": budget or n_proposals,
                 "value": value,
                 "low": np.quantile(drawn, 0.025) if len(drawn) else np.nan,
                 "high": np.quantile(drawn, 0.975) if len(drawn) else np.nan,

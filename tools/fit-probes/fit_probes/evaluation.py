@@ -1,4 +1,4 @@
-"""What chosen probes do on test rows: losses, AP, precision, recall; and what a latent's largest events show."""
+"""What chosen probes do on test rows: losses, AP, precision, recall; and the labels of each latent's largest values."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fit_probes.kernels.loss import loss_and_hits
-from saetools.compute.kernels.ranking import average_precision_of_events
 from saetools.compute.threads import share_out
 from saetools.labels.rows import RowLabels
 from saetools.latents.block import Latents, descending
+from saetools.metrics.average_precision import latent_average_precision
 
 TOP = (16, 64, 256)
 Floats = npt.NDArray[np.float64]
@@ -96,7 +96,7 @@ class Evaluation:
 
         def run(start: int, stop: int) -> None:
             for k in range(start, stop):
-                self._add_latent(first + k, *_events(latents, k))
+                self._add_latent(first + k, *_values(latents, k))
 
         share_out(latents.n_latents, 16, self._threads, run)
 
@@ -152,7 +152,7 @@ class Evaluation:
         n, positives = int(self._labels.kept_rows[c]), int(self._labels.positives[c])
         if sign < 0:
             values, known = np.ascontiguousarray(-values[::-1]), np.ascontiguousarray(known[::-1])
-        return average_precision_of_events(values, known, n, positives)
+        return latent_average_precision(values, known, n, positives)
 
     def _add_class(self, c: int, rows: npt.NDArray[np.integer], values: npt.NDArray[np.floating]) -> None:
         w, b = self._choice.weight_c[c], self._choice.bias_c[c]
@@ -181,7 +181,7 @@ def evaluate(
     return found
 
 
-def _events(latents: Latents, k: int) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.float32]]:
+def _values(latents: Latents, k: int) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.float32]]:
     run = slice(latents.indptr[k], latents.indptr[k + 1])
     return latents.rows[run], latents.values[run].astype(np.float32)
 

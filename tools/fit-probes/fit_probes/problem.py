@@ -71,7 +71,7 @@ class ProbeFit:
     decrement: npt.NDArray[np.float64]
     """{K, C} g' H^-1 g where it was last computed; one more Newton step was taken from there"""
     passes: npt.NDArray[np.int32]
-    """{K, C} how often the pair's loss and derivatives were summed over all of the latent's events"""
+    """{K, C} how often the pair's loss and derivatives were summed over all nonzero values of the latent"""
     prior: npt.NDArray[np.float64]
     """{C} share of positives among the kept rows"""
     prior_loss: npt.NDArray[np.float64]

@@ -44,7 +44,7 @@ class ProbeSettings:
 
 @dataclass(frozen=True)
 class Resources:
-    """memory: bytes for events; folder: where events go that do not fit; device and threads: of the solver."""
+    """memory: bytes for the latents' values; folder: for values that do not fit; device, threads: of the solver."""
 
     memory: int
     folder: Path

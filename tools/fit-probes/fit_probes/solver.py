@@ -2,15 +2,15 @@
 
 Newton's method on two numbers per pair, in float64 (`kernels/newton.py`):
 
-* Zeros of a latent are one closed-form term, so a pass costs the latent's events only. The labels enter the gradient
-  through two sums per pair, the mass of positives and their values, taken once.
-* A latent with many events is first solved on a histogram of its values, then finished on the events themselves.
+* Zeros of a latent are one closed-form term, so a pass costs the latent's nonzero values only. The labels enter the
+  gradient through two sums per pair, the mass of positives and their values, taken once.
+* A latent with many nonzero values is first solved on their histogram, then finished on the values themselves.
 * A step that raises the loss is shortened. A pair stops when its squared Newton decrement g' H^-1 g is at most
   1e-14 and its step moves no row's logit by more than 1e-5; that step is still taken, so that what remains is of
   the order of 1e-10 in the logit and 1e-20 in the loss.
 
 Each pair is solved by one thread: results do not depend on the number of threads, on the other latents or on the
-other classes. The order of a latent's events changes the rounding of sums only.
+other classes. The order of a latent's values changes the rounding of sums only.
 """
 
 import numpy as np

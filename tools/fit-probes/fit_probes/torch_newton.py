@@ -32,7 +32,7 @@ EXTRA_PASSES = 40
 
 @dataclass
 class Block:
-    """m latents, padded to n events. z is centred on its mean over all rows: (value * first - mean) * second."""
+    """m latents, padded to n values. z is centred on its mean over all rows: (value * first - mean) * second."""
 
     z_mn: Tensor
     mask_mn: Tensor
@@ -193,8 +193,8 @@ def sum_labels(
     return LabelSums(torch.stack(mass, 1), torch.stack(mass_z, 1), torch.stack(separable, 1))
 
 
-def event_sums(block: Block, at_m: Tensor, w_p: Tensor, b_p: Tensor, budget: int) -> Tensor:
-    """{p, 6}: sums over a pair's events of ln(1 + e^t), s, s z, v, v z, v z^2, with t = w z + b."""
+def nonzero_sums(block: Block, at_m: Tensor, w_p: Tensor, b_p: Tensor, budget: int) -> Tensor:
+    """{p, 6}: sums over the latent's nonzero values of ln(1 + e^t), s, s z, v, v z, v z^2, with t = w z + b."""
     n = block.z_mn.shape[1]
     out_p6 = torch.empty((at_m.numel(), 6), dtype=torch.float64, device=w_p.device)
     step = max(1, budget // n)
@@ -228,10 +228,10 @@ def minimise(
     zero_z_p, n_zero_p = block.zero_z_m[at_m], block.n_zero_m[at_m]
     low_p, high_p = block.low_m[at_m], block.high_m[at_m]
     zero_mass_p = (known["mass"][at_c] - mass_p).clamp(min=0.0)
-    # Labels are swapped where positives are the commoner at the events, so that their sums do not cancel.
-    n_events_p = n_rows - n_zero_p
-    swap_p = mass_p > 0.5 * n_events_p
-    mass_p = torch.where(swap_p, n_events_p - mass_p, mass_p)
+    # Labels are swapped where positives are more common where the latent is active, so that their sums do not cancel.
+    n_nonzero_p = n_rows - n_zero_p
+    swap_p = mass_p > 0.5 * n_nonzero_p
+    mass_p = torch.where(swap_p, n_nonzero_p - mass_p, mass_p)
     mass_z_p = torch.where(swap_p, block.z_mn.sum(1)[at_m] - mass_z_p, mass_z_p)
     zero_mass_p = torch.where(swap_p, (n_zero_p - zero_mass_p).clamp(min=0.0), zero_mass_p)
     sign_p = torch.where(swap_p, -1.0, 1.0).double()
@@ -244,7 +244,7 @@ def minimise(
     while live.numel():
         w, b, ridge, zero_z, n_zero = w_p[live], b_p[live], ridge_p[live], zero_z_p[live], n_zero_p[live]
         mass, mass_z, zero_mass = mass_p[live], mass_z_p[live], zero_mass_p[live]
-        events = event_sums(block, at_m[live], w, b, budget)
+        sums_p6 = nonzero_sums(block, at_m[live], w, b, budget)
         passes_p[live] += 1
 
         t = w * zero_z + b
@@ -253,12 +253,12 @@ def minimise(
         zero_g = torch.where(t >= 0, n_zero - zero_mass - n_zero * smaller, n_zero * smaller - zero_mass)
         zero_loss = n_zero * torch.log1p(e) + torch.where(t >= 0, t * (n_zero - zero_mass), -t * zero_mass)
         zero_v = n_zero * larger * smaller
-        ce = (events[:, 0] - w * mass_z - b * mass + zero_loss) / n_rows
-        ce_gb = (events[:, 1] - mass + zero_g) / n_rows
-        ce_gw = (events[:, 2] - mass_z + zero_g * zero_z) / n_rows
-        hbb = (events[:, 3] + zero_v) / n_rows
-        hbw = (events[:, 4] + zero_v * zero_z) / n_rows
-        hww = (events[:, 5] + zero_v * zero_z**2) / n_rows
+        ce = (sums_p6[:, 0] - w * mass_z - b * mass + zero_loss) / n_rows
+        ce_gb = (sums_p6[:, 1] - mass + zero_g) / n_rows
+        ce_gw = (sums_p6[:, 2] - mass_z + zero_g * zero_z) / n_rows
+        hbb = (sums_p6[:, 3] + zero_v) / n_rows
+        hbw = (sums_p6[:, 4] + zero_v * zero_z) / n_rows
+        hww = (sums_p6[:, 5] + zero_v * zero_z**2) / n_rows
         objective = ce + 0.5 * ridge * w * w
 
         bound = (

@@ -18,7 +18,7 @@ from score_traits.kernels.cluster_sums import add_to_clusters
 
 BLOCK_BYTES = 32 * 2**20  # of patches at a time
 PATCHES_PER_CENTROID = 256  # more hardly move a centroid
-MOST_PASSES = 20
+MAX_PASSES = 20
 TOLERANCE = 1e-3
 CHUNK_BYTES = 32 * 2**20
 MOVED_PER_CHUNK = 16  # empty clusters that find a new place in a chunk of patches
@@ -130,13 +130,13 @@ def fit_kmeans(
     seed: int,
     device: torch.device,
     *,
-    most_passes: int = MOST_PASSES,
+    max_passes: int = MAX_PASSES,
     tolerance: float = TOLERANCE,
     patches_per_centroid: int = PATCHES_PER_CENTROID,
 ) -> KMeans:
     """Lloyd's algorithm (IEEE Trans. Inf. Theory 28, 1982) from K random patches, one pass over the shards a step.
 
-    A patch's score for a centroid is minus their squared distance. Steps end after `most_passes`, or when one
+    A patch's score for a centroid is minus their squared distance. Steps end after `max_passes`, or when one
     lowers the distortion by less than `tolerance` of itself. An empty cluster moves to one of the patches farthest
     from their centroids. Where there are more than `patches_per_centroid` K patches, random images with about that
     many are used. Equal, from the same start, to `sklearn.cluster.KMeans`. Memory: three {K, D}, a block of
@@ -155,7 +155,7 @@ def fit_kmeans(
         images = np.sort(draw)
     centroids_kd = draw_random(train, layer, k, seed).vectors.to(device)
     distortion: list[float] = []
-    for _ in range(most_passes):
+    for _ in range(max_passes):
         step = _Step(centroids_kd)
         with float32_matmul():
             for block_bd in token_blocks(train, layer, images):
@@ -216,7 +216,7 @@ class _Step:
             moved_kd[empty[: len(far_md)]] = far_md
         return moved_kd
 
-    def _farthest(self, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _farthest(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         values_m = torch.cat([values for values, _ in self._far])
-        kept_m = values_m.argsort(descending=True)[:most]
+        kept_m = values_m.argsort(descending=True)[:n]
         return values_m[kept_m], torch.cat([patches for _, patches in self._far])[kept_m]

@@ -242,8 +242,8 @@ def choose_prototypes(
     for first, block_nk in scores.blocks():
         for index, rows in enumerate(subsets):
             here = block_nk if len(rows) == len(block_nk) else block_nk[split.row_n[rows]]
-            most = max(1, AP_BYTES // (8 * labels[index].shape[1]))
-            found = best_prototypes(here, labels[index], valid_nt=valid[index], block=most)
+            at_a_time = max(1, AP_BYTES // (8 * labels[index].shape[1]))
+            found = best_prototypes(here, labels[index], valid_nt=valid[index], block=at_a_time)
             better = (found.ap_t > best[index]) | (np.isnan(best[index]) & ~np.isnan(found.ap_t))
             prototypes[index][better] = first + found.prototype_t[better]
             best[index][better] = found.ap_t[better]

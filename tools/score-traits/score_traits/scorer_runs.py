@@ -22,7 +22,7 @@ from saetools.files.formats import SCORERS
 from saetools.files.provenance import Provenance, canonical_json, first_difference
 from saetools.scorers.baselines import Linear, Scorer, both_signs
 from saetools.scorers.compatibility import check_scorer_fits, trained_on_these, warn_if_trained_on
-from saetools.scorers.file import TrainedScorer, load_scorer
+from saetools.scorers.file import TrainedScorer, load_scorer, sae_record
 from saetools.scorers.sae import SAE
 from saetools.scorers.start import rebuild_start, training_shards, untrained_topk
 from saetools.shards.header import layer_group
@@ -133,7 +133,9 @@ def _in_memory(scorer: Any) -> TrainedScorer:
             f"`scorers`: found a {type(scorer).__name__}; expected {EXPECTED}, or a scorer in memory: a callable with"
             " n_prototypes"
         )
-    kind = "sae" if isinstance(scorer, SAE) else type(scorer).__name__.lower()
+    if isinstance(scorer, SAE):
+        return sae_record(scorer)
+    kind = type(scorer).__name__.lower()
     return TrainedScorer(kind, scorer, Provenance.of(SCORERS, "score-traits", {}, []), {})
 
 

@@ -36,14 +36,14 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise_groups(table: pd.DataFrame) -> pd.DataFrame:
-    """mAP per group of traits, the part of a trait's name before `::`, at the most training images.
+    """mAP per group of traits, the part of a trait's name before `::`, at the largest number of training images.
 
     Per layer and scorer, the best group first.
     """
     found = table.dropna(subset=["ap"]).copy()
     found["group"] = found["trait"].str.partition(GROUP_MARK)[0]
-    most = found.groupby(RUN[:-1], dropna=False)["n_train"].transform("max")
-    found = found[found["n_train"] == most]
+    largest = found.groupby(RUN[:-1], dropna=False)["n_train"].transform("max")
+    found = found[found["n_train"] == largest]
     by = [*RUN, "group"]
     per_trait = found.groupby([*by, "trait"], sort=False, dropna=False)[["ap", "prevalence"]].mean()
     groups = per_trait.groupby(level=by, sort=False, dropna=False)

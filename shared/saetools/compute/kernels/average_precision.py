@@ -248,11 +248,20 @@ def _close(total, count, positives, n):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def average_precision_masked_columns(
-    bits_nk, first, last, valid_nt, event_start_n, event_trait_e, positives_t, n_valid_t, inverse_n, ap_kt
+    bits_nk,
+    first,
+    last,
+    valid_nt,
+    positive_start_n,
+    positive_trait_e,
+    positives_t,
+    n_valid_t,
+    inverse_n,
+    ap_kt,
 ):
     """As average_precision_columns, where image i counts for trait t only if valid_nt[i, t].
 
-    The traits that image i has, and is valid for, are event_trait_e[event_start_n[i]:event_start_n[i + 1]].
+    The traits that image i has, and is valid for, are positive_trait_e[positive_start_n[i]:positive_start_n[i + 1]].
     n_g differs between traits, so it is counted, and 1 / n_g looked up in inverse_n[n] = 1 / n.
     """
     n, n_traits = valid_nt.shape
@@ -277,12 +286,12 @@ def average_precision_masked_columns(
                     i = order[j]
                     for t in range(n_traits):
                         seen[t] += np.int32(valid_nt[i, t])
-                    for event in range(event_start_n[i], event_start_n[i + np.uint32(1)]):
-                        count[event_trait_e[event]] += np.int32(1)
+                    for e in range(positive_start_n[i], positive_start_n[i + np.uint32(1)]):
+                        count[positive_trait_e[e]] += np.int32(1)
                 for j in range(start, end):
                     i = order[j]
-                    for event in range(event_start_n[i], event_start_n[i + np.uint32(1)]):
-                        t = event_trait_e[event]
+                    for e in range(positive_start_n[i], positive_start_n[i + np.uint32(1)]):
+                        t = positive_trait_e[e]
                         total[t] += count[t] * inverse_n[seen[t]]
                 start = end
             for t in range(n_traits):

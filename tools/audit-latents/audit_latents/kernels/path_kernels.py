@@ -14,9 +14,9 @@ import numpy as np
 from numba import njit
 
 # A weight p (1 - p) below this makes the quadratic model useless; glmnet's bound.
-LEAST_WEIGHT = 1e-5
-MOST_SWEEPS = 1000
-MOST_NEWTON = 50
+MIN_WEIGHT = 1e-5
+MAX_SWEEPS = 1000
+MAX_NEWTON = 50
 SLOW = 0.05  # squared step over the squared step before, above which the Hessian is made anew
 
 
@@ -108,7 +108,7 @@ def descend(hessian, size, slope, value, penalty, tolerance):
     Of -slope . d + 1/2 d . hessian d + penalty sum_i>0 |value_i + d_i|; value and slope (then slope - hessian d) are
     kept up to date.
     """
-    for _ in range(MOST_SWEEPS):
+    for _ in range(MAX_SWEEPS):
         largest = 0.0
         for i in range(size):
             curvature = hessian[i, i]
@@ -190,11 +190,11 @@ def l1_path(indptr, rows, x, scale, norm, y, penalties, most, tolerance, entry, 
                 hessian = larger
             slope, value = np.empty(size), np.empty(size)
             moved_before = math.inf
-            for _ in range(MOST_NEWTON):
+            for _ in range(MAX_NEWTON):
                 if known == 0:
                     for i in range(n):
                         p = y[i] - residual[i]
-                        weight[i] = max(p * (1.0 - p), LEAST_WEIGHT)
+                        weight[i] = max(p * (1.0 - p), MIN_WEIGHT)
                 if known < size:
                     add_hessian(indptr, rows, x, scale, weight, members, known, size, hessian)
                     known = size

@@ -1,4 +1,4 @@
-"""From a column of events to its probes: gather, centre and scale, sum the labels, bin, minimise; over all latents."""
+"""From a column of nonzero values to its probes: gather, centre and scale, sum the labels, bin, minimise."""
 
 import math
 
@@ -23,12 +23,12 @@ from fit_probes.kernels.newton import (
 
 # Columns of `total` {C, 4}, what is known of each class before any latent is looked at.
 MASS, SOME_POSITIVE, SOME_NEGATIVE, LOGIT = range(4)
-# Rows of `seen` {8, C + 1}, what a latent's events say of each class.
+# Rows of `seen` {8, C + 1}, sums over a latent's nonzero values for each class.
 S_MASS, S_Z, S_POSITIVE, S_NEGATIVE, S_POS_LOW, S_POS_HIGH, S_NEG_LOW, S_NEG_HIGH = range(8)
 
 N_BINS = 1280
-# Fewer events are passed over directly: filling and solving the bins would cost more.
-LEAST_BINNED = 400
+# Fewer nonzero values are summed directly: filling and solving the bins would cost more.
+MIN_BINNED = 400
 
 
 @njit(error_model="numpy", cache=True)
@@ -87,7 +87,7 @@ def centre_and_scale(z, n_rows):
 
 @njit(error_model="numpy", cache=True)
 def sums_of_classes(z, kept, column_of_row, seen):
-    """Fill `seen` where each row has one class. A class's negatives are the events of all the others."""
+    """Fill `seen` where each row has one class. A class's negatives are the active rows of all the others."""
     n_slots = seen.shape[1]
     for i in range(z.size):
         x = z[i]
@@ -154,14 +154,14 @@ def is_separable(of, total, zero_z):
 
 
 @njit(error_model="numpy", cache=True)
-def start_pair(state, of, total, z_sum, n_events, n_rows, ridge):
-    """Set up one class. Returns -1 when its labels are swapped, which keeps the positives the rarer at the events."""
+def start_pair(state, of, total, z_sum, n_nonzero, n_rows, ridge):
+    """Set up one class. Returns -1 when its labels are swapped: positives are the rarer ones among the active rows."""
     mass, positive_z, zero_mass = of[S_MASS], of[S_Z], max(total[MASS] - of[S_MASS], 0.0)
     sign = 1.0
-    if mass > 0.5 * n_events:
+    if mass > 0.5 * n_nonzero:
         sign = -1.0
-        mass, positive_z = n_events - mass, z_sum - positive_z
-        zero_mass = max(n_rows - n_events - zero_mass, 0.0)
+        mass, positive_z = n_nonzero - mass, z_sum - positive_z
+        zero_mass = max(n_rows - n_nonzero - zero_mass, 0.0)
     state[POSITIVES] = mass
     state[POSITIVE_Z] = positive_z
     state[ZERO_POSITIVES] = zero_mass
@@ -255,7 +255,7 @@ def fit_columns(
         if blank != 0:
             continue
 
-        if n >= LEAST_BINNED:
+        if n >= MIN_BINNED:
             # Bins of the plain values resolve sparse latents best; of the centred ones, nearly constant latents.
             shift = mean * second if n_zero > 0 else 0.0
             scale = 1.0 / max(abs(low + shift), abs(high + shift), 1e-300)

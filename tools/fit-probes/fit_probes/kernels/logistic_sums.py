@@ -54,7 +54,7 @@ def exp_negative(a):
 
 
 @njit(fastmath=REGROUP, error_model="numpy", cache=True)
-def event_sums(z, start, stop, w, b):
+def nonzero_sums(z, start, stop, w, b):
     """The six sums over z[start:stop], at most RUN values.
 
     sum ln(1 + e^t) = sum max(t, 0) + ln prod(1 + e^-|t|): one logarithm per run instead of one per value. Each

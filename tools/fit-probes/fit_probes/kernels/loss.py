@@ -1,4 +1,4 @@
-"""The loss of one probe on given events, and how often it says yes."""
+"""The loss of one probe over nonzero values, and how often it predicts the class."""
 
 import math
 
@@ -7,8 +7,8 @@ from numba import njit
 
 @njit(error_model="numpy", cache=True, nogil=True)
 def loss_and_hits(values, y, w, b):
-    """Sum of ln(1 + e^t) - y t with t = w z + b over events with known y; and of those with t >= 0 the number, and
-    how many have y >= 1/2; and the number of events with known y, and their y's sum and how many are >= 1/2."""
+    """Over the nonzero values z with known y, with t = w z + b: the sum of ln(1 + e^t) - y t; the number with t >= 0,
+    and how many of these have y >= 1/2; the number of all, the sum of their y, and how many have y >= 1/2."""
     loss = 0.0
     called = 0
     hits = 0

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
-from fit_probes.kernels.logistic_sums import RUN, bin_sums, event_sums
+from fit_probes.kernels.logistic_sums import RUN, bin_sums, nonzero_sums
 
 # Columns of `pair`, the state of each class. The first eight are set by the caller.
 POSITIVES, POSITIVE_Z, ZERO_POSITIVES, RIDGE, WEIGHT, BIAS, CE, DECREMENT = range(8)
@@ -141,7 +141,7 @@ def minimise(
                     if binned:
                         part = bin_sums(z, count, spread, start, stop, pair[c, WEIGHT], pair[c, BIAS])
                     else:
-                        part = event_sums(z, start, stop, pair[c, WEIGHT], pair[c, BIAS])
+                        part = nonzero_sums(z, start, stop, pair[c, WEIGHT], pair[c, BIAS])
                     sums[c, 0] += part[0]
                     sums[c, 1] += part[1]
                     sums[c, 2] += part[2]

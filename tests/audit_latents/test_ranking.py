@@ -10,8 +10,7 @@ from scipy import special
 from sklearn.linear_model import LogisticRegression
 from small_latents import in_columns
 
-from audit_latents.l1_path import Design
-from audit_latents.proposals import rank
+from audit_latents.ranking import Design, rank
 from saetools.latents.block import Latents
 
 
@@ -32,10 +31,10 @@ def objective(x_nk: np.ndarray, y_n: np.ndarray, beta_k: np.ndarray, b: float, p
     return float(loss + penalty * np.abs(beta_k).sum())
 
 
-@pytest.mark.parametrize("least_share", [0.5, 0.1, 0.03])
-def test_the_path_ends_at_scikit_learns_optimum(least_share: float) -> None:
+@pytest.mark.parametrize("min_share", [0.5, 0.1, 0.03])
+def test_the_path_ends_at_scikit_learns_optimum(min_share: float) -> None:
     z_nk, y_n = draw(4)
-    path = Design(in_columns(z_nk)).path(y_n, most=10**6, least_share=least_share)
+    path = Design(in_columns(z_nk)).path(y_n, n_proposals=10**6, min_share=min_share)
     scale_k = z_nk.std(axis=0)
     x_nk = z_nk / np.where(scale_k > 1e-9, scale_k, np.inf)
     peer = LogisticRegression(
@@ -49,12 +48,12 @@ def test_the_path_ends_at_scikit_learns_optimum(least_share: float) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([0.8, 0.2, 0.02]))
-def test_the_end_of_the_path_is_stationary(seed: int, least_share: float) -> None:
+def test_the_end_of_the_path_is_stationary(seed: int, min_share: float) -> None:
     """The subgradient of the objective holds zero: |g_k| <= penalty, and = penalty with the sign of beta_k != 0."""
     z_nk, y_n = draw(seed, n=60, k=30)
     if not 0 < y_n.mean() < 1:
         return
-    path = Design(in_columns(z_nk)).path(y_n, most=10**6, least_share=least_share)
+    path = Design(in_columns(z_nk)).path(y_n, n_proposals=10**6, min_share=min_share)
     scale_k = z_nk.std(axis=0)
     x_nk = z_nk / np.where(scale_k > 1e-9, scale_k, np.inf)
     residual_n = y_n - special.expit(x_nk @ path.beta_k + path.intercept)
@@ -110,7 +109,7 @@ def test_latents_enter_in_the_order_of_the_definition(seed: int, n: int, k: int,
     latents = in_columns(z_nk.astype(np.float32))
     design = Design(Latents(latents.indptr, latents.rows, latents.values.astype(dtype), n))
     steps = 60
-    path = design.path(y_n, most=10**6, steps=steps)
+    path = design.path(y_n, n_proposals=10**6, steps=steps)
     wide_nk = z_nk.astype(np.float64)
     scale_k = wide_nk.std(axis=0)
     x_nk = wide_nk / np.where(scale_k > 1e-9, scale_k, np.inf)
@@ -123,14 +122,14 @@ def test_latents_enter_in_the_order_of_the_definition(seed: int, n: int, k: int,
     )
     for latent, (_, coefficient) in expected.items():
         assert path.coefficient_k[latent] == pytest.approx(coefficient, abs=1e-5)
-    most = min(10, len(expected))
-    assert rank(design, y_n[:, None], most).latent.tolist() == list(expected)[:most]
+    n_proposals = min(10, len(expected))
+    assert rank(design, y_n[:, None], n_proposals).latent.tolist() == list(expected)[:n_proposals]
 
 
 def test_the_first_to_enter_pulls_most() -> None:
     z_nk, y_n = draw(9)
     design = Design(in_columns(z_nk))
-    path = design.path(y_n, most=1)
+    path = design.path(y_n, n_proposals=1)
     scale_k = z_nk.std(axis=0)
     pull_k = np.abs((z_nk / np.where(scale_k > 1e-9, scale_k, np.inf)).T @ (y_n - y_n.mean()))
     ranking = rank(design, y_n[:, None], 5)
@@ -139,8 +138,8 @@ def test_the_first_to_enter_pulls_most() -> None:
     np.testing.assert_array_equal(both.latent, ranking.latent)
 
 
-@pytest.mark.parametrize(("seed", "most"), [(0, 3), (1, 6), (2, 12), (3, 1000)])
-def test_paths_that_stop_early_rank_as_whole_paths(seed: int, most: int) -> None:
+@pytest.mark.parametrize(("seed", "n_proposals"), [(0, 3), (1, 6), (2, 12), (3, 1000)])
+def test_paths_that_stop_early_rank_as_whole_paths(seed: int, n_proposals: int) -> None:
     """Over several labels: the ranking is that of every label's path followed to its own end."""
     rng = np.random.default_rng(seed)
     z_nk, _ = draw(seed, n=150, k=30)
@@ -154,12 +153,12 @@ def test_paths_that_stop_early_rank_as_whole_paths(seed: int, most: int) -> None
     asked: list[int] = []
     paths, path_of = {}, Design.path
 
-    def counting(self: Design, y_n: np.ndarray, most: int, **limits: int) -> object:
+    def counting(self: Design, y_n: np.ndarray, n_proposals: int, **limits: int) -> object:
         asked.append(limits["steps"])
-        return path_of(self, y_n, most, **limits)
+        return path_of(self, y_n, n_proposals, **limits)
 
     for c in (0, 1, 2, 3, 4, 6, 7):
-        paths[c] = design.path(np.ascontiguousarray(y_nc[:, c]), most)
+        paths[c] = design.path(np.ascontiguousarray(y_nc[:, c]), n_proposals)
     entries = [
         (-path.share_k[k], -abs(path.coefficient_k[k]), k, c)
         for c, path in paths.items()
@@ -171,11 +170,11 @@ def test_paths_that_stop_early_rank_as_whole_paths(seed: int, most: int) -> None
         expected.setdefault(k, c)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Design, "path", counting)
-        found = rank(design, y_nc, most)
-    assert found.latent.tolist() == list(expected)[:most]
-    assert found.label.tolist() == list(expected.values())[:most]
+        found = rank(design, y_nc, n_proposals)
+    assert found.latent.tolist() == list(expected)[:n_proposals]
+    assert found.label.tolist() == list(expected.values())[:n_proposals]
     for k, c, share, coefficient in zip(
         found.latent, found.label, found.share, found.coefficient, strict=True
     ):
         assert (share, coefficient) == (paths[c].share_k[k], paths[c].coefficient_k[k])
-    assert most > 30 or asked[-1] < asked[0]
+    assert n_proposals > 30 or asked[-1] < asked[0]

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from audit_latents.audit import Patches, audit, bootstrap
-from audit_latents.l1_path import Design
-from audit_latents.proposals import columns_of, rank
+from audit_latents.ranking import Design, columns_of, rank
 from audit_latents.report import YieldInput, ranking_table, render, yield_table
 from saetools.cli.progress import Progress
 from saetools.compute.threads import share_out
@@ -86,22 +85,22 @@ def _tables(
     patches = Patches(held.test.ids, test.n_patches, len(held.names))
     asked = read_labels(settings.labels, train, train)
     names, y_nc, keep_n = _labels(asked.names, *columns_of(asked.train), settings.trait)
-    most = max(settings.budgets)
+    n_proposals = max(settings.budgets)
     design = Design(_whole(train, keep_n, memory, out))
     # The labels' paths and those of every shuffle are one count, so that the time left is that of the whole.
     with Progress("ranking", total=len(names) * (1 + settings.permutations), unit="paths") as progress:
-        ranking = rank(design, y_nc[keep_n], most, progress.advance)
+        ranking = rank(design, y_nc[keep_n], n_proposals, progress.advance)
         if not len(ranking.latent):
             raise UserError(
                 f"{settings.labels}: no latent tells its labels apart on the training images; nothing to audit"
             )
-        shuffled = _shuffled_rankings(design, y_nc[keep_n], most, settings, threads, progress)
+        shuffled = shuffled_rankings(design, y_nc[keep_n], n_proposals, settings, threads, progress)
 
     with Columns(test, held.test.keep, False, memory, out) as columns:
         audited = audit(columns.blocks(), test.n_latents, patches, set(map(int, ranking.latent)), threads)
     good_k = audited.best_ap >= tau
     rng = np.random.default_rng([settings.seed, 1])
-    null = np.zeros((len(shuffled), most), bool)
+    null = np.zeros((len(shuffled), n_proposals), bool)
     for row, latents in zip(null, shuffled, strict=True):
         row[: len(latents)] = good_k[latents]
     given = YieldInput(
@@ -143,8 +142,13 @@ def _whole(train: LatentsSet, keep_n: np.ndarray, memory: int, folder: Path) -> 
     return Latents(np.concatenate([[0], np.cumsum(sizes)]), number_n[rows], values, int(keep_n.sum()))
 
 
-def _shuffled_rankings(
-    design: Design, y_nc: np.ndarray, most: int, settings: AuditSettings, threads: int, progress: Progress
+def shuffled_rankings(
+    design: Design,
+    y_nc: np.ndarray,
+    n_proposals: int,
+    settings: AuditSettings,
+    threads: int,
+    progress: Progress,
 ) -> list[np.ndarray]:
     """The latents {R} of each permutation's ranking; of the shuffles themselves only those at work are in memory."""
     rng = np.random.default_rng([settings.seed, 0])
@@ -161,7 +165,7 @@ def _shuffled_rankings(
 
         def run(start: int, stop: int, first: int = first, orders: list[np.ndarray] = orders) -> None:
             for i in range(start, stop):
-                found[first + i] = rank(design, y_nc[orders[i]], most, advance).latent
+                found[first + i] = rank(design, y_nc[orders[i]], n_proposals, advance).latent
 
         share_out(len(orders), 1, threads, run)
     return [found[i] for i in range(settings.permutations)]

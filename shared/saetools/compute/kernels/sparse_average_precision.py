@@ -1,15 +1,18 @@
-"""Average precision of one latent from its events in falling order; the rows without an event are zeros."""
+"""Average precision of one latent from its nonzero values in falling order; all other rows are zeros.
+
+`saetools.metrics.average_precision` says when to use which. Callers check the arguments.
+"""
 
 import numpy as np
 from numba import njit
 
 
 @njit(error_model="numpy", cache=True, nogil=True)
-def average_precision_of_events(values, y, n_rows, n_positives):
-    """AP of a score that is `values` at the events, falling, and 0 at all other rows; ties enter together.
+def latent_average_precision(values, y, n_rows, n_positives):
+    """AP of a latent for one class: `values` {E} in falling order, 0 at all other rows; ties enter together.
 
-    y: 1, 0, or negative where the event's row does not count; n_rows, n_positives: of all rows that count. NaN without
-    a positive. The zeros are one group, wherever 0 stands among the values.
+    y {E}: 1 or 0 for the row of each value, negative where it is left out. n_rows, n_positives: of all rows that are
+    not left out. NaN without a positive. Values of 0 and the rows without a value are one group of ties.
     """
     if n_positives == 0:
         return np.nan
@@ -49,11 +52,12 @@ def average_precision_of_events(values, y, n_rows, n_positives):
 
 
 @njit(error_model="numpy", cache=True, nogil=True)
-def average_precision_of_classes(values, class_e, image_e, weight_n, mass_c, ap_c):
-    """AP of a score that is `values` at the events, falling, and 0 at all other rows, against every class, into ap_c.
+def latent_average_precision_by_class(values, class_e, image_e, weight_n, mass_c, ap_c):
+    """AP of a latent for every class, into ap_c: `values` {E} in falling order, 0 at all other rows.
 
-    Each row has one class: class_e of an event's row, -1 where it does not count. Its image is there weight_n times
-    (all ones: once). mass_c: rows of each class, so weighted. NaN for a class without rows.
+    Each row has one class: class_e {E} is that of a value's row, -1 where it is left out. Image n counts weight_n
+    times, as in a bootstrap resample (all ones: the images as they are). mass_c: rows of each class, so weighted.
+    NaN for a class without rows.
     """
     n_classes = mass_c.size
     count_c = np.zeros(n_classes)

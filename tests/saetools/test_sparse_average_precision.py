@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from small_latents import write_latents
 
-from saetools.compute.kernels.ranking import average_precision_of_classes, average_precision_of_events
 from saetools.latents import columns as latent_columns
 from saetools.latents.block import descending
 from saetools.latents.columns import Columns
 from saetools.latents.reader import open_latents
+from saetools.metrics.average_precision import latent_average_precision, latent_average_precision_by_class
 
 
 @st.composite
@@ -43,8 +43,8 @@ def test_ap_of_events_equals_scikit_learn_on_all_rows(
     fired = np.flatnonzero(z_n)
     order = fired[descending(z_n[fired])]
     known = np.where(counts_n, y_n, -1).astype(np.int8)[order]
-    found = average_precision_of_events(z_n[order], known, n, positives)
-    turned = average_precision_of_events(-z_n[order][::-1], known[::-1].copy(), n, positives)
+    found = latent_average_precision(z_n[order], known, n, positives)
+    turned = latent_average_precision(-z_n[order][::-1], known[::-1].copy(), n, positives)
     if positives == 0:
         assert np.isnan(found) and np.isnan(turned)
     else:
@@ -67,7 +67,7 @@ def test_ap_of_all_classes_equals_scikit_learn(
     fired = np.flatnonzero(z_n)
     order = fired[descending(z_n[fired])]
     ap_c = np.empty(3)
-    average_precision_of_classes(z_n[order], class_n[order], image_n[order], weight, mass_c, ap_c)
+    latent_average_precision_by_class(z_n[order], class_n[order], image_n[order], weight, mass_c, ap_c)
     for c in range(3):
         if mass_c[c] == 0:
             assert np.isnan(ap_c[c])
@@ -79,7 +79,7 @@ def test_ap_of_all_classes_equals_scikit_learn(
 def test_explicit_zeros_count_as_zeros() -> None:
     values, y = np.array([2.0, 0.0, 0.0, -1.0], np.float32), np.array([1, 1, 0, 1], np.int8)
     scores, labels = [2, 0, 0, -1, 0, 0], [1, 1, 0, 1, 1, 0]
-    found = average_precision_of_events(values, y, 6, 4)
+    found = latent_average_precision(values, y, 6, 4)
     assert found == pytest.approx(average_precision_score(labels, scores), abs=1e-15)
 
 

@@ -248,6 +248,12 @@ def _quoted(command: list[Any]) -> str:
     return shlex.join(map(str, command))
 
 
+def tools_of(environment: Path) -> Path:
+    """The folder of an environment's commands."""
+    places = (environment / "bin", environment / ".venv/bin")
+    return next(place for place in places if (place / "dump-acts").exists()).resolve()
+
+
 def run_all(environment: Path, folder: Path) -> None:
     """Run the steps with the tools of `environment`; what each prints is kept as NN.stdout."""
     bin_folder = next(
@@ -270,13 +276,16 @@ def run_all(environment: Path, folder: Path) -> None:
         (folder / f"{number:02}.stdout").write_text(done.stdout)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """The digest of each file's contents; of HDF5 and NPZ files and of JSON one of each part."""
+def digests(folder: Path, environment: Path) -> dict[str, str]:
+    """The digest of each file's contents; of HDF5 and NPZ files one for each part."""
+    places = [(str(folder).encode(), b"FOLDER"), (str(tools_of(environment)).encode(), b"TOOLS")]
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         for part, content in _parts(path):
             name = f"{path.relative_to(folder)}{part}"
-            found[name] = hashlib.sha256(content.replace(str(folder).encode(), b"FOLDER")).hexdigest()[:16]
+            for place, standing_for_it in places:
+                content = content.replace(place, standing_for_it)
+            found[name] = hashlib.sha256(content).hexdigest()[:16]
     return found
 
 
@@ -371,7 +380,7 @@ def main() -> int:
             continue
         with tempfile.TemporaryDirectory(prefix="same-bytes-") as folder:
             run_all(environment, Path(folder))
-            found.append(digests(Path(folder)))
+            found.append(digests(Path(folder), environment))
     if arguments.save:
         arguments.save.write_text(json.dumps(found[0], indent=1, sort_keys=True) + "\n")
     if len(found) < 2:

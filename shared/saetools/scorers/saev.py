@@ -124,7 +124,7 @@ def write_saev(path: Path, sae: SAE) -> None:
         "commit": "unknown",
         "lib": "saetools",
     }
-    tensors = {name: getattr(sae, name) for name in ("W_dec", "b_dec", "W_enc", "b_enc")}
+    tensors = {name: getattr(sae, name).detach() for name in ("W_dec", "b_dec", "W_enc", "b_enc")}
     tensors["b_enc"] = shift_bias(tensors, -1)
     if threshold is not None:
         tensors["activation.threshold"] = threshold

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from saetools.errors import UserError, near_names
 from saetools.files.atomic import write_text
-from saetools.files.formats import Format
+from saetools.files.formats import TABLES, Format
 from saetools.files.provenance import Provenance, check_format
 
 if TYPE_CHECKING:
@@ -87,6 +87,16 @@ def _what_changed(content: bytes, digest: str) -> str | None:
     if not content.endswith(b"\n"):
         return "its last line is not complete, so it was probably cut short"
     return "it was edited or cut short"
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Any table of ours as a DataFrame, checked against its sidecar, whose values are in `table.attrs`.
+
+    Raises UserError where the table or its sidecar is missing, broken or of a later version.
+    """
+    table, provenance = read_csv(Path(path), TABLES)
+    table.attrs = asdict(provenance)
+    return table
 
 
 def check_columns(path: Path, table: pd.DataFrame, wanted: Sequence[str], what: str) -> None:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # torch, which shards need, takes seconds to import
     from saetools.latents.reader import LatentsSet
     from saetools.shards.reader import ShardSet
 
-    Split = ShardSet | LatentsSet
+    Split: TypeAlias = ShardSet | LatentsSet
 
 PATCH, TARGET = "patch", "target"
 PAIR_MARK = " against "

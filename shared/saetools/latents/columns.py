@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,9 @@ from saetools.cli.progress import Progress
 from saetools.compute.kernels.transpose import append_piece, count_columns, fill_columns, pool_columns
 from saetools.errors import UserError
 from saetools.latents.block import Latents
-from saetools.latents.reader import LatentsFile, LatentsSet
+
+if TYPE_CHECKING:
+    from saetools.latents.reader import LatentsFile, LatentsSet
 
 SHORT_ROWS = 2**31  # fewer rows are numbered by int32
 MIN_ACTIVE = 1 << 16  # in a piece or a block, however little memory is granted

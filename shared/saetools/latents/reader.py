@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,9 +26,14 @@ from saetools.latents.header import (
     latents_name,
 )
 from saetools.log import logger
-from saetools.shards.header import Examples
+from saetools.shards.header import Examples, as_paths
 from saetools.shards.splits import check_no_overlap
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy import sparse
+
+POOLING_MEMORY = 1 << 30  # bytes, before values go to disk
 AGAIN = f"write it again with {LATENTS.made_by}"
 
 
@@ -133,7 +139,7 @@ class LatentsFile:
 
 
 class LatentsSet:
-    """Files of latents that belong together, in the order of their shards, seen as one data set."""
+    """Files of latents that belong together, in the order of their shards; its length is the number of images."""
 
     def __init__(self, files: Sequence[LatentsFile]) -> None:
         self.files = sorted(files, key=lambda file: file.header.shard_index)
@@ -157,15 +163,93 @@ class LatentsSet:
         """Events of each latent {K}, int64."""
         return np.sum([file.count for file in self.files], axis=0)
 
+    def __len__(self) -> int:
+        return self.n_images
 
-def open_latents(paths: Iterable[Path]) -> LatentsSet:
+    def __repr__(self) -> str:
+        header = self.header
+        return (
+            f"LatentsSet({self.n_latents:,} latents of {header.kind} {header.scorer[:8]}, layer {header.layer} of"
+            f" {header.source.get('model')}, {self.n_images:,} images x {self.n_patches:,} patches,"
+            f" {self.count.sum():,} active, {len(self.files)} files)"
+        )
+
+    def to_scipy(self) -> sparse.csr_array:
+        """The latents {N * P, K} of all patches, in the type that they are stored in; row = image * P + patch."""
+        from scipy import sparse
+
+        parts = [
+            sparse.csr_array((values, indices, indptr), (len(indptr) - 1, self.n_latents))
+            for indptr, indices, values in (file.images(0, file.n_images) for file in self.files)
+        ]
+        return sparse.csr_array(sparse.vstack(parts, format="csr"))
+
+    def image_max(self) -> sparse.csc_array:
+        """The largest value of each latent in each image {N, K}, without zeros; computed once."""
+        return self._image_max
+
+    @cached_property
+    def _image_max(self) -> sparse.csc_array:
+        from scipy import sparse
+
+        from saetools.latents.columns import Columns
+
+        keep = np.ones(self.n_images, bool)
+        with tempfile.TemporaryDirectory() as folder:
+            columns = Columns(self, keep, pooled=True, memory=POOLING_MEMORY, folder=Path(folder))
+            with columns:
+                blocks = [
+                    sparse.csc_array(
+                        (block.values, block.rows, block.indptr), (self.n_images, block.n_latents)
+                    )
+                    for _, block in columns.blocks()
+                ]
+        return sparse.csc_array(sparse.hstack(blocks, format="csc"))
+
+    def top_images(self, latent: int, n: int = 10) -> pd.DataFrame:
+        """The n images with the largest values of a latent, from the largest: columns image, path, target, value.
+
+        image: its number in the set. Of equal values the earlier image is first; images without a value are left out.
+        """
+        if not 0 <= latent < self.n_latents:
+            raise UserError(f"`latent` {latent}: the latents are 0 to {self.n_latents - 1}")
+        column = self.image_max()[:, [latent]].tocoo()
+        order = np.lexsort((column.row, -column.data))[:n]
+        found = self.frame().loc[column.row[order], ["path", "target"]]
+        found.insert(0, "image", column.row[order])
+        return found.assign(value=column.data[order]).reset_index(drop=True)
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each image: path, index, target, rows and columns of patches, height and width (NaN: unknown)."""
+        import pandas as pd
+
+        return pd.concat([file.examples.frame() for file in self.files], ignore_index=True)
+
+    def heat(self, latent: int, image: int) -> np.ndarray:
+        """Values float32 {rows, columns} of a latent at the patches of an image; 0 where it is not active."""
+        if not 0 <= image < self.n_images:
+            raise UserError(f"`image` {image}: the images are 0 to {self.n_images - 1}")
+        file = self.files[0]
+        for file in self.files:
+            if image < file.n_images:
+                break
+            image -= file.n_images
+        indptr, indices, values = file.images(image, image + 1)
+        here = indices == latent
+        heat_p = np.zeros(self.n_patches, np.float32)
+        heat_p[np.repeat(np.arange(self.n_patches), np.diff(indptr))[here]] = values[here]
+        rows, columns = (int(edge) for edge in file.examples.grid[image])
+        return heat_p[: rows * columns].reshape(rows, columns)
+
+
+def open_latents(paths: str | Path | Iterable[str | Path]) -> LatentsSet:
     """Open files of latents, and folders of them; a folder must hold every shard of its data set.
 
     Raises UserError where one is broken, missing, given twice, or does not belong to the others.
     """
     files: list[LatentsFile] = []
     seen: dict[str, Path] = {}
-    for path in paths:
+    for path in as_paths(paths):
         for file in _open_folder(path) if path.is_dir() else [LatentsFile(path)]:
             if (uid := file.provenance.uid) in seen:
                 raise UserError(f"{file.path}: the same latents as {seen[uid]}; give every file once")

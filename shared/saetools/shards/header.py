@@ -7,10 +7,10 @@ shapes {N images, P patches, D model width}.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,15 @@ from saetools.errors import UserError
 from saetools.files.formats import SHARDS
 from saetools.files.provenance import canonical_json, first_difference
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 DIGEST_CHARACTERS = 32  # of the digest of an image: hexadecimal
+
+
+def as_paths(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
+    """One path or several, as they are given from Python or from a stream."""
+    return map(Path, [paths] if isinstance(paths, str | Path) else paths)
 
 
 def shard_name(index: int) -> str:
@@ -98,6 +106,23 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.path)
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each image: path, index, target, rows and columns of patches, height and width (NaN: unknown)."""
+        import pandas as pd
+
+        height, width = (np.nan, np.nan) if self.size is None else np.asarray(self.size).T
+        return pd.DataFrame(
+            {
+                "path": np.asarray(self.path, object),
+                "index": self.index,
+                "target": self.target,
+                "rows": self.grid[:, 0],
+                "columns": self.grid[:, 1],
+                "height": height,
+                "width": width,
+            }
+        )
 
 
 def check_same_source(

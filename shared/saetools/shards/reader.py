@@ -15,7 +15,7 @@ from saetools.files.formats import SHARDS
 from saetools.files.hdf5 import open_hdf5
 from saetools.files.provenance import Provenance, canonical_json, first_difference
 from saetools.shards.dtypes import has_non_finite, row_sums, to_tensor
-from saetools.shards.header import Examples, ShardHeader, check_same_source, shard_name
+from saetools.shards.header import Examples, ShardHeader, as_paths, check_same_source, shard_name
 from saetools.shards.layout import (
     Layer,
     check_grid,
@@ -30,6 +30,7 @@ from saetools.shards.layout import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
 
@@ -167,7 +168,7 @@ class Shard:
 
 
 class ShardSet:
-    """Shards that belong together, in order, seen as one data set."""
+    """Shards that belong together, in order, seen as one data set; its length is the number of images."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self.shards = list(shards)
@@ -204,6 +205,47 @@ class ShardSet:
     @property
     def uids(self) -> list[str]:
         return [shard.provenance.uid for shard in self.shards]
+
+    def __len__(self) -> int:
+        return self.n_images
+
+    def __repr__(self) -> str:
+        layers = list(self.header.layers)
+        shapes = {self.shape(layer) for layer in layers}
+        shape = " x ".join(f"{size:,}" for size in shapes.pop()) if len(shapes) == 1 else "P x D by layer"
+        return (
+            f"ShardSet({self.header.model}, layers {layers}, {self.n_images:,} images x {shape} (patches x width),"
+            f" {self.shards[0].dtype(layers[0])}, {len(self.shards)} shards)"
+        )
+
+    def read(
+        self, layer: int | None = None, images: slice | int | Sequence[int] = slice(None)
+    ) -> torch.Tensor:
+        """Activations float32 {n, P, D} of a layer; the layer may be left out where there is one.
+
+        images: a slice, or numbers of images in the set, in any order. Raises UserError where the bytes are not those
+        that were written.
+        """
+        import torch
+
+        layer = choose_layer(self.shards[0], layer)
+        rows = np.atleast_1d(np.arange(self.n_images)[images])
+        n_patches, d_model = self.shape(layer)
+        acts_npd = torch.empty(len(rows), n_patches, d_model)
+        start = 0
+        for shard in self.shards:
+            here = np.flatnonzero((rows >= start) & (rows < start + shard.n_images))
+            own, place = np.unique(rows[here] - start, return_inverse=True)
+            if len(own):
+                acts_npd[here] = shard.read_acts(layer, own).float()[place]
+            start += shard.n_images
+        return acts_npd
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each image, see `Examples.frame`."""
+        import pandas as pd
+
+        return pd.concat([examples.frame() for examples in self.examples], ignore_index=True)
 
     def blocks(self, layer: int, n_images: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield (position of the first image, activations float32 {n, P, D}), n <= n_images, in order."""
@@ -283,12 +325,12 @@ def choose_layer(shard: Shard, layer: int | None) -> int:
     return layer
 
 
-def open_shards(paths: Iterable[Path], *, allow_incomplete: bool = False) -> ShardSet:
+def open_shards(paths: str | Path | Iterable[str | Path], *, allow_incomplete: bool = False) -> ShardSet:
     """Open shards, and folders of them; a folder must hold every shard of its data set, unless a part is meant.
 
     Raises UserError where one is broken, missing, given twice, or does not belong to the others.
     """
-    shards = list(iterate_shards(paths, allow_incomplete=allow_incomplete))
+    shards = list(iterate_shards(as_paths(paths), allow_incomplete=allow_incomplete))
     if not shards:
         raise UserError(f"no activation shards were given; write them with {SHARDS.made_by}")
     return ShardSet(shards)

@@ -12,14 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from saetools.errors import UserError
+from saetools.vision.pictures import open_picture
 from saetools.vision.preprocess import Preprocess, native_grid
+
+if TYPE_CHECKING:
+    from saetools.vision.pictures import Picture
 
 BLOCK_HOOK = "output of the block (residual stream), before the final norm"
 MAP_HOOK = "output of the stage (feature map), its cells as patches"
+RECORDED_AT_ONCE = 32  # images in one pass through the model
 # auto: half precision where it is faster. Sums of the residual stream stay in float32 in each.
 PRECISIONS = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -95,6 +102,42 @@ class VisionModel:
         self._family, _ = _family(outline.name)
         self._mean = torch.tensor(outline.preprocess.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(outline.preprocess.std, device=device).view(1, 3, 1, 1)
+
+    def __repr__(self) -> str:
+        preprocess, shapes = self.outline.preprocess, self.outline.shapes.values()
+        last = self.outline.shapes[self.outline.n_layers - 1]
+        size = "native grid" if preprocess.native else " x ".join(map(str, preprocess.size)) + " pixels"
+        depth = f"{len(shapes)} layers, the last {last.n_patches} patches x {last.d_model}"
+        return f"VisionModel({self.outline.name}, {size}, {depth}, {self.precision} on {self.device})"
+
+    def source(self) -> dict[str, Any]:
+        """What must agree between activations that are used together (see `ShardHeader.source`)."""
+        outline = self.outline
+        return {
+            "model": outline.name,
+            "weights": self.weights,
+            "hook": outline.hook,
+            "preprocess": outline.preprocess.to_settings(),
+        }
+
+    def record(self, images: Picture | Sequence[Picture], layer: int = -1) -> torch.Tensor:
+        """Activations float32 {n, P, D} of images, on the CPU; one image gives n = 1.
+
+        images: paths, PIL images or pixels uint8 {H, W, 3}, preprocessed as the model asks for. Shards hold the
+        same values in the type they are stored in. Raises UserError for what is no image.
+        """
+        (layer,) = self.outline.resolve_layers([layer])
+        given: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
+        found = []
+        for start in range(0, len(given), RECORDED_AT_ONCE):
+            pixels = [
+                torch.from_numpy(np.array(self.outline.preprocess.pixels(open_picture(image))))
+                for image in given[start : start + RECORDED_AT_ONCE]
+            ]
+            alike = len({one.shape for one in pixels}) == 1  # with native grids, images differ in size
+            for batch in [torch.stack(pixels)] if alike else [one[None] for one in pixels]:
+                found.append(self.acts(batch, [layer])[layer].patches.float().cpu())
+        return torch.cat(found)
 
     @torch.inference_mode()
     def acts(self, pixels_bhwc: torch.Tensor, layers: Sequence[int]) -> dict[int, LayerActs]:

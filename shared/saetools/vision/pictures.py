@@ -15,6 +15,10 @@ from saetools.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    Picture = (
+        str | Path | Image | np.ndarray
+    )  # a file, an open picture, or its pixels uint8 {H, W, 3} or {H, W}
+
 # How deep grey becomes 8 bits, as the preprocessing of a data set with such pictures says
 DEEP_GREY = "round(255 * value / largest)"
 # Files that can hold it
@@ -44,6 +48,27 @@ def holds_deep_grey(root: Path, paths: Iterable[str]) -> bool:
             except (OSError, ValueError, SyntaxError, pil.DecompressionBombError):
                 continue
     return False
+
+
+def open_picture(picture: Picture) -> Image:
+    """Any picture as RGB, 8 bits a channel; raises UserError where it cannot be decoded."""
+    from PIL import Image as pil
+
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+            raise UserError(
+                f"the image is an array {picture.dtype} {list(picture.shape)}; expected pixels uint8 {{H, W, 3}}"
+            )
+        return rgb_picture(pil.fromarray(picture), "the image")
+    if isinstance(picture, pil.Image):
+        return rgb_picture(picture, "the image")
+    try:
+        with pil.open(picture) as image:
+            return rgb_picture(image, Path(picture))
+    except FileNotFoundError as error:
+        raise UserError(f"{picture}: no such file; expected an image") from error
+    except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
+        raise UserError(f"{picture}: it is not an image that can be decoded ({error})") from error
 
 
 def rgb_picture(image: Image, where: Path | str) -> Image:

@@ -186,7 +186,7 @@ def test_only_what_changed_is_drawn_again(case: tuple[Path, Path], tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--latents", "3,12"], "--latents: there is no latent 12; these latents have the numbers 0 to 11"),
+        (["--latents", "3,12"], "--latents: there is no latent 12; latents are numbered 0 to 11"),
         (["--random", 3, "--log-freq", "1,2"], "no latent is within the ranges"),
         (["--from", "nothing.csv"], "nothing.csv: no such file"),
     ],

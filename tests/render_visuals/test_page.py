@@ -24,7 +24,7 @@ from audit_latents.cli import app as audit_app
 from encode_acts.cli import app as encode_app
 from fit_probes.cli import app as fit_app
 from render_visuals.cli import app
-from render_visuals.page.data import _largest
+from render_visuals.page.data import largest_per_patch
 from saetools.files.formats import AP_TABLE, LATENT_TABLE
 from saetools.files.provenance import Provenance
 from saetools.files.tables import write_csv
@@ -108,9 +108,9 @@ def test_examples_and_heat_in_the_chunks(tmp_path: Path) -> None:
 def test_the_largest_of_a_patch() -> None:
     indptr = np.array([0, 4, 4, 6])
     value_e = np.array([1, 3, 2, -1, 5, 0.5], np.float32)
-    counts, kept = _largest(indptr, value_e, 2)
+    counts, kept = largest_per_patch(indptr, value_e, 2)
     assert (counts.tolist(), kept.tolist()) == ([2, 0, 2], [1, 2, 4, 5])
-    counts, kept = _largest(indptr, value_e, 9)
+    counts, kept = largest_per_patch(indptr, value_e, 9)
     assert (counts.tolist(), kept.tolist()) == ([3, 0, 2], [0, 1, 2, 4, 5])
 
 
@@ -122,7 +122,7 @@ def test_made_again_it_draws_only_what_changed(chain: tuple[Chain, Path], tmp_pa
     make(mine, site)
     stamps = {path: path.stat().st_mtime_ns for path in site.rglob("*") if path.is_file()}
     done = make(mine, site)
-    assert "already made of these files" in done.stderr
+    assert "nothing to do: made of the same files" in done.stderr
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     changed = sorted(root.glob("images/*/*.png"))[0]
     Image.new("RGB", (60, 40), (200, 30, 30)).save(changed)
@@ -183,7 +183,7 @@ AP = "scorer,n_prototypes,layer,n_train,trait,prototype,ap,prevalence,checkpoint
     [
         ("a,b\n1,2\n", "its columns are a, b"),
         ("latent,x\n3,1\n3,2\n", "several rows for one latent"),
-        ("latent,x\n96,1\n", "it names latents from 96 to 96"),
+        ("latent,x\n96,1\n", "it has latents 96 to 96, but these are numbered 0 to 95"),
         (AP + "random,96,3,10,t,1,0.5,0.1,\n", "no row is of a sae scorer with 96 prototypes on layer 3"),
         (AP + "sae,96,3,9,t,1,0.5,0.1,a.h5\nsae,96,3,9,t,1,0.5,0.1,b.h5\n", "several scorers of this kind"),
         ("latent,x\n", "a header but no rows"),

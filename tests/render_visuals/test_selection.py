@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pictured_latents import CROPPED, sparse_latents, write_pictured
 
 from render_visuals.analysis import survey as survey_module
-from render_visuals.analysis.heat_matrix import Groups, group_images, heat_matrix, seriate, telling_latents
+from render_visuals.analysis.heat_matrix import Groups, group_images, heat_matrix, separating_latents, seriate
 from render_visuals.analysis.kernels import N_BINS, lower_edge
 from render_visuals.analysis.similar import near_misses, nearest_rows
 from render_visuals.analysis.survey import ImageIndex, activation_maps, survey
@@ -188,7 +188,7 @@ def test_latents_that_tell_groups_apart(f_npk: np.ndarray, tmp_path: Path) -> No
         if (max_nk[:, k] > 0).sum() < 3:
             share[k] -= 1
     expected = np.argsort(-share, kind="stable")[:9]
-    assert telling_latents(latents, groups, 9) == sorted(expected.tolist())
+    assert separating_latents(latents, groups, 9) == sorted(expected.tolist())
     assert 21 in expected
     matrix = heat_matrix(latents, groups, None, 9)
     assert sorted(matrix.latents.tolist()) == sorted(expected.tolist())

@@ -85,7 +85,7 @@ def test_pictures_are_of_the_rows_of_the_latents_scorer_alone(
 def test_a_page_and_a_heat_map_take_no_other_rows(case: tuple[Path, Path], tmp_path: Path) -> None:
     table = write_ap(tmp_path / "ap.csv")
     known = read_tables([table], open_latents([case[1]]).header, None, None)
-    assert sorted(found[0] for found in known.found) == [4, 5]
+    assert sorted(found[0] for found in known.best_for) == [4, 5]
     done = render("heatmap", case[1], "--from", table, "--out", tmp_path / "h.png")
     assert "2 of 8 rows belong to the scorer of these latents" in done.stderr
 
@@ -164,4 +164,4 @@ def test_label_names_are_those_of_patch_labels_alone(
         write_csv(path, table, Provenance.of(PROBE_TABLE, "fit-probes", settings))
     known = read_tables([path], header, None, ["background", "bird", "butterfly"])
     expected = ["butterfly", "background"] if labels == "patch" else ["2", "0"]
-    assert [found[2] for found in known.found] == expected
+    assert [found[2] for found in known.best_for] == expected

@@ -120,10 +120,10 @@ def _check_rows(path: Path, table: pd.DataFrame) -> None:
 
 
 def latents_of_table(path: Path, header: LatentsHeader) -> list[int]:
-    """The numbers in a table's column `latent` (latents.csv, probes.csv, index.csv) or `prototype` (AP table).
+    """The latents in a table's column `latent` (latents.csv, probes.csv, index.csv) or `prototype` (AP table).
 
-    Of an AP table those rows count that are of the latents' scorer. Raises UserError where none is, or where the table
-    was made with another scorer.
+    From an AP table, only the rows of the latents' scorer are taken. Raises UserError if there are none, or if the
+    table was made with another scorer.
     """
     table, provenance = read_table(path, LATENT_TABLES)
     check_made_from(path, provenance, header)
@@ -146,13 +146,11 @@ def latents_of_table(path: Path, header: LatentsHeader) -> list[int]:
 
 
 def check_latent_numbers(numbers: list[int], n_latents: int, where: str) -> list[int]:
-    """Without repetitions; raises UserError, naming `where`, for a number that no latent has."""
+    """The numbers without repetitions; raises UserError for one that is no latent. where: their source, for errors."""
     wrong = [number for number in numbers if not 0 <= number < n_latents]
     if wrong:
         listed = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-        raise UserError(
-            f"{where}: there is no latent {listed}; these latents have the numbers 0 to {n_latents - 1}"
-        )
+        raise UserError(f"{where}: there is no latent {listed}; latents are numbered 0 to {n_latents - 1}")
     if not numbers:
-        raise UserError(f"{where}: it names no latent")
+        raise UserError(f"{where}: it lists no latent")
     return list(dict.fromkeys(numbers))

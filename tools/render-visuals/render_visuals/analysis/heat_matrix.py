@@ -1,4 +1,7 @@
-"""Groups of images: classes, species and genera, or a column of a table."""
+"""The matrix of a heat map: latents x images, images by group, similar latents next to each other.
+
+Groups are classes, species, genera, or a column of a table.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,8 @@ def group_images(by: str, paths: list[str], root: Path | None, table: Path | Non
         group_names = [species if by == "species" else genus for genus, species in trees]
     else:
         raise UserError(
-            f"--by {by}: expected class, species or genus; for a column of a table give that with --table TABLE.csv"
+            f"--by {by}: expected class, species or genus; for a table's column, give the table too"
+            " (heatmap --table, page --by-table)"
         )
     order = np.array(sorted(range(len(paths)), key=lambda n: (sort_names[n], n)), np.int64)
     names = list(dict.fromkeys(group_names[n] for n in order))
@@ -115,9 +119,9 @@ class Matrix:
 
 
 def heat_matrix(latents: LatentsSet, groups: Groups, chosen: list[int] | None, n_latents: int) -> Matrix:
-    """`chosen` latents, or the n_latents that tell the groups apart best."""
+    """The matrix of `chosen` latents, or of the n_latents that best separate the groups."""
     columns = np.array(
-        chosen if chosen is not None else telling_latents(latents, groups, n_latents), np.int64
+        chosen if chosen is not None else separating_latents(latents, groups, n_latents), np.int64
     )
     value_nm = np.zeros((latents.n_images, len(columns)), np.float32)
     column_k = np.full(latents.n_latents, -1, np.int64)
@@ -128,18 +132,18 @@ def heat_matrix(latents: LatentsSet, groups: Groups, chosen: list[int] | None, n
     return Matrix(columns[order], groups.order, value_nm[groups.order][:, order].T.copy())
 
 
-def telling_latents(latents: LatentsSet, groups: Groups, n: int) -> list[int]:
+def separating_latents(latents: LatentsSet, groups: Groups, n: int) -> list[int]:
     """The n latents with the largest share of variance of their images' largest values between groups.
 
-    eta^2 = sum_g n_g (mean_g - mean)^2 / sum_i (z_i - mean)^2; latents that fire in fewer than 3 images are left out
-    where that leaves enough, as one image is always in one group. Where all images are one group, those of largest
+    eta^2 = sum_g n_g (mean_g - mean)^2 / sum_i (z_i - mean)^2. Latents that are active in fewer than 3 images come
+    after all others, since a single image is always in one group. If all images are in one group: those of largest
     variance.
     """
     k = latents.n_latents
     sum_gk, square_k = np.zeros((len(groups.names), k)), np.zeros(k)
     best_k, stamp_k, touched_k = np.zeros(k, np.float32), np.full(k, -1, np.int64), np.zeros(k, np.int64)
     fires_k = np.zeros(k, np.int64)
-    for rows, indptr, latent_e, value_e in _blocks(latents, "looking for latents that tell groups apart"):
+    for rows, indptr, latent_e, value_e in _blocks(latents, "looking for latents that separate the groups"):
         stamp_k[:] = -1
         kernels.group_sums(
             indptr, latent_e, value_e, latents.n_patches, groups.group_n[rows], sum_gk, square_k, fires_k, best_k,
@@ -152,7 +156,7 @@ def telling_latents(latents: LatentsSet, groups: Groups, n: int) -> list[int]:
     share_k = np.divide(between_k, total_k, out=np.full(k, -1.0), where=(total_k > 1e-12) & (fires_k > 0))
     if len(groups.names) == 1:
         share_k = np.where(fires_k > 0, total_k / max(total_k.max(), 1e-12), -1.0)
-    share_k[(fires_k < 3) & (share_k >= 0)] -= 1  # after all others, before those that never fire
+    share_k[(fires_k < 3) & (share_k >= 0)] -= 1  # after all others, before those that are never active
     order = np.argsort(-share_k, kind="stable")[: min(n, k)]
     return sorted(int(latent) for latent in order if fires_k[latent] > 0)
 
@@ -160,7 +164,7 @@ def telling_latents(latents: LatentsSet, groups: Groups, n: int) -> list[int]:
 def seriate(value_nm: np.ndarray) -> np.ndarray:
     """An order of the columns in which those that co-occur are near each other.
 
-    Average linkage on 1 - correlation, leaves in the order that makes the sum of neighbours' distances least
+    Average linkage on 1 - correlation, leaves in the order with the smallest sum of distances between neighbours
     (Bar-Joseph et al., Bioinformatics 2001). Constant columns come last.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage

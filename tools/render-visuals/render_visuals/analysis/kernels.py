@@ -28,7 +28,7 @@ def _bin(bits):
 
 @numba.njit(cache=True, nogil=True)
 def _hash(a, b):
-    """A number that looks drawn at random, the same for the same pair in any order of work."""
+    """A pseudo-random number of a pair, which does not depend on the order of the work."""
     h = np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(b) * np.uint64(0xC2B2AE3D27D4EB4F)
     h ^= h >> np.uint64(31)
     h *= np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""Images in which a latent does not fire although they look, to the other latents, like those in which it does."""
+"""Nearest latents by their decoder vectors; and near misses: images that lack a latent, but are alike in all others."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from saetools.latents.header import LatentsHeader
 from saetools.latents.reader import LatentsSet
 
 BLOCK = 1024  # rows of the decoder
-AT_A_TIME = 16  # latents; each event costs one multiplication for each
+AT_A_TIME = 16  # latents; every active latent of a patch costs one multiplication for each
 
 
 def near_misses(
     latents: LatentsSet,
-    places: ImageIndex,
+    image_index: ImageIndex,
     chosen: list[int],
     top_pairs: list[list[tuple[int, int]]],
     n: int,
 ) -> list[list[int]]:
-    """For each chosen latent, the n images nearest to firing.
+    """For each chosen latent, the n most similar images in which it is not active.
 
     top_pairs: of each latent, (image, patch) of its top images' strongest patches. Their codes without the latent
-    itself, each divided by its norm, add up to a template; images in which the latent does not fire come in the
-    order of the largest cosine of one of their patches with it.
+    itself, each divided by its norm, add up to a template; images in which the latent is not active are sorted by
+    the largest cosine of one of their patches with it.
     """
     found: list[list[int]] = []
     for start in range(0, len(chosen), AT_A_TIME):
         few = chosen[start : start + AT_A_TIME]
-        templates_km = _templates(latents, places, few, top_pairs[start : start + AT_A_TIME])
+        templates_km = _templates(latents, image_index, few, top_pairs[start : start + AT_A_TIME])
         found += _nearest(latents, few, templates_km, n)
     return found
 
 
 def _templates(
-    latents: LatentsSet, places: ImageIndex, chosen: list[int], top_pairs: list[list[tuple[int, int]]]
+    latents: LatentsSet, image_index: ImageIndex, chosen: list[int], top_pairs: list[list[tuple[int, int]]]
 ) -> np.ndarray:
     templates_km = np.zeros((latents.n_latents, len(chosen)))
     for column, (latent, pairs) in enumerate(zip(chosen, top_pairs, strict=True)):
         code_k = np.zeros(latents.n_latents)
         for image, patch in pairs:
-            file, i = places.file(image)
+            file, i = image_index.file(image)
             row = i * file.n_patches + patch
             indptr, latent_e, value_e = file.rows(row, row + 1)
             kernels.sum_rows(

@@ -22,11 +22,12 @@ QUANTILES = (0.95, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1, 0.0)
 
 @dataclass(frozen=True)
 class Survey:
-    """Over N images of P patches, for each of K latents; events are values above 0.
+    """Statistics of each of K latents over N images of P patches. A latent is active where its activation is above 0.
 
-    count_k: patches at which it fires; sum_k {K} float64: of its values; n_images_k: images in which it fires
-    top_value_km, top_image_km {K, M}: its M images of largest value, descending, the first of equal ones first;
-        0 and -1 where fewer fire
+    count_k {K} int64: patches at which it is active; sum_k {K} float64: the sum of its activations; n_images_k {K}
+    int64: images in which it is active
+    top_value_km float32, top_image_km int64 {K, M}: its M images of largest maximum, descending, ties by number;
+        0 and -1 if it is active in fewer
     hist_kb {K, B}: its values by bin (`kernels.bins`); image_hist_kb: the largest value of each image
     example_kb {K, B}: an image drawn at random of those whose largest value is in the bin, or -1
     """
@@ -44,12 +45,12 @@ class Survey:
 
     @property
     def frequency_k(self) -> np.ndarray:
-        """Share of all patches at which it fires."""
+        """Share of all patches at which it is active."""
         return self.count_k / (self.n_images * self.n_patches)
 
     @property
     def mean_k(self) -> np.ndarray:
-        """Mean of its values where it fires; NaN where it never does."""
+        """Mean of its activations where it is active; NaN if it never is."""
         return np.divide(
             self.sum_k, self.count_k, out=np.full(len(self.sum_k), np.nan), where=self.count_k > 0
         )
@@ -59,7 +60,7 @@ class Survey:
         return [int(image) for image in chosen[chosen >= 0]]
 
     def spread_images(self, latent: int, besides: set[int]) -> list[tuple[float, int]]:
-        """(quantile, image) down the distribution of its images' largest values, none of `besides`, none twice."""
+        """(quantile, image): an example at each of QUANTILES of its maximum per image, none twice or in `besides`."""
         counts_b = self.image_hist_kb[latent]
         total = int(counts_b.sum())
         found: list[tuple[float, int]] = []
@@ -77,7 +78,7 @@ class Survey:
 
 
 def survey(latents: LatentsSet, n_top: int, seed: int = 0) -> Survey:
-    """Read all events once. `seed` decides the examples of the bins."""
+    """Read all latents once. seed: of the choice of an example image for each bin of the histogram."""
     k = latents.n_latents
     found = Survey(
         latents.n_images,
@@ -111,7 +112,7 @@ def survey(latents: LatentsSet, n_top: int, seed: int = 0) -> Survey:
 
 @dataclass(frozen=True)
 class ActivationMaps:
-    """For pairs (latent, image) in the order they were asked for: the patches at which the latent fires.
+    """For pairs (latent, image), in the order in which they were given: the patches at which the latent is active.
 
     ptr {pairs + 1}; patch_e uint16, ascending within a pair; value_e float32
     """
@@ -127,7 +128,7 @@ class ActivationMaps:
 
 
 class ImageIndex:
-    """Finds image n of a set in its files, and what they say of it; size_n2 is 0 where it was not recorded."""
+    """Finds image n of a set in its files. grid_n2: rows and columns of patches; size_n2: pixels, 0 if not recorded."""
 
     def __init__(self, latents: LatentsSet) -> None:
         self._files = latents.files
@@ -160,14 +161,14 @@ class ImageIndex:
 
 
 def activation_maps(
-    latents: LatentsSet, places: ImageIndex, latent_of_pair: np.ndarray, image_of_pair: np.ndarray
+    latents: LatentsSet, image_index: ImageIndex, latent_of_pair: np.ndarray, image_of_pair: np.ndarray
 ) -> ActivationMaps:
-    """The pairs are all different. Reads only the images that are asked for."""
+    """The activation maps of pairs (latent, image), all different. Reads only these images."""
     n_pairs = len(image_of_pair)
     slot_k = np.full(latents.n_latents, -1, np.int64)
     pairs, patches, values = [], [], []
     for image, asked in _by_image(image_of_pair):
-        file, i = places.file(image)
+        file, i = image_index.file(image)
         indptr, latent_e, value_e = file.images(i, i + 1)
         pair_out = np.empty(len(latent_e), np.int64)
         patch_out, value_out = np.empty(len(latent_e), np.uint16), np.empty(len(latent_e), np.float32)

@@ -1,4 +1,7 @@
-"""The numbers of the page, in chunks that it loads when it needs them."""
+"""The numbers of the page, in chunks that it loads when it needs them.
+
+Each chunk is a script: a page that is opened from disk may load scripts, but no other files.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +23,26 @@ ACTIVE_PER_CHUNK = 60_000
 
 
 def images_per_chunk(latents: LatentsSet, per_patch: int) -> int:
-    """So many that a chunk has some ten thousand events."""
+    """The number of images of which a chunk holds about ACTIVE_PER_CHUNK active latents, 1 to 64."""
     each = min(int(latents.count.sum()) / max(latents.n_images, 1), per_patch * latents.n_patches)
     return int(np.clip(ACTIVE_PER_CHUNK / max(each, 1), 1, 64))
 
 
 def write_latent_chunks(
-    site: Path, latents: LatentsSet, places: ImageIndex, found: Survey, n_top: int,
+    site: Path, latents: LatentsSet, image_index: ImageIndex, found: Survey, n_top: int,
     neighbours: tuple[np.ndarray, np.ndarray] | None,
 ) -> None:  # fmt: skip
-    """data/latents/NNNN.js: of LATENTS_PER_CHUNK latents each, their examples with heat, distribution, neighbours.
+    """Write data/latents/NNNN.js, LATENTS_PER_CHUNK latents each: examples with activation maps, histogram, neighbours.
 
-    example_ptr, patch_ptr: where a latent's examples and an example's patches start. quantile: of an example down the
-    range, 2 for the top ones.
+    example_ptr, patch_ptr: where a latent's examples and an example's patches start. quantile: of the example's maximum
+    activation; 2 for top images.
     """
     k = latents.n_latents
     with Progress("writing latents", total=k, unit="latents") as progress:
         for start in range(0, k, LATENTS_PER_CHUNK * 128):
             some = range(start, min(start + LATENTS_PER_CHUNK * 128, k))
             pairs, quantiles = _examples(found, some, n_top)
-            heat = activation_maps(latents, places, pairs[:, 0], pairs[:, 1])
+            heat = activation_maps(latents, image_index, pairs[:, 0], pairs[:, 1])
             for first in range(some.start, some.stop, LATENTS_PER_CHUNK):
                 few = np.arange(first, min(first + LATENTS_PER_CHUNK, k))
                 chunk = _latent_chunk(few, pairs, quantiles, heat, found)
@@ -82,17 +85,17 @@ def _latent_chunk(
 
 
 def _halves(value_e: np.ndarray) -> dict[str, Any]:
-    """Values as scale * float16: half the bytes, exact to 1/2048 of each value, whatever their size."""
+    """Values as scale * float16: half the bytes of float32, with a relative error of at most 1/2048."""
     scale = float(value_e.max(initial=0)) or 1.0
     return {"scale": scale, "value": (value_e / np.float32(scale)).astype(np.float16)}
 
 
 def write_image_chunks(
-    site: Path, latents: LatentsSet, places: ImageIndex, per_chunk: int, per_patch: int
+    site: Path, latents: LatentsSet, image_index: ImageIndex, per_chunk: int, per_patch: int
 ) -> None:
-    """data/images/NNNN.js: of per_chunk images each, which latents fire at each patch: at most per_patch, the largest.
+    """Write data/images/NNNN.js, for per_chunk images each: the active latents of each patch, the per_patch largest.
 
-    row_ptr {images * P + 1}; latents uint16 where that is enough.
+    row_ptr {images * P + 1}; latents are uint16 if their number allows it.
     """
     latent_type = np.uint16 if latents.n_latents <= 1 << 16 else np.uint32
     with Progress("writing images", total=latents.n_images, unit="images") as progress:
@@ -100,13 +103,13 @@ def write_image_chunks(
             stop = min(start + per_chunk, latents.n_images)
             counts, which, values, labels = [], [], [], []
             for image in range(start, stop):
-                file, i = places.file(image)
+                file, i = image_index.file(image)
                 indptr, latent_e, value_e = file.images(i, i + 1)
-                kept_counts, kept = _largest(indptr, np.asarray(value_e, np.float32), per_patch)
+                kept_counts, kept = largest_per_patch(indptr, np.asarray(value_e, np.float32), per_patch)
                 counts.append(kept_counts)
                 which.append(np.asarray(latent_e)[kept].astype(latent_type))
                 values.append(np.asarray(value_e, np.float32)[kept])
-                if (labels_p := places.labels(image)) is not None:
+                if (labels_p := image_index.labels(image)) is not None:
                     labels.append(labels_p)
             chunk: dict[str, Any] = {
                 "row_ptr": np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.uint32),
@@ -119,9 +122,10 @@ def write_image_chunks(
             progress.advance(stop - start)
 
 
-def _largest(indptr: np.ndarray, value_e: np.ndarray, per_patch: int) -> tuple[np.ndarray, np.ndarray]:
-    """How many events of each row are kept, and which: those above 0, and of a row with more than per_patch of them
-    the largest, in their old order."""
+def largest_per_patch(
+    indptr: np.ndarray, value_e: np.ndarray, per_patch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(how many of each row are kept, which): values above 0, at most the per_patch largest of a row."""
     row_e = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
     keep = np.flatnonzero(value_e > 0)
     counts = np.bincount(row_e[keep], minlength=len(indptr) - 1)
@@ -134,10 +138,10 @@ def _largest(indptr: np.ndarray, value_e: np.ndarray, per_patch: int) -> tuple[n
 
 
 def write_chunk(site: Path, name: str, value: Any) -> None:
-    """SITE/data/NAME.js, which calls `saetools.put(NAME, value)`; arrays inside become {"t": type, "b": base64}."""
+    """Write SITE/data/NAME.js, which calls `saetools.put(NAME, value)`; an array becomes {"t": type, "b": base64}."""
     target = site / "data" / f"{name}.js"
     target.parent.mkdir(parents=True, exist_ok=True)
-    # "</" would end the script of a page into which somebody pastes a chunk
+    # "</" would end the script element of a page into which a chunk is pasted
     text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace(
         "</", "<\\/"
     )

@@ -1,7 +1,7 @@
-"""What tables know of latents, as columns of the page's table.
+"""Tables about latents (--table) as columns of the page's table.
 
-Three kinds of CSV, told apart by their columns: one row per latent (latents.csv: `latent` and whatever it has),
-one per class (probes.csv: `class`, `latent`, `ap`, `r`), one per trait (AP table: `trait`, `prototype`, `ap`).
+Three kinds of CSV, recognised by their columns: one row per latent (latents.csv: `latent` and others), one
+per class (probes.csv: `class`, `latent`, `ap`, `r`), one per trait (AP table: `trait`, `prototype`, `ap`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from saetools.latents.header import LatentsHeader
 if TYPE_CHECKING:
     import pandas as pd
 
-# Columns that the page has anyway, and those of a probe that say nothing to a reader.
+# Columns that the page has anyway, and details of a probe.
 LEFT_OUT = {
     "latent",
     "frequency",
@@ -52,27 +52,30 @@ class Column:
 
 
 @dataclass
-class Known:
-    """columns of the table, and found: (latent, kind, name, ap, r, prevalence) for every trait or class for which a
-    latent was chosen."""
+class Annotations:
+    """What tables add to latents.
+
+    columns: of the page's table. best_for: (latent, `trait` or `class`, name, ap, r, prevalence), for every trait or
+    class that has a best latent.
+    """
 
     columns: list[Column] = field(default_factory=list)
-    found: list[tuple[int, str, str, float, float, float]] = field(default_factory=list)
+    best_for: list[tuple[int, str, str, float, float, float]] = field(default_factory=list)
 
 
 def read_tables(
     paths: list[Path], header: LatentsHeader, scorer: Path | None, label_names: list[str] | None
-) -> Known:
-    """Raises UserError where a table is of another kind, or of other latents.
+) -> Annotations:
+    """Read the tables; raises UserError where one is of another kind, or about other latents.
 
-    scorer: its file, whose name says which rows are meant where an AP table holds several of a kind and size.
-    label_names: what stands for the classes of a table that fit-probes made of patch labels.
+    scorer: its file; selects the rows if an AP table holds several scorers of a kind and size.
+    label_names: names for the classes in tables that fit-probes made of patch labels.
     """
-    known = Known()
+    known = Annotations()
     for path in paths:
         table, provenance = read_table(path, LATENT_TABLES)
         check_made_from(path, provenance, header)
-        # Classes of images, and those of a table that does not say what they are, keep their numbers
+        # Classes of images keep their numbers, as do those of tables without provenance
         of_patches = provenance is not None and provenance.settings.get("labels") == PATCH
         names = label_names if of_patches else None
         if {"trait", "prototype", "ap"} <= set(table.columns):
@@ -103,7 +106,7 @@ def _with_class_names(table: pd.DataFrame, names: list[str] | None) -> pd.DataFr
 
 
 def _add_traits(
-    known: Known, path: Path, table: pd.DataFrame, header: LatentsHeader, scorer: Path | None
+    known: Annotations, path: Path, table: pd.DataFrame, header: LatentsHeader, scorer: Path | None
 ) -> None:
     mine = rows_of_latents(path, table, header, scorer)
     if "n_train" in mine:
@@ -111,14 +114,14 @@ def _add_traits(
     _add_best(known, path, mine.dropna(subset=["prototype", "ap"]), "prototype", "trait", header)
 
 
-def _add_classes(known: Known, path: Path, table: pd.DataFrame, header: LatentsHeader) -> None:
+def _add_classes(known: Annotations, path: Path, table: pd.DataFrame, header: LatentsHeader) -> None:
     _add_best(known, path, table.dropna(subset=["latent", "ap"]), "latent", "class", header)
 
 
 def _add_best(
-    known: Known, path: Path, table: pd.DataFrame, latent: str, kind: str, header: LatentsHeader
+    known: Annotations, path: Path, table: pd.DataFrame, latent: str, kind: str, header: LatentsHeader
 ) -> None:
-    """Of each latent, the trait or class with the largest AP among those for which it was chosen."""
+    """For each latent, the trait or class with the largest AP among those for which it is the best latent."""
     numbers = _latents(path, table[latent], header)
     measures = {
         name: table[name].to_numpy(np.float64) if name in table else np.full(len(table), np.nan)
@@ -135,30 +138,30 @@ def _add_best(
             for name, measured in measures.items():
                 values[name][k] = measured[row]
         ap, r, prevalence = (float(measures[name][row]) for name in ("ap", "r", "prevalence"))
-        known.found.append((k, kind, names[row], ap, r, prevalence))
+        known.best_for.append((k, kind, names[row], ap, r, prevalence))
     taken = {column.name for column in known.columns}
-    of = f"the best {kind} for which this latent was chosen ({path.name})"
+    of = f"the {kind} of largest AP for which this is the best latent ({path.name})"
     shown = {
         "ap": ("AP", f"average precision on test of {of}"),
-        "gain": ("gain", f"AP less prevalence, of {of}: a scorer that says nothing has 0"),
-        "r": ("R", f"share of the prior's loss that the probe saves, of {of}"),
+        "gain": ("gain", f"AP minus prevalence (0 for a constant score), of {of}"),
+        "r": ("R", f"R: 1 - probe loss / loss of the prior, of {of}"),
     }
-    known.columns.append(Column(_free(kind, taken), "chosen for", of, best))
+    known.columns.append(Column(_free(kind, taken), f"best {kind}", of, best))
     for name, (title, hint) in shown.items():
         if not np.isnan(values[name]).all():
             known.columns.append(Column(_free(name, taken), title, hint, values[name]))
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """The name, or with a number where a table before had one like it."""
+    """The name, with a number if an earlier table has a column of that name."""
     return next(one for one in (name, *(f"{name}_{i}" for i in range(2, 100))) if one not in taken)
 
 
-def _add_latents(known: Known, path: Path, table: pd.DataFrame, header: LatentsHeader) -> None:
+def _add_latents(known: Annotations, path: Path, table: pd.DataFrame, header: LatentsHeader) -> None:
     numbers = _latents(path, table["latent"], header)
     if len(np.unique(numbers)) != len(numbers):
         raise UserError(
-            f"{path}: it has several rows for one latent, expected one each, or columns class and ap"
+            f"{path}: it has several rows for one latent; expected one row each, or the columns class and ap"
         )
     taken = {column.name for column in known.columns}
     for name in table.columns:
@@ -189,10 +192,10 @@ def _latents(path: Path, column: pd.Series, header: LatentsHeader) -> np.ndarray
     try:
         numbers = column.to_numpy(np.float64).astype(np.int64)
     except ValueError as error:
-        raise UserError(f"{path}: a latent is no number ({error})") from error
+        raise UserError(f"{path}: a latent is not a number ({error})") from error
     if len(numbers) and not (numbers.min() >= 0 and numbers.max() < header.n_latents):
         raise UserError(
-            f"{path}: it names latents from {numbers.min()} to {numbers.max()}, these have the numbers 0 to"
+            f"{path}: it has latents {numbers.min()} to {numbers.max()}, but these are numbered 0 to"
             f" {header.n_latents - 1}; give a table of the same scorer"
         )
     return numbers

@@ -1,4 +1,4 @@
-"""The page's images: each once, as the model saw it, shared by all latents."""
+"""The images of the page as JPEGs: the pixels that the model saw, once for all latents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PER_FOLDER = 1000
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """target gets the image, with `key` in its comment."""
+    """A JPEG to write to `target`, with `key` in its comment."""
 
     target: Path
     key: str
@@ -36,14 +36,16 @@ def thumbnail_name(image: int) -> str:
     return f"images/{image // PER_FOLDER:03d}/{image:06d}.jpg"
 
 
-def draw_thumbnails(latents: LatentsSet, places: ImageIndex, root: Path, site: Path, workers: int) -> int:
-    """Draw those that have changed, remove those of images that are no more; returns how many were drawn."""
+def draw_thumbnails(
+    latents: LatentsSet, image_index: ImageIndex, root: Path, site: Path, workers: int
+) -> int:
+    """Draw those that have changed and remove those of other images; returns the number drawn."""
     preprocess = latents.header.source["preprocess"]
     tasks = []
     for image, path in enumerate(latents.paths):
         target = site / thumbnail_name(image)
         target.parent.mkdir(parents=True, exist_ok=True)
-        recorded = places.recorded(image)
+        recorded = image_index.recorded(image)
         key = content_key(path, file_stat(root / path), dict(preprocess), str(recorded), LARGEST_EDGE)
         tasks.append((target, key, Thumbnail(target, key, root, path, preprocess, recorded)))
     wanted = {target for target, _, _ in tasks}

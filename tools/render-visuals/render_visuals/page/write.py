@@ -1,4 +1,4 @@
-"""The command `page`: a static folder that opens from disk."""
+"""The command `page`: writes a static folder that opens from disk. Begin here: `write_page`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from render_visuals.analysis.similar import nearest_latents
 from render_visuals.analysis.survey import ImageIndex, Survey, survey
 from render_visuals.page import data as page_data
 from render_visuals.page.data import write_chunk
-from render_visuals.page.table import Column, Known, read_tables
+from render_visuals.page.table import Annotations, Column, read_tables
 from render_visuals.page.thumbnails import draw_thumbnails, thumbnail_name
 from render_visuals.pictures.redraw import content_key, file_stat
 from saetools.errors import UserError
@@ -35,6 +35,8 @@ KEY_LINE = "<!-- made of "
 
 @dataclass(frozen=True)
 class PageSettings:
+    """The options of the command; root: of the images."""
+
     root: Path
     out: Path
     scorer: Path | None
@@ -51,32 +53,34 @@ class PageSettings:
 
 
 def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
-    """Write what has changed and return the path of index.html, which is there only while the page is whole."""
+    """Write what has changed; returns the path of index.html, which exists only while the page is complete."""
     site, index = settings.out, settings.out / "index.html"
     check_images(settings.root, latents.paths, latents.files[0].path.parent)
     if settings.scorer is not None and not settings.scorer.exists():
-        raise UserError(f"{settings.scorer}: no such file; expected the scorer of these latents")
+        raise UserError(f"{settings.scorer}: no such file; expected the scorer file that made these latents")
     known = read_tables(settings.tables, latents.header, settings.scorer, settings.label_names)
     groups = group_images(settings.by, latents.paths, settings.root, settings.by_table)
-    places = ImageIndex(latents)
+    image_index = ImageIndex(latents)
     _check_folder(site)
     key = _key(latents, settings)
     whole = _key_of_page(index) == key
     neighbours = None
     if not whole:
-        if settings.scorer is not None:  # first, so that a broken scorer spoils no page and costs no drawing
+        if (
+            settings.scorer is not None
+        ):  # first: a broken scorer is refused before anything is removed or drawn
             neighbours = nearest_latents(settings.scorer, latents.header, N_NEIGHBOURS)
         index.unlink(missing_ok=True)
     site.mkdir(parents=True, exist_ok=True)
-    draw_thumbnails(latents, places, settings.root, site, settings.workers)
+    draw_thumbnails(latents, image_index, settings.root, site, settings.workers)
     if whole:
-        logger.info("%s: already made of these files with these settings", site)
+        logger.info("%s: nothing to do: made of the same files with the same settings", site)
         return index
     shutil.rmtree(site / "data", ignore_errors=True)
     found = survey(latents, settings.top, settings.seed)
-    page_data.write_latent_chunks(site, latents, places, found, settings.top, neighbours)
+    page_data.write_latent_chunks(site, latents, image_index, found, settings.top, neighbours)
     per_chunk = page_data.images_per_chunk(latents, settings.per_patch)
-    page_data.write_image_chunks(site, latents, places, per_chunk, settings.per_patch)
+    page_data.write_image_chunks(site, latents, image_index, per_chunk, settings.per_patch)
     matrix = heat_matrix(latents, groups, None, settings.n_heatmap)
     largest_m = np.maximum(matrix.value_mn.max(1, initial=0), 1e-30)
     write_chunk(
@@ -91,7 +95,7 @@ def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
             "by": settings.by,
         },
     )
-    _write_images(site, latents, places)
+    _write_images(site, latents, image_index)
     columns = _own_columns(latents, found) + known.columns
     _write_table(site, columns, known)
     write_chunk(
@@ -105,10 +109,10 @@ def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
 
 def _own_columns(latents: LatentsSet, found: Survey) -> list[Column]:
     columns = [
-        Column("frequency", "frequency", "share of all patches at which it fires", found.frequency_k),
-        Column("mean", "mean", "mean value where it fires", found.mean_k),
-        Column("max", "max", "its largest value", found.top_value_km[:, 0].astype(np.float64)),
-        Column("images", "images", "images in which it fires", found.n_images_k.astype(np.float64)),
+        Column("frequency", "frequency", "share of all patches at which it is active", found.frequency_k),
+        Column("mean", "mean", "mean activation where it is active", found.mean_k),
+        Column("max", "max", "maximum activation", found.top_value_km[:, 0].astype(np.float64)),
+        Column("images", "images", "images in which it is active", found.n_images_k.astype(np.float64)),
     ]
     folders = [Path(path).parent.name for path in latents.paths]
     if len(set(folders)) > 1:
@@ -117,15 +121,15 @@ def _own_columns(latents: LatentsSet, found: Survey) -> list[Column]:
             top = [folders[image] for image in found.top_images(int(latent), found.top_image_km.shape[1])]
             names[latent] = max(dict.fromkeys(top), key=top.count)
             shares[latent] = top.count(names[latent]) / len(top)
-        columns.append(Column("folder", "top folder", "the commonest folder of its top images", names))
+        columns.append(Column("folder", "top folder", "the most common folder of its top images", names))
         columns.append(
             Column("purity", "purity", "share of its top images that are in the top folder", shares)
         )
     return columns
 
 
-def _write_table(site: Path, columns: list[Column], known: Known) -> None:
-    """data/table.js: numbers as float32; texts as their list and a number for each latent."""
+def _write_table(site: Path, columns: list[Column], known: Annotations) -> None:
+    """Write data/table.js: numbers as float32, texts as a list of distinct texts and an index for each latent."""
     table: dict[str, Any] = {}
     for column in columns:
         if column.is_text:
@@ -139,19 +143,19 @@ def _write_table(site: Path, columns: list[Column], known: Known) -> None:
             table[column.name] = np.asarray(column.values, np.float32)
     found = [
         [k, kind, name, *(None if np.isnan(v) else v for v in values)]
-        for k, kind, name, *values in known.found
+        for k, kind, name, *values in known.best_for
     ]
     write_chunk(site, "table", {"columns": table, "found": found})
 
 
-def _write_images(site: Path, latents: LatentsSet, places: ImageIndex) -> None:
+def _write_images(site: Path, latents: LatentsSet, image_index: ImageIndex) -> None:
     write_chunk(
         site,
         "images",
         {
             "path": latents.paths,
             "file": [thumbnail_name(image) for image in range(latents.n_images)],
-            "grid": places.grid_n2.astype(np.uint16).ravel(),
+            "grid": image_index.grid_n2.astype(np.uint16).ravel(),
         },
     )
 
@@ -210,7 +214,7 @@ def _assets() -> list[tuple[str, str]]:
 
 
 def _write_assets(site: Path, key: str, title: str) -> None:
-    """index.html last: where it is, the page is whole."""
+    """Write the files of assets/, index.html last: if it exists, the page is complete."""
     index = ""
     for name, text in _assets():
         if name == "index.html":
@@ -228,9 +232,9 @@ def _key_of_page(index: Path) -> str | None:
 
 
 def _check_folder(site: Path) -> None:
-    """Other people's files are not mixed with ours, nor removed."""
+    """Raise UserError if the folder holds other files than those of a page: they must not be removed."""
     if site.exists() and not site.is_dir():
-        raise UserError(f"{site}: it is a file; --out is the folder of the page")
+        raise UserError(f"{site}: it is a file; `out` is the folder of the page")
     ours = {"index.html", "data", "images", *(name for name, _ in _assets())}
     if site.is_dir():
         strange = sorted(name for name in os.listdir(site) if name not in ours and not name.startswith("."))  # noqa: PTH208
@@ -240,6 +244,6 @@ def _check_folder(site: Path) -> None:
         )
         if strange or not data_is_ours:
             raise UserError(
-                f"{site}: it holds other files ({', '.join(strange[:3]) or 'in data/'}); give --out a new folder,"
+                f"{site}: it holds other files ({', '.join(strange[:3]) or 'in data/'}); choose a new folder for `out`,"
                 " or the folder of an earlier page"
             )

@@ -1,4 +1,4 @@
-"""One picture of one latent: its images with heat, value and path under each, label maps beside them."""
+"""The picture of one latent: a grid of images with heat, and maximum activation and path under each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INK, FAINT, PAPER, NO_LABEL = (28, 30, 33), (110, 114, 120), (255, 255, 255), (2
 
 @dataclass(frozen=True)
 class Tile:
-    """path relative to the root; patches at which the latent fires, and values there."""
+    """One image. path: relative to the root; patch_e, value_e: where the latent is active, and how strongly."""
 
     path: str
     recorded: Recorded
@@ -42,7 +42,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class LatentPicture:
-    """Everything that one picture shows. sections: (title, tiles); largest: the value drawn in the last colour."""
+    """Everything that one picture shows. sections: (title, tiles); largest: the activation of the last colour."""
 
     target: Path
     key: str
@@ -134,7 +134,7 @@ def _row_heights(tiles: Sequence[tuple[Tile, Image]], columns: int) -> list[int]
 
 
 def _write_caption(pen: ImageDraw, tile: Tile, x: int, y: int, width: int) -> None:
-    value = f"{tile.value_e.max():.3g}" if len(tile.value_e) else "does not fire"
+    value = f"{tile.value_e.max():.3g}" if len(tile.value_e) else "not active"
     pen.text((x, y), f"{value}  {tile.note}".rstrip(), INK, _font(13, bold=True))
     pen.text(
         (x, y + 18),
@@ -145,7 +145,7 @@ def _write_caption(pen: ImageDraw, tile: Tile, x: int, y: int, width: int) -> No
 
 
 def elided(path: str, fits: Any) -> str:
-    """The path, or its end after an ellipsis where that is all that fits."""
+    """The path, or as much of its end as fits, after an ellipsis."""
     if fits(path):
         return path
     for start in range(1, len(path)):

@@ -1,4 +1,4 @@
-"""Draws pictures in worker processes, and only those that are not there yet as they should be."""
+"""Draws pictures in worker processes, and only those that have changed: each file has a key of its contents in it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ KEY = "saetools"
 
 
 def content_key(*what: Any) -> str:
-    """A short digest of everything that decides a picture; it is written into the picture itself."""
+    """A digest of everything that determines a picture; it is written into the picture itself."""
     return hashlib.sha256(canonical_json([__version__, *what]).encode()).hexdigest()[:32]
 
 
 def file_stat(path: Path) -> tuple[int, int]:
-    """What changes when a file does: its size and time."""
+    """Size and modification time of a file, by which a change is noticed."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
 
@@ -76,7 +76,7 @@ def draw_changed(
 
 
 def _leave_signals_to_the_parent() -> None:
-    """Ctrl-C reaches all processes of a terminal; the parent answers it once."""
+    """Ctrl-C reaches all processes of a terminal; only the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -1,4 +1,4 @@
-"""The command `latents`: one picture of each chosen latent, and a table of them."""
+"""The command `latents`: one picture for each selected latent, and a table of them. Begin here: `draw_latents`."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ N_TEMPLATE_IMAGES = 8
 
 @dataclass(frozen=True)
 class LatentSelection:
-    """The latents by number, those of `table` where it is given, or so many drawn at random of those within ranges.
+    """Which latents to draw: by number, or `n_random` drawn from those within both ranges.
 
-    log_frequency, log_value: (least, most) of log10 of the share of patches and of the mean value.
+    table: the source of the numbers, for errors. log_frequency, log_value: (min, max) of log10 of the share of patches
+    at which a latent is active, and of its mean activation.
     """
 
     latents: list[int] | None = None
@@ -43,7 +44,7 @@ class LatentSelection:
     seed: int = 0
 
     def choose(self, survey: Survey) -> list[int]:
-        """The chosen latents, none twice, in their order; raises UserError where there is no such latent."""
+        """The selected latents in their order, without repetitions; raises UserError where there is no such latent."""
         n_latents = len(survey.count_k)
         if self.latents is not None:
             return check_latent_numbers(self.latents, n_latents, str(self.table or "--latents"))
@@ -53,26 +54,26 @@ class LatentSelection:
         with np.errstate(divide="ignore"):
             frequency_k, value_k = np.log10(survey.frequency_k), np.log10(survey.mean_k)
         fits_k = survey.count_k > 0
-        for values_k, (least, most) in ((frequency_k, self.log_frequency), (value_k, self.log_value)):
-            fits_k &= (values_k >= least) & (values_k <= most)
+        for values_k, (low, high) in ((frequency_k, self.log_frequency), (value_k, self.log_value)):
+            fits_k &= (values_k >= low) & (values_k <= high)
         among = np.flatnonzero(fits_k)
         if not len(among):
             fired = survey.count_k > 0
             seen = (
-                f"the {int(fired.sum()):,} that fire have log10 frequencies from {frequency_k[fired].min():.2f} to"
-                f" {frequency_k[fired].max():.2f} and log10 mean values from {value_k[fired].min():.2f} to"
+                f"the {int(fired.sum()):,} active ones have log10 frequencies from {frequency_k[fired].min():.2f} to"
+                f" {frequency_k[fired].max():.2f} and log10 mean activations from {value_k[fired].min():.2f} to"
                 f" {value_k[fired].max():.2f}"
                 if fired.any()
-                else "no latent fires at all"
+                else "no latent is active at all"
             )
-            raise UserError(f"--random: no latent is within the ranges; {seen}")
+            raise UserError(f"`random`: no latent is within the ranges; {seen}")
         drawn = np.random.default_rng(self.seed).permutation(among)[: self.n_random]
         return sorted(int(latent) for latent in drawn)
 
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """root of the images, `top` images of each latent; spread: down its range and near misses too."""
+    """root: of the images; top: images of each latent; spread: also examples at lower activations, and near misses."""
 
     root: Path
     out: Path
@@ -85,7 +86,7 @@ class PictureSettings:
 
 @dataclass(frozen=True)
 class _Shown:
-    """An image in a latent's picture. section: 0 top, 1 spread, 2 near miss."""
+    """An image in a latent's picture. section: 0 top image, 1 lower activation, 2 near miss."""
 
     latent: int
     image: int
@@ -94,18 +95,18 @@ class _Shown:
 
 
 def draw_latents(latents: LatentsSet, settings: PictureSettings) -> Path:
-    """Draw what has changed, write index.csv and return its path."""
+    """Draw the pictures that have changed and write index.csv; returns its path."""
     source = latents.files[0].path.parent
     check_images(settings.root, latents.paths, source)
     found = survey(latents, settings.top, settings.selection.seed)
     chosen = settings.selection.choose(found)
-    places = ImageIndex(latents)
-    shown = _choose_images(latents, places, found, chosen, settings)
+    image_index = ImageIndex(latents)
+    shown = _choose_images(latents, image_index, found, chosen, settings)
     heat = activation_maps(
-        latents, places, np.array([one.latent for one in shown]), np.array([one.image for one in shown])
+        latents, image_index, np.array([one.latent for one in shown]), np.array([one.image for one in shown])
     )
     settings.out.mkdir(parents=True, exist_ok=True)
-    tasks = _tasks(latents, places, found, chosen, shown, heat, settings)
+    tasks = _tasks(latents, image_index, found, chosen, shown, heat, settings)
     draw_changed("drawing", draw_latent, [(task.target, task.key, task) for task in tasks], settings.workers)
     index = settings.out / "index.csv"
     choice = {"chosen": chosen, "top": settings.top, "spread": settings.spread, "seed": settings.selection.seed,
@@ -119,13 +120,17 @@ def draw_latents(latents: LatentsSet, settings: PictureSettings) -> Path:
 
 
 def _choose_images(
-    latents: LatentsSet, places: ImageIndex, found: Survey, chosen: list[int], settings: PictureSettings
+    latents: LatentsSet, image_index: ImageIndex, found: Survey, chosen: list[int], settings: PictureSettings
 ) -> list[_Shown]:
     shown: list[_Shown] = []
     misses: list[list[int]] = [[] for _ in chosen]
     if settings.spread:
         misses = near_misses(
-            latents, places, chosen, _strongest_patches(latents, places, found, chosen), N_NEAR_MISSES
+            latents,
+            image_index,
+            chosen,
+            _strongest_patches(latents, image_index, found, chosen),
+            N_NEAR_MISSES,
         )
     for latent, missed in zip(chosen, misses, strict=True):
         top = found.top_images(latent, settings.top)
@@ -138,11 +143,11 @@ def _choose_images(
 
 
 def _strongest_patches(
-    latents: LatentsSet, places: ImageIndex, found: Survey, chosen: list[int]
+    latents: LatentsSet, image_index: ImageIndex, found: Survey, chosen: list[int]
 ) -> list[list[tuple[int, int]]]:
     pairs = [(latent, image) for latent in chosen for image in found.top_images(latent, N_TEMPLATE_IMAGES)]
     heat = activation_maps(
-        latents, places, np.array([k for k, _ in pairs], int), np.array([n for _, n in pairs], int)
+        latents, image_index, np.array([k for k, _ in pairs], int), np.array([n for _, n in pairs], int)
     )
     strongest: dict[int, list[tuple[int, int]]] = {latent: [] for latent in chosen}
     for pair, (latent, image) in enumerate(pairs):
@@ -152,18 +157,22 @@ def _strongest_patches(
 
 
 def _tasks(
-    latents: LatentsSet, places: ImageIndex, found: Survey, chosen: list[int], shown: list[_Shown],
+    latents: LatentsSet, image_index: ImageIndex, found: Survey, chosen: list[int], shown: list[_Shown],
     heat: ActivationMaps, settings: PictureSettings,
 ) -> list[LatentPicture]:  # fmt: skip
     preprocess = latents.header.source["preprocess"]
-    titles = ("Top images", "Down its range", "Near misses: alike to the other latents, but it does not fire")
+    titles = (
+        "Top images",
+        "Examples at lower activations",
+        "Near misses: similar in all other latents, but this one is not active",
+    )
     tiles: dict[int, list[list[Tile]]] = {latent: [[], [], []] for latent in chosen}
     digests = {latent: hashlib.sha256() for latent in chosen}
     for pair, one in enumerate(shown):
         patch_e, value_e = heat.of(pair)
         path = latents.paths[one.image]
-        recorded = places.recorded(one.image)
-        tile = Tile(path, recorded, patch_e, value_e, places.labels(one.image), one.note)
+        recorded = image_index.recorded(one.image)
+        tile = Tile(path, recorded, patch_e, value_e, image_index.labels(one.image), one.note)
         tiles[one.latent][one.section].append(tile)
         what = f"{one.section} {path} {one.note} {recorded} {file_stat(settings.root / path)}"
         digests[one.latent].update(what.encode() + patch_e.tobytes() + value_e.tobytes())
@@ -192,12 +201,12 @@ def _tasks(
 
 
 def describe(found: Survey, latent: int) -> str:
-    """How often and how strongly a latent fires, in words."""
+    """How often and how strongly a latent is active, in words."""
     if not found.count_k[latent]:
-        return f"never fires in these {found.n_images:,} images"
+        return f"active in none of these {found.n_images:,} images"
     return (
-        f"fires at {found.frequency_k[latent]:.3%} of patches, in {found.n_images_k[latent]:,} of"
-        f" {found.n_images:,} images; mean {found.mean_k[latent]:.3g}, largest {found.top_value_km[latent, 0]:.3g}"
+        f"active at {found.frequency_k[latent]:.3%} of patches, in {found.n_images_k[latent]:,} of"
+        f" {found.n_images:,} images; mean {found.mean_k[latent]:.3g}, max {found.top_value_km[latent, 0]:.3g}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The command `heatmap`: latents x images as one picture."""
+"""The command `heatmap`: the matrix of latents x images as a figure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INCHES_PER_LATENT, INCHES_PER_IMAGE = 0.02, 0.012
 
 
 def draw_heatmap(matrix: Matrix, groups: Groups, target: Path) -> None:
-    """Each row a latent, from 0 to its largest value; groups are named above and parted by thin lines."""
+    """Each row is a latent, from 0 to its maximum; groups are named above and separated by thin lines."""
     from matplotlib.colors import LinearSegmentedColormap
 
     m, n = matrix.value_mn.shape

@@ -1,4 +1,4 @@
-"""The kinds of figures by name; each draws tables onto a new figure."""
+"""The kinds of figures by name, and the histogram. Begin here: `draw_kind`."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ Table = tuple[Path, "pd.DataFrame"]
 
 @dataclass(frozen=True)
 class Kind:
-    """formats: of those tables of ours that it can be drawn from."""
+    """draw: makes the figure from (path, table) pairs; formats: of the tables that it takes."""
 
     draw: Callable[..., Figure]
     formats: Sequence[Format]
 
 
 def histogram(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
-    """How often latents fire, how strongly, and the one against the other; logarithmic."""
+    """Frequency and mean activation of latents, and the one against the other; logarithmic."""
     figure = new_figure(9.6, 3.2)
     panels = [figure.add_subplot(1, 3, place) for place in (1, 2, 3)]
     for number, (path, table) in enumerate(tables):
@@ -48,7 +48,7 @@ def histogram(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
         check_columns(path, table, ["frequency", mean], "the histogram of latents")
         fires = table[(table["frequency"] > 0) & (table[mean] > 0)]
         if not len(fires):
-            raise UserError(f"{path}: no latent fires; there is nothing to draw")
+            raise UserError(f"{path}: no latent is active; there is nothing to draw")
         silent = len(table) - len(fires)
         label = f"{path.stem}: {len(fires):,} fire, {silent:,} do not"
         values = np.log10(fires["frequency"]), np.log10(fires[mean])

@@ -1,4 +1,4 @@
-"""Figures without a display: their style, and writing them complete or not at all."""
+"""The style of figures, made without a display, and writing them."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ STYLE: dict[str, Any] = {
 
 
 def check_target(target: Path) -> None:
-    """Raise UsageError where the name's ending is of no kind of picture that is written."""
+    """Raise UsageError unless the name ends in one of SUFFIXES."""
     if target.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--out {target}: expected a name that ends with {', '.join(SUFFIXES)}")
+        raise UsageError(f"`out` {target}: expected a name that ends with {', '.join(SUFFIXES)}")
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -1,4 +1,4 @@
-"""Figures of trainings: the front of a sweep, and how runs went."""
+"""Figures of training runs: the Pareto front of a sweep, and metrics over tokens."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ TITLES = {"weights": "weights", "hook": "place in the block", "data": "data set"
 
 
 def front(tables: Sequence[tuple[Path, pd.DataFrame]], y: str = "nmse") -> Figure:
-    """NMSE (or the column `y`) against L0, a point for each SAE; those that no other beats in both are joined, named.
+    """NMSE (or the column `y`) against L0, a point for each SAE; the Pareto front is joined and named.
 
-    SAEs of another layer, model or data set are no competitors: each of these has a front of its own.
+    Only SAEs of one layer, model and data set are compared: each of these has its own front.
     """
     points = _points(tables, y)
     l0, errors = points["l0"].to_numpy(), points[y].to_numpy()
@@ -39,7 +39,9 @@ def front(tables: Sequence[tuple[Path, pd.DataFrame]], y: str = "nmse") -> Figur
         mine_r = (points["front"] == name).to_numpy()
         colour = colour_of(number)
         beaten = np.flatnonzero(mine_r & ~best_r)
-        said = "beaten by another" if number == 0 else "_beaten"  # said once in the legend
+        said = (
+            "dominated" if number == 0 else "_dominated"
+        )  # once in the legend: matplotlib skips names with _
         faint = FAINT if len(fronts) == 1 else colour
         axes.scatter(l0[beaten], errors[beaten], s=20, color=faint, alpha=0.6, zorder=2, label=said)
         best = np.flatnonzero(mine_r & best_r)
@@ -110,7 +112,7 @@ def _points(tables: Sequence[tuple[Path, pd.DataFrame]], y: str) -> pd.DataFrame
 
 
 def _fronts(points: pd.DataFrame) -> list[str]:
-    """What tells each point's front apart from others, in words."""
+    """For each point, the values in which its front differs from the others, in words."""
     parts: list[list[str]] = [[] for _ in range(len(points))]
     for column in APART:
         if column not in points or points[column].nunique(dropna=False) == 1:

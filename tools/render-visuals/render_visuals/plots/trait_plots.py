@@ -106,13 +106,13 @@ def trait_groups(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
 
 
 def prevalence(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
-    """AP against prevalence; below the line a scorer does worse than one that scores nothing."""
+    """AP against prevalence; on the line is the AP of a constant score."""
     rows = _largest_training(_rows(tables))
     rows = rows[rows["prevalence"] > 0]
     figure = new_figure(5.6, 4.6)
     axes = figure.add_subplot()
     line = np.geomspace(max(rows["prevalence"].min(), 1e-6), 1, 200)
-    axes.plot(line, line, color=FAINT, linewidth=1, linestyle="--", label="AP = prevalence: says nothing")
+    axes.plot(line, line, color=FAINT, linewidth=1, linestyle="--", label="AP = prevalence: a constant score")
     for number, (label, mine) in enumerate(rows[rows["scorer"] != "const"].groupby("label", sort=False)):
         axes.scatter(
             mine["prevalence"], mine["ap"], s=12, color=colour_of(number), alpha=0.6, linewidth=0, label=label

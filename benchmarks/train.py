@@ -49,7 +49,8 @@ Step = Callable[[torch.Tensor], object]
 def ours(kind: str, batch: int, d: int, s: int) -> Step:
     from saetools.scorers.start import make_start
     from saetools.scorers.start_settings import StartSettings
-    from train_sae.steps import SAEParameters, StepSettings, make_step
+    from train_sae.steps import StepSettings, make_step
+    from train_sae.steps.parameters import SAEParameters
 
     activation, *rest = kind.split("-")
     settings = StepSettings(

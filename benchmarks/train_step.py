@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 from saetools.compute.matmul import float32_matmul
-from train_sae.steps import SAEParameters, StepSettings, make_step
+from train_sae.steps import StepSettings, make_step
+from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.torch_step import TorchStep
 
 MATRYOSHKA = {"objective": "matryoshka", "n_prefixes": 10}

@@ -157,7 +157,7 @@ def test_the_first_batch_meets_the_rebuilt_parameters(
 
     def step(self: trainer_module.Trainer, x_bd: torch.Tensor) -> object:
         if not first:
-            first.append({k: v.clone() for k, v in self._parameters.trained().items()})
+            first.append({k: v.clone() for k, v in self.parameters.trained().items()})
         return real(self, x_bd)
 
     monkeypatch.setattr(trainer_module.Trainer, "step", step)

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from train_sae.steps import SAEParameters, StepSettings
+from train_sae.steps import StepSettings
+from train_sae.steps.parameters import SAEParameters
 
 B, D, S, SEED = 48, 24, 192, 7
 LR = 1e-3

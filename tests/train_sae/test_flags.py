@@ -22,10 +22,11 @@ from small_shards import clustered_acts, write_shards
 from saetools.scorers.file import load_scorer
 from saetools.scorers.start import make_start
 from train_sae.cli import app, train_sae
+from train_sae.config import SAETraining
 from train_sae.optimizers import make_training_step
 from train_sae.ranks import Ranks
-from train_sae.settings import TrainingSettings
-from train_sae.steps import SAEParameters, StepSettings, TrainingStep
+from train_sae.steps import TrainingStep
+from train_sae.steps.parameters import SAEParameters
 from train_sae.tracking import coherence, mean_correlation
 from train_sae.trainer import Schedule
 
@@ -276,14 +277,11 @@ def batches() -> list[torch.Tensor]:
 
 
 def made_step(ranks: Ranks) -> TrainingStep:
-    step = StepSettings(
-        activation="topk", objective="matryoshka", k=3, n_prefixes=4, aux_k=4, dead_after_tokens=64
-    )
-    settings = TrainingSettings(
-        d_sae=40, tokens=1, batch_size=64, optimizer="adam", lr=1, warmup=0, decay="none", sparsity_warmup=0,
-        normalize="none", blend=0.8, b_dec="mean", start_l0=0, holdout=0, exclude_labels=(), pool_bytes=1, seed=3,
-        log_every=1, autocast=False, step=step,
+    options = SAETraining(
+        d_sae=40, objective="matryoshka", k=3, n_prefixes=4, aux_k=4, dead_after=64, batch_size=64,
+        normalize="none", seed=3,
     )  # fmt: skip
+    settings = options.settings(d_model=10, holdout=0, log_every=1)
     sample_nd = torch.randn(100, 10, generator=torch.Generator().manual_seed(2))
     parameters = SAEParameters.at_start(make_start(settings.start(), sample_nd))
     return make_training_step(parameters, settings, ranks)

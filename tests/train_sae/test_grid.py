@@ -78,9 +78,9 @@ def test_groups_fit_into_memory_and_change_nothing(
     shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[int] = []
-    real = loop._run
+    real = loop.run_steps
     monkeypatch.setattr(
-        loop, "_run", lambda trainers, *rest: groups.append(len(trainers)) or real(trainers, *rest)
+        loop, "run_steps", lambda trainers, *rest: groups.append(len(trainers)) or real(trainers, *rest)
     )
     grid = ["--grid", "lr=1e-4,2e-4,3e-4"]
     train(*shards, "--out", tmp_path / "together", *SMALL, *grid)

@@ -65,7 +65,7 @@ class Crash(Exception):
 def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch of that step, counted from here, never comes."""
     left = step
-    real = loop._next_batch
+    real = loop.next_batch
 
     def next_batch(*args: object) -> object:
         nonlocal left
@@ -74,7 +74,7 @@ def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise Crash
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "_next_batch", next_batch)
+    monkeypatch.setattr(loop, "next_batch", next_batch)
 
 
 @pytest.mark.parametrize(

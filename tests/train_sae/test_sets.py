@@ -111,7 +111,7 @@ def test_val_holds_copies(tmp_path: Path) -> None:
     assert "2 images of --val are the same pictures as images of the training shards" in said
     assert "--allow-overlap" in said and not (tmp_path / "sae.h5").exists()
     done = train(*given, "--allow-overlap")
-    assert "2 of the 30 images of --val were trained on" in done.stderr
+    assert "2 of the 30 evaluation images were trained on" in done.stderr
     assert load_scorer(tmp_path / "sae.h5").trained_on["val_overlap"] == 2
     told = json.loads((tmp_path / "sae.metrics.csv.json").read_text())
     assert told["trained_on"]["val_overlap"] == 2

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from saetools.compute.kernels.selection import below_kth_largest
 from saetools.compute.matmul import float32_matmul, float32_precision
 from saetools.compute.threads import Workers, pieces_of_equal_work
-from train_sae.steps import SAEParameters, StepSettings, make_step
+from train_sae.steps import StepSettings, make_step
 from train_sae.steps.cpu.cpu_step import SPARSE_BELOW
 from train_sae.steps.cpu.prescreen import ScreenedAboveThreshold, ScreenedTopKSelector
 from train_sae.steps.cpu.selection import (
@@ -21,6 +21,7 @@ from train_sae.steps.cpu.selection import (
     EncoderChunks,
     TopKSelector,
 )
+from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.prefixes import draw_prefixes
 from train_sae.steps.torch_step import TorchStep
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from training_page import printed_code, printed_losses, run_printed
 
-from train_sae.steps import SAEParameters, StepSettings, make_step
+from train_sae.steps import StepSettings, make_step
+from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.torch_step import TorchStep
 
 B, D, S, SEED = 40, 20, 160, 3

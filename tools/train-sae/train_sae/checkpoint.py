@@ -1,8 +1,9 @@
-"""Writes what was trained, the scorer file with its metrics beside it, and recognises it again."""
+"""The result of a training run: the record of the trained SAE, its metrics table, and the two files that hold them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,92 +12,102 @@ import pandas as pd
 from saetools.errors import UserError
 from saetools.files.formats import SCORERS, TRAINING_METRICS
 from saetools.files.provenance import Provenance, first_difference
-from saetools.files.tables import write_csv
+from saetools.files.tables import read_csv, write_csv
 from saetools.log import logger
 from saetools.scorers.evaluation import SAEEvaluation
 from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
 from saetools.scorers.sae import SAE
-from saetools.shards.header import Examples, check_same_source
-from saetools.shards.reader import Shard, ShardSet, choose_layer, count_shards
-from saetools.shards.splits import check_no_overlap, count_overlap
+from saetools.shards.reader import ShardSet, count_shards
+from saetools.shards.splits import count_overlap
 from saetools.shards.token_source import ShardSource
+from train_sae.config import TrainingSettings
 from train_sae.resuming import state_path
-from train_sae.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One SAE that was trained: the record that a scorer file holds, its metrics table, and the file (None: none)."""
+
+    record: TrainedScorer
+    metrics: pd.DataFrame
+    path: Path | None
 
 
 def metrics_path(out: Path) -> Path:
     return out.with_name(out.stem + ".metrics.csv")
 
 
-def check_trained(
-    out: Path, settings: TrainingSettings, source: ShardSource, validation: ShardSet | None
-) -> None:
-    """Raise UserError unless `out` was trained with these settings on these shards.
-
-    Of shards that were consumed there is nothing left to compare with.
-    """
-    found = load_scorer(out)
-    n_shards = len(found.provenance.parents)
-    if n_shards < source.header.n_shards and not source.allow_incomplete:
-        raise UserError(
-            f"{out}: it was trained on {n_shards} of {source.header.n_shards} shards; remove it to train on all,"
-            " or accept a part with --allow-incomplete"
-        )
-    # The same shards may have come through a pipe, or to several processes.
-    found_settings = {**found.provenance.settings, **source.order}
-    settings_now = {**_to_json(settings, validation), **source.order}
-    if not source.consume:
-        found_settings["shards"], settings_now["shards"] = list(found.provenance.parents), _parents(source)
-    if difference := first_difference(found_settings, settings_now):
-        raise UserError(
-            f"{out}: it was trained with other settings: {difference};"
-            " choose another --out, or remove the old checkpoint"
-        )
-
-
-def save(
-    out: Path,
+def result(
+    out: Path | None,
     sae: SAE,
     evaluation: SAEEvaluation,
     rows: Sequence[Mapping[str, Any]],
     settings: TrainingSettings,
     source: ShardSource,
     validation: ShardSet | None,
-) -> None:
-    """Write the metrics table and then the scorer file: where that is, its metrics are too.
-
-    What was saved to go on after an interruption is removed.
-    """
+) -> Trained:
+    """The record and the metrics table of an SAE; the evaluation is in the last row, as columns eval_*."""
+    name = out or "the SAE"
     summary = evaluation.summary()
     last = {**rows[-1], **{f"eval_{name}": value for name, value in summary.items()}}
-    csv, parents = metrics_path(out), _parents(source)
-    plain = {**_to_json(settings, validation), **source.order}
     trained_on = {**source.header.source(), "layer": source.layer, "tokens": rows[-1]["tokens"]}
     n_given, n_whole = count_shards(source.all_shards())
     if n_given < n_whole:
         trained_on["shards"] = f"{n_given} of {n_whole} shards"
-        logger.warning("%s: it was trained on %s", out, trained_on["shards"])
-    if validation and (n_shared := count_overlap(_examples(source.all_shards()), validation.examples)):
+        logger.warning("%s: it was trained on %s", name, trained_on["shards"])
+    examples = [shard.examples for shard in source.all_shards()]
+    if validation and (n_shared := count_overlap(examples, validation.examples)):
         trained_on["val_overlap"] = n_shared
         logger.warning(
-            "%s: %d of the %d images of --val were trained on", *(out, n_shared, validation.n_images)
+            "%s: %d of the %d evaluation images were trained on", *(name, n_shared, validation.n_images)
         )
-    source_of = Provenance.of(TRAINING_METRICS, "train-sae", plain, parents)
-    write_csv(csv, pd.DataFrame([*rows[:-1], last]), source_of, {"trained_on": trained_on})
-    provenance = Provenance.of(SCORERS, "train-sae", plain, parents)
-    save_scorer(
-        out,
-        TrainedScorer(
-            "sae",
-            sae,
-            provenance,
-            trained_on,
-            summary,
-            evaluation.frequency_s.float(),
-            evaluation.mean_value_s.float(),
-        ),
+    provenance = Provenance.of(
+        SCORERS, "train-sae", _recorded(settings, source, validation), _parents(source)
     )
+    frequency_s, mean_value_s = evaluation.frequency_s.float(), evaluation.mean_value_s.float()
+    record = TrainedScorer("sae", sae, provenance, trained_on, summary, frequency_s, mean_value_s)
+    return Trained(record, pd.DataFrame([*rows[:-1], last]), out)
+
+
+def save(trained: Trained) -> None:
+    """Write the metrics table and then the scorer file: if the scorer file exists, so does the table.
+
+    The state saved for resuming is removed.
+    """
+    out, record = trained.path, trained.record
+    assert out is not None
+    settings, parents = record.provenance.settings, record.provenance.parents
+    provenance = Provenance.of(TRAINING_METRICS, "train-sae", settings, parents)
+    write_csv(metrics_path(out), trained.metrics, provenance, {"trained_on": record.trained_on})
+    save_scorer(out, record)
     state_path(out).unlink(missing_ok=True)
+
+
+def load_trained(
+    out: Path, settings: TrainingSettings, source: ShardSource, validation: ShardSet | None
+) -> Trained:
+    """What an earlier run wrote; raises UserError unless it trained with these settings on these shards.
+
+    Shards that were consumed are gone, and are not compared.
+    """
+    found = load_scorer(out)
+    n_shards = len(found.provenance.parents)
+    if n_shards < source.header.n_shards and not source.allow_incomplete:
+        raise UserError(
+            f"{out}: it was trained on {n_shards} of {source.header.n_shards} shards; remove it to train on all,"
+            " or accept a part with `allow_incomplete`"
+        )
+    # The same shards may have come through a pipe, or to several processes.
+    found_settings = {**found.provenance.settings, **source.order}
+    settings_now = _recorded(settings, source, validation)
+    if not source.consume:
+        found_settings["shards"], settings_now["shards"] = list(found.provenance.parents), _parents(source)
+    if difference := first_difference(found_settings, settings_now):
+        raise UserError(
+            f"{out}: it was trained with other settings: {difference}; choose another `out`, or remove the file"
+        )
+    logger.info("%s: it is trained already, with these settings on these shards", out)
+    return Trained(found, read_csv(metrics_path(out), TRAINING_METRICS)[0], out)
 
 
 def describe(summary: Mapping[str, float]) -> str:
@@ -107,32 +118,9 @@ def describe(summary: Mapping[str, float]) -> str:
     )
 
 
-def _to_json(settings: TrainingSettings, validation: ShardSet | None) -> dict[str, Any]:
-    return {**settings.to_json(), "val": validation.uids if validation else None}
-
-
-def check_validation(validation: ShardSet, source_shard: Shard, layer: int, allow_overlap: bool) -> None:
-    """Raise UserError unless the shards of --val are such as this one to train on, of other images."""
-    first = validation.shards[0]
-    check_same_source(source_shard.header.source(), source_shard.path, first.header.source(), first.path)
-    choose_layer(first, layer)
-    mine, others = source_shard.shape(layer)[1], first.shape(layer)[1]
-    if mine != others:
-        raise UserError(
-            f"{first.path}: layer {layer} has width {others}, but {mine} in {source_shard.path}; evaluate on shards of"
-            " the same model"
-        )
-    if not allow_overlap:
-        try:
-            check_no_overlap(
-                [source_shard.examples], validation.examples, first.path, ("the training shards", "`val`")
-            )
-        except UserError as error:
-            raise UserError(f"{error}, or accept it with --allow-overlap") from error
-
-
-def _examples(shards: Iterable[Shard]) -> list[Examples]:
-    return [shard.examples for shard in shards]
+def _recorded(settings: TrainingSettings, source: ShardSource, validation: ShardSet | None) -> dict[str, Any]:
+    """The settings that the files record."""
+    return {**settings.to_json(), "val": validation.uids if validation else None, **source.order}
 
 
 def _parents(source: ShardSource) -> list[str]:

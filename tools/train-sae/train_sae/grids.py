@@ -16,7 +16,7 @@ import yaml
 from saetools.cli.located_yaml import Items, Text, Value, check_keys, fail, read_yaml
 from saetools.cli.sweeps import KEYS, Run, expand_keys
 from saetools.errors import UsageError, UserError, near_names
-from train_sae.options import Flags
+from train_sae.config import SAETraining
 
 LONGEST_ENTRIES = 2000  # characters of `runs` that an error writes out
 Combination = dict[str, str]  # flag, with _ in place of -, to its text
@@ -67,9 +67,9 @@ def read_sweep(path: Path) -> list[Combination]:
     return combinations
 
 
-def combine(flags: Flags, combinations: list[Combination]) -> dict[str, Flags]:
+def combine(flags: SAETraining, combinations: list[Combination]) -> dict[str, SAETraining]:
     """File names, such as `lr=1e-4_k=16`, and the flags of every combination; raises UsageError."""
-    runs: dict[str, Flags] = {}
+    runs: dict[str, SAETraining] = {}
     for combination in combinations:
         name = "_".join(f"{flag}={text}" for flag, text in combination.items()).replace("/", "-")
         if name in runs:
@@ -104,7 +104,10 @@ def _as_entry(run: Run) -> str:
 
 
 def _flag(name: Any, where: str) -> str:
-    flag, known = str(name).strip().removeprefix("--").replace("-", "_"), list(Flags.__dataclass_fields__)
+    flag, known = (
+        str(name).strip().removeprefix("--").replace("-", "_"),
+        list(SAETraining.__dataclass_fields__),
+    )
     if flag not in known:
         near = near_names(flag, known)
         raise UsageError(f"{where}: {name!r} is no flag that can be swept{near or '; see train-sae --help'}")
@@ -112,7 +115,7 @@ def _flag(name: Any, where: str) -> str:
 
 
 def _parse(flag: str, text: str) -> Any:
-    kinds = typing.get_type_hints(Flags)[flag]
+    kinds = typing.get_type_hints(SAETraining)[flag]
     kind = next(option for option in (*typing.get_args(kinds), kinds) if option is not NoneType)
     if kind is bool:
         if text not in ("true", "false"):

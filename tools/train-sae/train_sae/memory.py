@@ -6,12 +6,14 @@ import ctypes
 import mmap
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-from train_sae.settings import TrainingSettings
+from train_sae.config import TrainingSettings
+from train_sae.trainer import Run
 
 POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, of Linux 5.14 and later
 CHUNK = 32 << 20
@@ -22,12 +24,29 @@ CHUNK_BYTES = 64 * 2**20  # pre-activations that are held at a time
 def peak_bytes(settings: TrainingSettings, d_model: int) -> int:
     """About what one SAE takes: its matrices with two moments each, gradients where the norm of the whole is logged,
     the residuals of each prefix, and for ReLU and JumpReLU, whose latents begin dense, all latents of a batch."""
-    d, s, b, step = d_model, settings.d_sae, settings.batch_size, settings.step
+    d, s, b, step = d_model, settings.d_sae, settings.options.batch_size, settings.step
     matrices = 6 * 4 * s * d
     slabs = (step.n_prefixes if step.objective == "matryoshka" else 1) + (step.aux_k > 0) + 2
-    dense = step.activation in ("relu", "jumprelu") or settings.optimizer == "muon"
+    dense = step.activation in ("relu", "jumprelu") or settings.options.optimizer == "muon"
     codes = 4 * b * s + 2 * 4 * s * d if dense else CHUNK_BYTES + 16 * b * step.k
     return matrices + 4 * slabs * b * d + codes
+
+
+def groups(runs: Sequence[Run], memory: int, d_model: int) -> Iterator[list[Run]]:
+    """Runs that share a stream, in groups whose estimated memory is at most `memory` bytes (or that are one run)."""
+    by_stream: dict[object, list[Run]] = {}
+    for run in runs:
+        by_stream.setdefault(run.settings.stream, []).append(run)
+    for sharing in by_stream.values():
+        group: list[Run] = []
+        used = 0
+        for run in sharing:
+            needed = peak_bytes(run.settings, d_model)
+            if group and used + needed > memory:
+                yield group
+                group, used = [], 0
+            group, used = [*group, run], used + needed
+        yield group
 
 
 def available_bytes() -> int:

@@ -7,22 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from train_sae.config import TrainingSettings
 from train_sae.ranks import Ranks
-from train_sae.settings import TrainingSettings
-from train_sae.steps import SAEParameters, TrainingStep, make_step
+from train_sae.steps import TrainingStep, make_step
+from train_sae.steps.parameters import SAEParameters
 from train_sae.steps.torch_step import DeferredReport, TorchStep
 
 
 def make_training_step(parameters: SAEParameters, settings: TrainingSettings, ranks: Ranks) -> TrainingStep:
     """Numba kernels for Adam in one process on a CPU, torch for everything else."""
-    batch = settings.batch_size // ranks.world
-    if ranks.world == 1 and settings.optimizer == "adam":
-        return make_step(parameters, settings.step, batch, settings.seed, settings.autocast)
+    options, batch = settings.options, settings.options.batch_size // ranks.world
+    if ranks.world == 1 and options.optimizer == "adam":
+        return make_step(parameters, settings.step, batch, options.seed, options.autocast)
     kind = TorchStep if ranks.world == 1 else ParallelStep
-    step = kind(parameters, settings.step, batch, settings.seed, settings.autocast)
+    step = kind(parameters, settings.step, batch, options.seed, options.autocast)
     if isinstance(step, ParallelStep):
         step.connect(ranks)
-    if settings.optimizer == "muon":
+    if options.optimizer == "muon":
         step.optimiser = MuonAndAdam(step)  # type: ignore[assignment]
     return step
 

@@ -12,20 +12,25 @@ import torch
 
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.scorers.start import Normalization, Start, make_start
+from train_sae.config import TrainingSettings
 from train_sae.optimizers import make_training_step
 from train_sae.ranks import Ranks
 from train_sae.resuming import TrainingState
-from train_sae.settings import TrainingSettings
-from train_sae.steps import SAEParameters
+from train_sae.steps.parameters import SAEParameters
 from train_sae.tracking import diagnose
 
 
 @dataclass(frozen=True)
 class Run:
-    """An SAE to train: the scorer file to write, and how."""
+    """An SAE to train: the scorer file to write (None: no file), and how."""
 
-    out: Path
+    out: Path | None
     settings: TrainingSettings
+
+    @property
+    def name(self) -> str:
+        """In messages and logs."""
+        return "sae" if self.out is None else self.out.stem
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,13 @@ class Trainer:
     def __init__(self, run: Run, ranks: Ranks, device: torch.device) -> None:
         self.run, self.settings = run, run.settings
         self._ranks, self._device = ranks, device
-        settings = run.settings
+        options, n_steps = run.settings.options, run.settings.n_steps
         self._schedule = Schedule(
-            settings.lr,
-            round(settings.warmup * settings.n_steps),
-            settings.n_steps,
-            settings.decay,
-            round(settings.sparsity_warmup * settings.n_steps),
+            options.lr,
+            round(options.warmup * n_steps),
+            n_steps,
+            options.decay,
+            round(options.sparsity_warmup * n_steps),
         )
         self._untrained: SAE | None = None  # the result, where no step is to be made
         self.n_done = 0
@@ -100,9 +105,9 @@ class Trainer:
     def state(self) -> TrainingState:
         """All that later steps depend on; on a CPU it shares the parameters' memory, so use it before the next step."""
         arrays = {}
-        for name in self._parameters.trained():
+        for name in self.parameters.trained():
             keys = name, f"adam_m/{name}", f"adam_v/{name}"  # as in SAEParameters.state_dict
-            for key, value in zip(keys, self._parameters.with_moments(name), strict=True):
+            for key, value in zip(keys, self.parameters.with_moments(name), strict=True):
                 arrays[key] = value.detach().cpu().numpy()
         return TrainingState(
             n_steps=self.n_done,
@@ -124,7 +129,7 @@ class Trainer:
         due = number % settings.log_every == 0 or number + 1 == settings.n_steps
         there = self._device
         x_bd = self._normalization.apply_(x_bd).to(there, non_blocking=there.type == "cuda")
-        generator = torch.Generator().manual_seed(settings.seed + number)
+        generator = torch.Generator().manual_seed(settings.options.seed + number)
         noted = diagnose(self._in_normalised_space(), x_bd, generator) if due else {}
         lr = self._schedule.at(number)
         scale = self._schedule.sparsity_at(number)
@@ -132,7 +137,7 @@ class Trainer:
         self.n_done += 1
         if not due:  # its values are not looked at: on a GPU that would wait for the step
             return None
-        tokens = self.n_done * settings.batch_size
+        tokens = self.n_done * settings.options.batch_size
         dead = float((self._step.fired_s >= settings.step.dead_after_tokens).mean())
         return {
             "step": self.n_done,
@@ -150,7 +155,7 @@ class Trainer:
         """The SAE as it is now, on the CPU."""
         if self._untrained is not None:
             return self._untrained
-        parameters = self._parameters
+        parameters = self.parameters
         return SAE(
             self._config(),
             W_enc=parameters.enc_sd.detach().cpu().T.contiguous(),
@@ -165,13 +170,13 @@ class Trainer:
     def _row_of_start(self, start: Start, sample_nd: torch.Tensor) -> dict[str, Any]:
         """The only row of a run without steps, of normalised tokens; what a step would have to be made for is empty."""
         sae = replace(start, normalization=Normalization(torch.zeros(sample_nd.shape[1]), 1.0)).sae()
-        noted = diagnose(sae, sample_nd, torch.Generator().manual_seed(self.settings.seed))
+        noted = diagnose(sae, sample_nd, torch.Generator().manual_seed(self.settings.options.seed))
         unknown = dict.fromkeys(("lr", "loss", "mse", "l1", "l0", "aux", "grad_norm", "l0_loss"))
         return {"step": 0, "tokens": 0, **unknown, **noted, "dead": 0.0, "tokens_per_second": None}
 
     def _in_normalised_space(self) -> SAE:
         """The same for inputs that are normalised already; it shares the parameters' memory."""
-        w = {name: value.detach() for name, value in self._parameters.trained().items()}
+        w = {name: value.detach() for name, value in self.parameters.trained().items()}
         config, threshold = self._config(), self._threshold(self._device)
         if config.activation == "batchtopk" and self.n_done == 0:  # no batch has given it a threshold yet
             config, threshold = replace(config, activation="topk"), None
@@ -179,7 +184,7 @@ class Trainer:
 
     def _config(self) -> SAEConfig:
         step = self.settings.step
-        d_sae, d_model = self._parameters.dec_sd.shape
+        d_sae, d_model = self.parameters.dec_sd.shape
         return SAEConfig(
             d_model, d_sae, step.activation, step.k if step.activation in ("topk", "batchtopk") else None
         )
@@ -190,8 +195,8 @@ class Trainer:
 
     def _set(self, normalization: Normalization, parameters: SAEParameters) -> None:
         self._normalization = normalization
-        self._parameters = parameters.to(self._device)
-        self._step = make_training_step(self._parameters, self.settings, self._ranks)
+        self.parameters = parameters.to(self._device)
+        self._step = make_training_step(self.parameters, self.settings, self._ranks)
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

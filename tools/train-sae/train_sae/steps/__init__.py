@@ -41,15 +41,17 @@ The gradient: its part parallel to the rows of W_dec is removed; then it is scal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from torch import Tensor
+from train_sae.steps.settings import StepSettings
 
-from train_sae.steps.parameters import SAEParameters
-from train_sae.steps.settings import ACTIVATIONS, OBJECTIVES, StepSettings
+if TYPE_CHECKING:  # the options are made from StepSettings too, and --help must not wait for torch
+    import numpy as np
+    from torch import Tensor
 
-__all__ = ["ACTIVATIONS", "OBJECTIVES", "SAEParameters", "StepSettings", "TrainingStep", "make_step"]
+    from train_sae.steps.parameters import SAEParameters
+
+__all__ = ["StepSettings", "TrainingStep", "make_step"]
 
 
 class TrainingStep(Protocol):

@@ -1,4 +1,4 @@
-"""What a training step computes: the settings of activation, objective and optimiser."""
+"""The settings of a training step: activation, objective and optimiser."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ OBJECTIVES = ("mse", "matryoshka")
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Settings of a training step; its formulas are in `train_sae.steps`.
+    """Settings of one training step; its formulas are in `train_sae.steps`.
 
-    - `k`: latents kept per token (topk), or on average per token (batchtopk).
+    - `k`: active latents per token (topk), or on average per token (batchtopk).
     - `l1`: weight of the mean over tokens of sum |f| (every activation; the usual choice for relu).
     - `l0`: weight of the mean over tokens of the count of f > 0 (jumprelu alone).
     - `bandwidth`: width of the window of JumpReLU's straight-through estimate, in units of pre-activations.
       arXiv 2407.14435 takes 0.001 for inputs of unit mean squared norm, which is 0.028 when that is D = 768.
-    - `n_prefixes`, `prefix_min`, `prefix_power`: how Matryoshka's prefixes are drawn, see `prefixes.draw_prefixes`.
+    - `n_prefixes`, `prefix_min`, `prefix_power`: how Matryoshka's prefixes are drawn, see `steps.prefixes`.
     - `aux_k`: dead latents that reconstruct the residual (0: no AuxK); `aux_weight`: the weight of that loss.
-    - `dead_after_tokens`: a latent that was off for that many tokens is dead.
+    - `dead_after_tokens`: a latent that was inactive for that many tokens is dead.
     - `threshold_decay`: of BatchTopK's running threshold.
     - `eps` is smaller than usual, because gradients of a mean over B*D numbers are small.
-    - `grad_clip`: largest global norm of the gradient (None: no clipping).
+    - `grad_clip`: maximum global norm of the gradient (None: no clipping).
     - `prescreen`: let sparse codes choose their candidates by bfloat16 products, which provably hold all that is
       active, and score only those in float32; None leaves it to the machine.
     """
@@ -57,7 +57,7 @@ class StepSettings:
         assert self.l0 == 0 or self.activation == "jumprelu", "l0 is JumpReLU's penalty"
 
     def check(self, n_latents: int) -> None:
-        """Asserts that the settings fit a dictionary of that size; a command checks its flags before."""
+        """Asserts that the settings fit a dictionary of that size; `SAETraining.settings` raises UsageError before."""
         assert self.activation not in ("topk", "batchtopk") or self.k <= n_latents, (self.k, n_latents)
         assert self.aux_k <= n_latents, (self.aux_k, n_latents)
         if self.objective == "matryoshka":

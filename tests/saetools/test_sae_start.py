@@ -247,7 +247,7 @@ def test_what_it_refuses(shards: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 of the 4 shards that it was trained on are not among"):
         training_shards(found, "sae.h5", list(iterate_shards(shards[:3])))
     settings = {name: value for name, value in found.provenance.settings.items() if name != "b_dec"}
-    with pytest.raises(UserError, match=r"sae\.h5: b_dec is missing among the settings"):
+    with pytest.raises(UserError, match=r"sae\.h5: the setting b_dec is missing"):
         rebuild_start(settings, list(iterate_shards(shards)), 3, "sae.h5")
     said = error_lines(
         train(

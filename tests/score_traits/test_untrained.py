@@ -110,4 +110,4 @@ def test_a_start_is_made_of_the_shards_of_the_training(folder, score_traits, tmp
     done = score_traits("--train", tmp_path / "again", *options(folder)[2:], "--scorer", spec)
     said = error_lines(done)
     assert done.returncode == 1
-    assert "3 of the 3 shards that it was trained on are not among the training shards" in said
+    assert "3 of the 3 shards that it was trained on are not among the given training shards" in said

@@ -19,6 +19,7 @@ from small_shards import clustered_acts, write_shards
 
 from saetools.scorers.file import load_scorer
 from train_sae.cli import app
+from train_sae.resuming import state_path
 
 in_process = runner("train-sae", app)
 SMALL = ["--d-sae", 64, "--k", 4, "--batch-size", 256, "--tokens", "20k", "--log-every", 10]
@@ -101,7 +102,7 @@ def test_training_starts_with_the_first_shard_and_timing_changes_nothing(
     listed, slow = tmp_path / "listed.h5", tmp_path / "slow.h5"
     tool("train-sae", "-", "--out", listed, *SMALL, stdin="".join(f"{path}\n" for path in shards))
     process = subprocess.Popen(
-        [BIN / "train-sae", "-", "--out", slow, *map(str, SMALL)],
+        [BIN / "train-sae", "-", "--out", slow, *map(str, SMALL), "--checkpoint-every", "1"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -109,13 +110,23 @@ def test_training_starts_with_the_first_shard_and_timing_changes_nothing(
     )
     assert process.stdin is not None
     for path in shards:
+        before = saved_steps(slow)
         process.stdin.write(f"{path}\n")
         process.stdin.flush()
-        time.sleep(0.7)
+        while process.poll() is None and saved_steps(slow) == before:
+            time.sleep(0.02)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out == f"{slow}\n"
     assert_same_weights(listed, slow)
+
+
+def saved_steps(out: Path) -> int:
+    """Steps in the saved state, which is replaced as a whole; 0 before the first."""
+    if not state_path(out).exists():
+        return 0
+    with h5py.File(state_path(out)) as file:
+        return int(file.attrs["n_steps"])
 
 
 def test_batches_come_before_the_last_shard(shards: list[Path]) -> None:

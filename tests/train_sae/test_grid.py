@@ -129,7 +129,7 @@ def test_a_sweep_goes_on_where_it_was_killed(
         train(*shards, "--out", out, *SMALL, *flags, "--grid", "lr=1e-4,3e-4")
     early.write_bytes(kept)  # as if it had been killed between the two
     done = train(*shards, "--out", out, *SMALL, *flags, "--grid", "lr=1e-4,3e-4,1e-3")
-    assert done.stderr.count("goes on after step") == 2
+    assert done.stderr.count("resumes after step") == 2
     for lr in ("1e-4", "3e-4", "1e-3"):
         train(*shards, "--out", tmp_path / f"{lr}.h5", *SMALL, "--lr", lr)
         assert_same(out / f"lr={lr}.h5", tmp_path / f"{lr}.h5")

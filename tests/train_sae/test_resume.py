@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -16,9 +17,11 @@ from in_process import runner
 from processes import BIN, Tool, error_lines
 from small_shards import clustered_acts, write_shards
 
+from saetools.shards.token_source import ShardSource
 from train_sae import loop
 from train_sae.cli import app
 from train_sae.resuming import state_path
+from train_sae.stream import TokenStream
 
 SMALL = [
     "--d-sae",
@@ -98,7 +101,7 @@ def test_whatever_is_trained(
             crash_at(crashes_after, patch)
             train(*shards, "--out", tmp_path / "stopped.h5", *SMALL, *flags, "--checkpoint-every", 6)
     done = train(*shards, "--out", tmp_path / "stopped.h5", *SMALL, *flags, "--checkpoint-every", 6)
-    assert "goes on after step 12" in done.stderr  # saved at 6, then 7 more
+    assert "resumes after step 12" in done.stderr  # saved at 6, then 7 more
     assert_same(tmp_path / "whole.h5", tmp_path / "stopped.h5")
     assert not state_path(tmp_path / "stopped.h5").exists()
 
@@ -115,7 +118,7 @@ def test_killed_at_random_moments(tool: Tool, shards: list[Path], tmp_path: Path
             not state_path(out).exists() or state_path(out).read_bytes() == saved
         ):
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.15))
+        time.sleep(rng.uniform(0, 0.15))  # any moment will do
         if process.poll() is not None:
             break  # it was done before it was its turn
         process.kill()
@@ -124,7 +127,7 @@ def test_killed_at_random_moments(tool: Tool, shards: list[Path], tmp_path: Path
         assert not out.exists()
     assert kills > 0
     done = tool("train-sae", *shards, "--out", out, *long)
-    assert kills < 2 or "goes on after step" in done.stderr
+    assert kills < 2 or "resumes after step" in done.stderr
     assert_same(tmp_path / "whole.h5", out)
 
 
@@ -154,8 +157,31 @@ def test_a_signal_saves_and_stops(
                 train(*shards, "--out", out, *SMALL)
             assert stopped.value.code == code
     assert {path.name for path in tmp_path.iterdir() if "whole" not in path.name} == {".sae.h5.training"}
-    assert "goes on after step 17" in train(*shards, "--out", out, *SMALL).stderr
+    assert "resumes after step 17" in train(*shards, "--out", out, *SMALL).stderr
     assert_same(tmp_path / "whole.h5", out)
+
+
+def batches_before_the_third(shards: list[Path]) -> int:
+    """Batches that the stream draws from two shards before it asks for the third one."""
+    drawn = 0
+
+    def arriving() -> Iterator[Path]:
+        yield from shards[:2]
+        raise EOFError
+
+    with pytest.raises(EOFError):
+        for _ in TokenStream(ShardSource(arriving(), None, 0.05, arriving=True), 256, 2 * 10**9, 0):
+            drawn += 1
+    assert drawn > 0
+    return drawn
+
+
+def saved_steps(out: Path) -> int:
+    """Steps in the saved state, which is replaced as a whole; 0 before the first."""
+    if not state_path(out).exists():
+        return 0
+    with h5py.File(state_path(out)) as file:
+        return int(file.attrs["n_steps"])
 
 
 def test_a_signal_while_waiting_for_shards(shards: list[Path], tmp_path: Path) -> None:
@@ -166,9 +192,8 @@ def test_a_signal_while_waiting_for_shards(shards: list[Path], tmp_path: Path) -
     assert process.stdin is not None
     process.stdin.write(f"{shards[0]}\n{shards[1]}\n")
     process.stdin.flush()
-    while process.poll() is None and not state_path(out).exists():
-        time.sleep(0.05)
-    time.sleep(1.5)  # the tokens of two shards are used up
+    while process.poll() is None and saved_steps(out) < batches_before_the_third(shards):
+        time.sleep(0.02)
     before = state_path(out).stat().st_ino
     process.send_signal(signal.SIGUSR1)
     _, err = process.communicate(timeout=30)
@@ -181,7 +206,7 @@ def test_a_signal_while_waiting_for_shards(shards: list[Path], tmp_path: Path) -
     command = command[:-2]
     listed = "".join(f"{path}\n" for path in shards)
     done = subprocess.run(command, input=listed, capture_output=True, text=True, check=True)
-    assert "goes on after step" in done.stderr
+    assert "resumes after step" in done.stderr
     subprocess.run(
         [*command[:3], tmp_path / "whole.h5", *command[4:]],
         input=listed,

@@ -136,7 +136,7 @@ def test_a_broken_pipe_is_no_finished_sae(
         assert "trained already" not in broken.stderr and not out.exists() and broken.stdout == ""
     assert state_path(out).exists() == (tokens != "0")
     done = run(out, shards)
-    assert done.returncode == 0 and ("goes on after step" in done.stderr) == (tokens != "0"), done.stderr
+    assert done.returncode == 0 and ("resumes after step" in done.stderr) == (tokens != "0"), done.stderr
     assert run(tmp_path / "whole.h5", shards).returncode == 0
     assert weights(out) == weights(tmp_path / "whole.h5")
     assert "shards" not in load_scorer(out).trained_on
@@ -213,5 +213,5 @@ def test_dump_acts_is_killed(tmp_path: Path) -> None:
         again = [str(part) if part != out else str(tmp_path / name) for part in command]
         done = subprocess.run(again, input=listed(paths), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert ("goes on after step" in done.stderr) == (name == "sae.h5")
+        assert ("resumes after step" in done.stderr) == (name == "sae.h5")
     assert weights(out) == weights(tmp_path / "whole.h5")

@@ -225,6 +225,6 @@ def test_fresh_memory_keeps_what_was_written() -> None:
     fresh = FreshMemory(tensor)
     for share in (0, 0.5, 1):
         fresh.use(int(share * tensor.nbytes))
-    fresh._thread.shutdown()
+    fresh.wait()
     assert torch.equal(tensor, torch.arange(len(tensor)))
-    assert fresh._next == fresh._end
+    assert fresh.n_left == 0

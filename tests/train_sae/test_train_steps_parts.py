@@ -150,7 +150,7 @@ def test_screening_holds_where_every_rounding_errs_the_same_way(n_latents, monke
 
     selector = ScreenedAboveThreshold(parameters, B, Workers())
     cut_s = np.full(n_latents, 10.0, np.float32)
-    assert selector._screen(x_bd, cut_s, cut_s)
+    assert selector.collect_screened(x_bd, cut_s, cut_s)
     found = dense(selector.buffer.of_tokens(B), n_latents)
     np.testing.assert_array_equal(np.flatnonzero(found[0]), np.flatnonzero(exact(parameters, x_bd)[0] > 10))
 
@@ -310,7 +310,7 @@ def test_dense_codes_turn_sparse_on_the_way():
         shares.append(report["l0"] / 400)
         assert report["loss"] == pytest.approx(expected["loss"], rel=1e-3)
     assert shares[0] > SPARSE_BELOW > shares[-1]
-    assert step._dense is None
+    assert step.dense is None
     assert (parameters.dec_sd - twin.dec_sd).abs().max() < 1e-3
 
 

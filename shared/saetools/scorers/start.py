@@ -1,4 +1,4 @@
-"""Where the training of an SAE starts: input normalisation and data-point initialisation."""
+"""Initialisation of an SAE: input normalisation, and decoder rows near data points."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from saetools.shards.pool_plan import Load, plan, pool_capacity
 from saetools.shards.reader import Shard
 from saetools.shards.token_source import ShardSource
 
-SAMPLE_TOKENS = 65_536  # for the normalisation, and as data points to start from
+SAMPLE_TOKENS = 65_536  # for the normalisation, and as data points for the decoder
 SCALE_TOKENS = 2048  # of these, for the scale of the encoder and for thresholds
 
 
@@ -53,7 +53,7 @@ class Start:
 
     enc_sd, dec_sd {S, D}, b_enc_s {S}, b_dec_d {D}, in float32. log_threshold_s {S}: the logarithm of JumpReLU's
     threshold, which is trained; None for others. threshold: BatchTopK's, above which k latents per token are active on
-    average, in the first 2,048 tokens of the sample; None for others. In training it plays no part.
+    average in the first 2,048 tokens of the sample; None for others. Training does not use it.
     """
 
     settings: StartSettings
@@ -66,7 +66,7 @@ class Start:
     threshold: float | None
 
     def sae(self) -> SAE:
-        """As it would be saved."""
+        """The untrained SAE."""
         d_sae, d_model = self.dec_sd.shape
         activation, threshold_s = self.settings.activation, None
         if self.log_threshold_s is not None:
@@ -88,14 +88,12 @@ class Start:
 def make_start(settings: StartSettings, sample_nd: torch.Tensor) -> Start:
     """Normalisation and data-point initialisation from a sample of tokens {N, D}, which is normalised in place.
 
-    Decoder rows near data points; the encoder is the decoder's transpose, scaled; b_dec is in the sample's middle:
-    its mean, or its geometric median, which far-off tokens do not move.
-
-    W_dec[s] is proportional to blend * u + (1 - blend) * v, with u the unit vector of a random token less
-    b_dec, and v that of Kaiming-uniform noise. A blend of 0 is the plain random initialisation.
-    W_enc = a W_dec^T, with the a for which the sample is reconstructed best: many latents near one token would
-    otherwise add up to a multiple of it. b_enc = 0; with `start_l0`, what lets each latent be active on the share
-    start_l0 / S of the sample, at most half of it.
+    b_dec is the sample's mean, or its geometric median, which outliers hardly move.
+    W_dec[s] is proportional to blend * u + (1 - blend) * v, with u the unit vector of a random token minus
+    b_dec, and v that of Kaiming-uniform noise. A blend of 0 is plain random initialisation.
+    W_enc = a W_dec^T, with the a that minimises the reconstruction error of the sample: many latents near one token
+    would otherwise add up to a multiple of it. b_enc = 0; with `start_l0`, the value at which each latent is active on
+    the fraction start_l0 / S of the sample, at most half of it.
     """
     normalization = choose_normalization(settings.normalize, sample_nd)
     sample_nd = normalization.apply_(sample_nd)
@@ -107,7 +105,7 @@ def make_start(settings: StartSettings, sample_nd: torch.Tensor) -> Start:
     noise_sd = torch.nn.functional.normalize(noise_sd, dim=1)
     blend = settings.blend
     dec_sd = torch.nn.functional.normalize(blend * points_sd + (1 - blend) * noise_sd, dim=1)
-    # JumpReLU's threshold starts at the width of the window in which it is learnt.
+    # JumpReLU's threshold starts at the width of the window that its gradient is estimated in.
     theta = settings.bandwidth if settings.activation == "jumprelu" else None
     some_nd = sample_nd[:SCALE_TOKENS] - mean
     z_ns = some_nd @ dec_sd.T
@@ -129,7 +127,7 @@ def make_start(settings: StartSettings, sample_nd: torch.Tensor) -> Start:
 
 
 def geometric_median(sample_nd: torch.Tensor) -> torch.Tensor:
-    """The point {D} with the least sum of distances to the tokens {N, D} (Weiszfeld's algorithm).
+    """The point {D} with the smallest sum of distances to the tokens {N, D} (Weiszfeld's algorithm).
 
     m <- sum_n x_n / |x_n - m| / sum_n 1 / |x_n - m|, from the mean, until it moves by less than 1e-6 of the median
     distance, at most 100 times. Where m meets a token, that distance counts as 1e-6 of the largest.
@@ -146,7 +144,7 @@ def geometric_median(sample_nd: torch.Tensor) -> torch.Tensor:
 
 
 def _quantiles(z_ns: torch.Tensor, share: float) -> torch.Tensor:
-    """What the given share of each latent's z exceeds, {S}; their median, if more than half are to."""
+    """For each latent, the value that the given share of its z exceeds, {S}; at most half of them."""
     n_above = min(max(round(share * len(z_ns)), 1), len(z_ns) // 2)
     rank = max(len(z_ns) - n_above, 1)
     # Some latents at a time, because kthvalue copies.
@@ -154,8 +152,8 @@ def _quantiles(z_ns: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def _keep_active(z_ns: torch.Tensor, settings: StartSettings) -> float:
-    """Set to 0, in place, what is not active: z <= 0, and all but the k largest of a token for TopK, all but the k
-    times as many as tokens for BatchTopK. Returns what BatchTopK's active values exceed, 0 for others."""
+    """Set inactive values to 0, in place: z <= 0, and what TopK (k per token) or BatchTopK (k per token on average)
+    leaves out. Returns BatchTopK's threshold, which the active values exceed; 0 for others."""
     f_ns = z_ns.relu_()
     if settings.activation == "topk":
         values_nk, index_nk = f_ns.topk(settings.k, dim=1)
@@ -179,21 +177,20 @@ def _best_scale(x_nd: torch.Tensor, f_ns: torch.Tensor, floor: float, dec_sd: to
 
 
 def _draw_rows(n: int, count: int, generator: torch.Generator) -> torch.Tensor:
-    """`count` rows out of n; none comes again before all have been drawn."""
+    """`count` random rows out of n; a row is repeated only after all have been drawn."""
     rounds = -(-count // n)
     return torch.cat([torch.randperm(n, generator=generator) for _ in range(rounds)])[:count]
 
 
 def draw_sample(n_tokens: int, seed: int) -> np.ndarray:
-    """Which of the tokens that are in the pool before the first batch make the sample: int64, at most 65,536."""
+    """The sample: at most 65,536 of the tokens in the pool before the first batch, as their positions, int64."""
     return np.random.default_rng([seed, 3]).choice(n_tokens, min(n_tokens, SAMPLE_TOKENS), replace=False)
 
 
 def read_sample(source: ShardSource, settings: StartSettings) -> torch.Tensor:
-    """The sample float32 {n, D} that a training run would take from its pool, without the pool.
+    """The sample float32 {n, D} that a training run would draw from its pool, without filling the pool.
 
-    Of the shards only the images are read that its tokens are from. Raises UserError where there are fewer tokens than
-    a batch.
+    Reads only the images of the sampled tokens. Raises UserError if there are fewer tokens than a batch.
     """
     rng = np.random.default_rng([settings.seed, 2])
     batch_size = settings.batch_size // settings.processes
@@ -217,18 +214,18 @@ def read_sample(source: ShardSource, settings: StartSettings) -> torch.Tensor:
 def rebuild_start(
     settings: Mapping[str, Any], shards: Sequence[Shard], layer: int, what: str = "the settings"
 ) -> SAE:
-    """The SAE as it was before its training: what `train-sae --tokens 0` with these settings writes.
+    """The SAE as it was before training: what `train-sae --tokens 0` with these settings writes.
 
-    settings: as in the provenance of a scorer file; shards: those that it was trained on, in that order (see
-    `training_shards`). Raises UserError, naming `what`, where the settings are not those of a training run.
+    settings: from the provenance of a scorer file; shards: its training shards, in their order (see `training_shards`).
+    Raises UserError, naming `what`, if settings of a training run are missing.
     """
     return _start(StartSettings.of(settings, what), shards, layer)
 
 
 def untrained_topk(d_sae: int, k: int, seed: int, shards: Sequence[Shard], layer: int) -> SAE:
-    """A TopK SAE with these latents that was never trained: what `train-sae --tokens 0` writes without other settings.
+    """An untrained TopK SAE: what `train-sae --tokens 0` writes with its other settings at their defaults.
 
-    Fewer tokens than a batch are enough.
+    Works with fewer tokens than a batch.
     """
     settings = StartSettings(d_sae, k=k, seed=seed)
     n_tokens = sum(shard.n_images * shard.shape(layer)[0] for shard in shards)
@@ -237,17 +234,17 @@ def untrained_topk(d_sae: int, k: int, seed: int, shards: Sequence[Shard], layer
 
 
 def training_shards(found: TrainedScorer, what: str, shards: Sequence[Shard]) -> list[Shard]:
-    """Of these shards those that the scorer was trained on, in the order of its training.
+    """The shards that the scorer was trained on, out of `shards`, in the order of its training.
 
-    Raises UserError, naming `what`, where one of them is not there.
+    Raises UserError, naming `what`, if one of them is missing.
     """
     by_uid = {shard.provenance.uid: shard for shard in shards}
     missing = [uid for uid in found.provenance.parents if uid not in by_uid]
     if missing or not found.provenance.parents:
         raise UserError(
             f"{what}: {len(missing) or 'an unknown number'} of the {len(found.provenance.parents)} shards that it was"
-            " trained on are not among the training shards, from which its start is made; give those, as files that"
-            " were not recorded again"
+            " trained on are not among the given training shards, which its initialisation is rebuilt from; give the"
+            " same files, not recorded again"
         )
     return [by_uid[uid] for uid in found.provenance.parents]
 

@@ -1,4 +1,7 @@
-"""What decides where the training of an SAE starts; its defaults are train-sae's."""
+"""The settings that decide the initialisation of an SAE; their defaults are those of train-sae.
+
+Without torch: the options of train-sae are made from them, and --help must be fast.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ from saetools.log import logger
 NORMALIZATIONS = ("none", "mean", "sqrt-d")
 B_DEC_STARTS = ("mean", "geometric-median")
 POOL_MEMORY = "2GB"
-START_L0 = 32.0  # of ReLU and JumpReLU, where it is not given
+START_L0 = 32.0  # of ReLU and JumpReLU, if not given
 
 
 @dataclass(frozen=True)
 class StartSettings:
-    """Settings of the start, with their names in a scorer file of train-sae.
+    """Settings that decide the initialisation, named as in a scorer file of train-sae.
 
-    d_sae S; activation, k and bandwidth of the SAE; normalize, blend, b_dec and start_l0 as in sae_start.py; holdout
-    and exclude_labels: which tokens are not trained on; batch_size and pool_bytes of the stream. arriving: whether the
-    shards came in while training went on; processes: how many trained together.
+    d_sae S; activation, k and bandwidth of the SAE; normalize, blend, b_dec and start_l0 as in `start.make_start`;
+    holdout and exclude_labels: which tokens are not trained on; batch_size and pool_bytes of the stream; arriving:
+    whether the shards came through a pipe during training; processes: number of processes that trained together.
     """
 
     d_sae: int
@@ -43,20 +46,20 @@ class StartSettings:
 
     @staticmethod
     def of(settings: Mapping[str, Any], what: str = "the settings") -> StartSettings:
-        """Out of all settings of a training run; raises UserError, naming `what`, where they are not those of one.
+        """From the settings of a training run; raises UserError, naming `what`, if one is missing.
 
-        Files written before `arriving` and `processes` were recorded: one process, and shards that were all there.
+        Older files do not record `arriving` and `processes`: one process and no pipe are assumed.
         """
         given = {name: settings[name] for name in _NAMES if name in settings}
         missing = [name for name in _NAMES if name not in given]
         if set(missing) - {"arriving", "processes"}:
             raise UserError(
-                f"{what}: {missing[0]} is missing among the settings, without which the start of its training cannot"
-                " be known; train it again with this version of train-sae"
+                f"{what}: the setting {missing[0]} is missing, so its initialisation cannot be rebuilt;"
+                " train it again with this version of train-sae"
             )
         if missing:
             logger.warning(
-                "%s: it does not say whether its shards came through a pipe; taken as if they had all been there",
+                "%s: it does not record whether its shards came through a pipe; assuming that they did not",
                 what,
             )
         return StartSettings(**{**given, "exclude_labels": tuple(given["exclude_labels"])})

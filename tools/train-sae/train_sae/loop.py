@@ -1,4 +1,4 @@
-"""Trains SAEs on a stream of tokens, several on the same one, and evaluates them on tokens that they never saw."""
+"""The training loop: SAEs on one stream of tokens, and their evaluation on tokens they were not trained on."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def train(runs: Sequence[Run], context: RunContext) -> list[Trainer]:
         sample_nd = read_sample(source, shared.start(**source.order))
         for trainer in trainers:
             trainer.begin(sample_nd.clone())
-        source.all_shards()  # the others may still have to arrive
+        source.all_shards()  # wait for those that have not arrived
         return trainers
     states = {trainer: _load(trainer, source) for trainer in trainers}
     skip = min(state[0].n_steps if state else 0 for state in states.values())
@@ -77,14 +77,14 @@ def train(runs: Sequence[Run], context: RunContext) -> list[Trainer]:
         else:
             _check_shards(trainer, found[1], source)
             trainer.resume(found[0])
-            logger.info("%s: goes on after step %d", trainer.run.out, trainer.n_done)
+            logger.info("%s: resumes after step %d", trainer.run.out, trainer.n_done)
     try:
         run_steps(trainers, stream, source, context, skip)
         source.all_shards()
         for trainer, found in states.items():
-            if found is not None:  # those that had not arrived again when it went on
+            if found is not None:  # those that had not arrived yet at the resume
                 _check_shards(trainer, found[1], source)
-    except IncompleteShards:  # what has been learnt is what an unbroken pipe would have given up to here
+    except IncompleteShards:  # up to here, the steps are those of an unbroken pipe
         if context.checkpoint_every:
             _save(trainers, source, context.ranks)
         raise
@@ -94,7 +94,7 @@ def train(runs: Sequence[Run], context: RunContext) -> list[Trainer]:
 def evaluate(
     saes: Sequence[SAE], blocks: Iterable[Block], device: torch.device | None = None
 ) -> list[SAEEvaluation]:
-    """Each SAE's metrics on the tokens of these blocks of images, which are read once."""
+    """Each SAE's metrics on the tokens of these blocks of images; the blocks are read once for all SAEs."""
     place = device or torch.device("cpu")
     saes = [sae.to(place) for sae in saes]
     evaluations = [SAEEvaluation(sae.config.d_model, sae.config.d_sae) for sae in saes]
@@ -109,7 +109,7 @@ def evaluate(
 def run_steps(
     trainers: Sequence[Trainer], stream: TokenStream, source: ShardSource, context: RunContext, n_done: int
 ) -> None:
-    """Steps until every SAE has had all of its own; n_done: batches that were drawn before."""
+    """Take steps until every SAE has made all of its own; n_done: batches drawn before."""
     n_steps = max(trainer.settings.n_steps for trainer in trainers)
     batch_size = trainers[0].settings.options.batch_size
     batches = iter(stream)
@@ -121,7 +121,7 @@ def run_steps(
             x_bd = next_batch(batches, stop, context.ranks)
             if x_bd is None and not stop.number:
                 logger.warning(
-                    "the shards ended after %s tokens, before the learning rate had come down",
+                    "the shards ended after %s tokens, before the end of the learning-rate schedule",
                     f"{number * batch_size:,}",
                 )
                 break
@@ -129,7 +129,7 @@ def run_steps(
                 _save(trainers, source, context.ranks)
                 leave(stop_number)
             assert x_bd is not None
-            # Those that were saved later than others wait; those with fewer tokens have finished.
+            # SAEs whose saved state is ahead of the others wait; those with fewer tokens have finished.
             active = [trainer for trainer in trainers if trainer.n_done == number and not trainer.finished]
             notes: dict[str, str] = {}
             mixed: dict[str, float] = {}
@@ -146,7 +146,7 @@ def run_steps(
 
 
 def next_batch(batches: Iterator[torch.Tensor], stop: StopSignals, ranks: Ranks) -> torch.Tensor | None:
-    """None at the end of the stream, or where a signal came while it was waited for."""
+    """None at the end of the stream, or if a signal came while waiting for it."""
     if ranks.world > 1:  # the others wait for this process's gradients, so it must not leave alone
         return next(batches, None)
     try:

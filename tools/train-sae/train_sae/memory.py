@@ -1,4 +1,4 @@
-"""How much memory training takes: an estimate before it starts, and pages asked for before they are written to."""
+"""Memory of a training run: an estimate that divides a sweep into groups, and pages allocated ahead of their use."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CHUNK_BYTES = 64 * 2**20  # pre-activations that are held at a time
 
 
 def peak_bytes(settings: TrainingSettings, d_model: int) -> int:
-    """About what one SAE takes: its matrices with two moments each, gradients where the norm of the whole is logged,
-    the residuals of each prefix, and for ReLU and JumpReLU, whose latents begin dense, all latents of a batch."""
+    """An estimate for one SAE: its matrices with two moments each, gradients (for their norm), the residuals of each
+    prefix, and for ReLU and JumpReLU, whose latents can be dense, all latents of a batch."""
     d, s, b, step = d_model, settings.d_sae, settings.options.batch_size, settings.step
     matrices = 6 * 4 * s * d
     slabs = (step.n_prefixes if step.objective == "matryoshka" else 1) + (step.aux_k > 0) + 2
@@ -50,7 +50,7 @@ def groups(runs: Sequence[Run], memory: int, d_model: int) -> Iterator[list[Run]
 
 
 def available_bytes() -> int:
-    """Memory that is free at the moment, or could be freed; where the system does not say, half of what there is."""
+    """Memory that is free or can be freed; half of the machine's memory on systems that do not report it."""
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -61,10 +61,10 @@ def available_bytes() -> int:
 
 
 class FreshMemory:
-    """Gets the pages of a tensor that was just allocated, in a thread, up to 256 MB ahead of what is in use.
+    """Has the system provide the pages of a new tensor in a thread, up to 256 MB ahead of what is in use.
 
-    A page is otherwise got, and zeroed, when it is first written to: 1.5 GB a second, by the thread that writes. What
-    was written is never changed, and on systems without such a call nothing happens.
+    Otherwise a page is provided and zeroed when it is first written to, which holds the writing thread to 1.5 GB a
+    second. Written pages are never changed. On systems without this call (Linux before 5.14, others) nothing happens.
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -76,12 +76,21 @@ class FreshMemory:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="memory")
 
     def use(self, n_bytes: int) -> None:
-        """That many bytes from the beginning on are about to be in use."""
+        """The first `n_bytes` of the tensor are about to be in use."""
         wanted = min(self._begin + n_bytes + AHEAD, self._end)
         while self._madvise is not None and self._next < wanted:
             length = min(CHUNK, self._end - self._next)
             self._thread.submit(self._populate, self._next, length)
             self._next += length
+
+    @property
+    def n_left(self) -> int:
+        """Bytes of whole pages that have not been asked for."""
+        return self._end - self._next
+
+    def wait(self) -> None:
+        """Wait until all pages asked for are there; none can be asked for afterwards."""
+        self._thread.shutdown()
 
     def _populate(self, address: int, length: int) -> None:
         assert self._madvise is not None

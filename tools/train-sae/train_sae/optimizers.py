@@ -1,4 +1,4 @@
-"""The step of a training run, with the optimiser that was asked for, on one process or on several."""
+"""The training step with the chosen optimiser, in one process or in several."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def make_training_step(parameters: SAEParameters, settings: TrainingSettings, ra
 
 
 class MuonAndAdam:
-    """Muon (Jordan et al. 2024) for W_enc and W_dec, Adam for the vectors; in place of a `TorchStep`'s optimiser.
+    """Muon (Jordan et al. 2024) for W_enc and W_dec, Adam for the vectors; replaces the optimiser of a `TorchStep`.
 
-    Muon's momentum takes the place of Adam's first moment, so that a state holds it. Its rate is scaled to Adam's
+    Muon's momentum is stored as Adam's first moment, so that saved states contain it. Its rate is scaled to Adam's
     size of a step (0.2 sqrt(max(S, D)), arXiv 2502.16982, 2.2), so that one --lr suits both.
     """
 
@@ -67,7 +67,7 @@ class MuonAndAdam:
 class ParallelStep(TorchStep):
     """A step on this process's share of the batch; gradients are averaged over all processes before they are used.
 
-    TopK and prefixes are the same as in one process, BatchTopK chooses within each share.
+    TopK and prefixes are as in one process; BatchTopK selects within each process's share.
     """
 
     def connect(self, ranks: Ranks) -> None:

@@ -21,7 +21,7 @@ class Ranks:
 
     @staticmethod
     def join() -> Ranks:
-        """As torchrun says in the environment; one process without it."""
+        """From the environment variables that torchrun sets; a single process without them."""
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
             return Ranks()
@@ -43,12 +43,12 @@ class Ranks:
         return device
 
     def check_batch(self, batch_size: int) -> None:
-        """Raise UsageError where a batch cannot be shared out evenly."""
+        """Raise UsageError unless a batch can be split evenly over the processes."""
         if batch_size % self.world:
-            raise UsageError(f"--batch-size {batch_size}: {self.world} processes cannot share it evenly")
+            raise UsageError(f"`batch_size` {batch_size}: it is no multiple of the {self.world} processes")
 
     def share(self, *tensors: torch.Tensor) -> None:
-        """Overwrite everybody's tensors with those of process 0."""
+        """Overwrite the tensors of all processes with those of process 0."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)

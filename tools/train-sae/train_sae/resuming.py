@@ -1,4 +1,4 @@
-"""Stopping and going on: signals that end a training run, and its saved state, from which the same command goes on."""
+"""Stopping and resuming: signals that end a training run, and the saved state from which the same call resumes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from saetools.files.provenance import Provenance, first_difference
 
 @dataclass(frozen=True)
 class TrainingState:
-    """After n_steps steps, of which the stream's position and the schedules follow: parameters with the optimiser's
-    moments, what the step keeps besides, the input normalisation, and the metrics table so far."""
+    """All that later steps depend on, after n_steps steps: parameters with the optimiser's moments, the step's own
+    state, the input normalisation (mean, scale), and the metrics table so far. The position in the stream of tokens
+    and in the schedules follows from n_steps."""
 
     n_steps: int
     seconds: float
@@ -35,12 +36,12 @@ class TrainingState:
 
 
 def state_path(out: Path) -> Path:
-    """Hidden beside the scorer file, and removed once that is written."""
+    """A hidden file beside the scorer file, removed once that is written."""
     return out.with_name(f".{out.name}.training")
 
 
 def save_state(out: Path, state: TrainingState, settings: Mapping[str, Any], shards: Sequence[str]) -> None:
-    """Write it, complete or not at all. shards: identities of those that have been read."""
+    """Write it, complete or not at all. shards: identities of the shards read so far."""
     provenance = Provenance.of(TRAINING_STATES, "train-sae", {**settings, "shards": list(shards)})
     rows = json.dumps(state.rows)
     arrays = [*state.parameters.values(), *state.step.values(), state.mean]
@@ -61,9 +62,9 @@ def save_state(out: Path, state: TrainingState, settings: Mapping[str, Any], sha
 
 
 def load_state(out: Path, settings: Mapping[str, Any]) -> tuple[TrainingState, list[str]] | None:
-    """The state of an unfinished run and the identities of the shards it had read; None where there is none.
+    """The saved state of an unfinished run and the identities of the shards it had read; None if there is none.
 
-    Raises UserError where it was trained with other settings.
+    Raises UserError if its settings were others.
     """
     path = state_path(out)
     if not path.exists():
@@ -74,7 +75,7 @@ def load_state(out: Path, settings: Mapping[str, Any]) -> tuple[TrainingState, l
         if difference := first_difference(found, settings):
             raise UserError(
                 f"{path}: an unfinished run with other settings: {difference};"
-                " run the same command as before, choose another --out, or remove this file"
+                " run the same command as before, choose another `out`, or remove this file"
             )
         arrays: dict[str, dict[str, np.ndarray]] = {"parameters": {}, "step": {}}
         for group, into in arrays.items():
@@ -96,15 +97,15 @@ def load_state(out: Path, settings: Mapping[str, Any]) -> tuple[TrainingState, l
 
 
 def check_shards(out: Path, before: Sequence[str], now: Sequence[str], *, all_arrived: bool) -> None:
-    """Raise UserError unless the shards of a resumed run are, in order, those it had read before.
+    """Raise UserError unless a resumed run reads the same shards in the same order as before.
 
-    Of shards that arrive through a pipe, only those that have come by now are compared.
+    From a pipe, only the shards that have arrived by now are compared.
     """
     n = len(before) if all_arrived else min(len(before), len(now))
     if list(now[:n]) != list(before[:n]):
         raise UserError(
             f"{state_path(out)}: an unfinished run on other shards, or in another order;"
-            " run the same command as before, choose another --out, or remove this file"
+            " run the same command as before, choose another `out`, or remove this file"
         )
 
 
@@ -112,11 +113,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Stopped(Exception):
-    """A signal came while nothing was going on that had to be finished first."""
+    """A signal came at a moment when nothing has to be finished first."""
 
 
 class StopSignals:
-    """Notes SIGTERM, SIGUSR1 and Ctrl-C within its block.
+    """Within its block, notes SIGTERM, SIGUSR1 and Ctrl-C instead of ending the process.
 
     >>> with StopSignals() as stop:
     ...     with stop.interruptible():
@@ -141,7 +142,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within, a signal raises Stopped at once."""
+        """Within this block, a signal raises Stopped at once."""
         self._idle = True
         try:
             if self.number:
@@ -158,7 +159,7 @@ class StopSignals:
 
 
 def leave(number: int) -> None:
-    """End the process as after the signal: exit code 130 after Ctrl-C, else 128 + its number."""
+    """End the process as the signal would: exit code 130 after Ctrl-C, else 128 + its number."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

@@ -4,9 +4,9 @@ Blocks of consecutive images are read into a large pool of tokens. Batches are d
 random until it is half empty, then further blocks fill it up. In every epoch each token comes exactly
 once; the few that do not fill a batch wait in the pool for the next epoch.
 
-Which tokens make up a batch depends on the seed and on the order of the shards, never on timing: of
-arriving shards, half of what is in the pool is drawn before the next one is waited for. So a stream can
-be taken up again at any batch, by going through the bookkeeping alone up to there.
+Which tokens make up a batch depends on the seed and on the order of the shards, never on timing: while
+shards arrive, half of the pool is drawn before waiting for the next one. So a stream can resume at any
+batch: the shuffle plan is replayed up to there without reading.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Read:
 class TokenStream:
     """Iterates over float32 batches {batch_size, D}; without end, unless shards are consumed.
 
-    pool_bytes bounds the memory of the pool, which keeps tokens as the shards store them. skip: batches that were
-    drawn before; the stream goes on after them. A batch may be changed in place, until the next one is asked for.
+    pool_bytes: memory of the pool, which keeps tokens in the type of the shards. skip: batches already drawn, after
+    which the stream resumes. The caller may change a batch in place, until it asks for the next one.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class TokenStream:
         self._next = self._load_until_draw()  # so that there is a sample
 
     def sample(self, seed: int) -> torch.Tensor:
-        """float32 {n, D}: different tokens out of those in the pool before the first batch; call it before that.
+        """float32 {n, D}: distinct random tokens from the pool, before the first batch is drawn.
 
-        `saetools.scorers.start.read_sample` gives the same without the pool.
+        `saetools.scorers.start.read_sample` gives the same without filling the pool.
         """
         slots = draw_sample(self._n_loaded, seed)  # they are taken in order as long as nothing has been drawn
         return self._pool[torch.from_numpy(slots)].float()
@@ -88,7 +88,7 @@ class TokenStream:
             yield self._float.copy_(self._batch)
 
     def report(self) -> dict[str, float]:
-        """How well the last batch was mixed (batch_entropy.py), and how fast shards were read since the last report."""
+        """How well the last batch was mixed (`batch_entropy`), and how fast shards were read since the last report."""
         (before, bytes_before), now = self._reported, time.monotonic()
         self._reported = now, self._bytes_read
         slots = self._last.slots
@@ -107,7 +107,7 @@ class TokenStream:
                 drawn += 1
                 continue
             self._n_loaded += len(action.slots)
-            if self._source.consume:  # whoever writes the shards may wait until this one is gone
+            if self._source.consume:  # a recorder may be waiting for this shard to be deleted
                 self._put(action.block, self._read(action.block), None, action.slots)
                 self._source.was_read(action.block)
         if not self._source.consume:
@@ -125,7 +125,7 @@ class TokenStream:
         return None
 
     def _with_tokens(self) -> Iterator[tuple[Load | Draw, Future[Read] | None]]:
-        """The plan's actions; blocks are being read before it is their turn, but no arriving shard is waited for."""
+        """The plan's actions, with blocks read ahead; it never waits for a shard that has not arrived."""
         queue: deque[tuple[Load | Draw, Future[Read] | None]] = deque()
         waiting, ended = 0, False
         while True:

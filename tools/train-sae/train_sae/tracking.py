@@ -78,11 +78,13 @@ def coherence(W_dec: torch.Tensor, generator: torch.Generator) -> float:
 
 
 def batch_entropy(origins_b: np.ndarray, n_possible: int) -> dict[str, float]:
-    """Of the images (or of the patches of an image) that a batch's B tokens are from, {B} of N possible integers:
+    """How evenly the B tokens of a batch are spread over N images (or over the N patch positions of an image).
 
-    entropy              H = -sum_i p_i ln p_i, with p_i the share of the batch's tokens that are from i (nats)
+    origins_b {B}: the image (or position) of each token.
+
+    entropy              H = -sum_i p_i ln p_i, with p_i the fraction of the tokens from i (nats)
     entropy_normalized   H / ln(min(B, N)): 1 where the tokens are spread as evenly as they can be
-    coverage             how many different ones there are, divided by min(B, N)
+    coverage             the number of different i, divided by min(B, N)
     """
     _, counts = np.unique(origins_b, return_counts=True)
     most = min(len(origins_b), n_possible)
@@ -102,7 +104,7 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Those that were asked for; none by default."""
+    """The trackers that were asked for; none by default."""
 
     def __init__(self, trackers: list[Tracker]) -> None:
         self._trackers = trackers
@@ -135,7 +137,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UserError("--tensorboard: it is not installed; pip install tensorboard") from error
+            raise UserError("`tensorboard`: it is not installed; pip install tensorboard") from error
         self._folder, self._writer = folder, SummaryWriter
         self._writers: dict[str, Any] = {}
 
@@ -157,7 +159,7 @@ class WeightsAndBiases:
         try:
             self._wandb = importlib.import_module("wandb")
         except ImportError as error:
-            raise UserError("--wandb: it is not installed; pip install wandb") from error
+            raise UserError("`wandb`: it is not installed; pip install wandb") from error
         self._project = project
         self._runs: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""One SAE in training: its parameters, its schedule and its rows of the metrics table."""
+"""One SAE in training: its parameters, its schedules and its rows of the metrics table."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Run:
 class Schedule:
     """Linear warm-up over the first `warmup` steps, then a decay from `lr` down to 0 at `n_steps`.
 
-    With u the share of the steps after the warm-up: cosine lr (1 + cos(pi u)) / 2, linear lr (1 - u), none lr.
+    With u the fraction of the steps after the warm-up: cosine lr (1 + cos(pi u)) / 2, linear lr (1 - u), none lr.
     The penalties' weights rise linearly over the first `sparsity_warmup` steps.
     """
 
@@ -57,7 +57,7 @@ class Schedule:
         return self.lr * (1 - done) if self.decay == "linear" else self.lr
 
     def sparsity_at(self, step: int) -> float:
-        """What the penalties are multiplied with in a step, counted from 0."""
+        """The factor of the penalties in a step, counted from 0."""
         return min(1.0, (step + 1) / self.sparsity_warmup) if self.sparsity_warmup else 1.0
 
 
@@ -82,7 +82,7 @@ class Trainer:
         self._started = time.monotonic()
 
     def begin(self, sample_nd: torch.Tensor) -> None:
-        """Choose normalisation and first parameters from a sample of tokens."""
+        """Initialise normalisation and parameters from a sample of tokens {n, D}."""
         start = make_start(self.settings.start(), sample_nd)
         if not self.settings.n_steps:
             self._untrained, self.rows = start.sae(), [self._row_of_start(start, sample_nd)]
@@ -92,7 +92,7 @@ class Trainer:
         self._set(self._ranks.share_normalization(start.normalization), parameters)
 
     def resume(self, state: TrainingState) -> None:
-        """Go on where the state was taken."""
+        """Continue from a saved state."""
         trained: dict[str, Any] = {
             name: torch.from_numpy(value) for name, value in state.parameters.items() if "/" not in name
         }
@@ -103,7 +103,7 @@ class Trainer:
         self.n_done, self.rows, self._seconds_before = state.n_steps, list(state.rows), state.seconds
 
     def state(self) -> TrainingState:
-        """All that later steps depend on; on a CPU it shares the parameters' memory, so use it before the next step."""
+        """The state to save; on a CPU it shares the parameters' memory, so use it before the next step."""
         arrays = {}
         for name in self.parameters.trained():
             keys = name, f"adam_m/{name}", f"adam_v/{name}"  # as in SAEParameters.state_dict
@@ -124,7 +124,7 @@ class Trainer:
         return self.n_done >= self.settings.n_steps
 
     def step(self, x_bd: torch.Tensor) -> dict[str, float] | None:
-        """One step on x {B, D}, which is changed in place; the row of the metrics table, where one is due."""
+        """One step on x {B, D}, which is changed in place. Returns the row of the metrics table if one is due."""
         settings, number = self.settings, self.n_done
         due = number % settings.log_every == 0 or number + 1 == settings.n_steps
         there = self._device
@@ -135,7 +135,7 @@ class Trainer:
         scale = self._schedule.sparsity_at(number)
         report = self._step.step(x_bd, lr, scale, log_norm=due)
         self.n_done += 1
-        if not due:  # its values are not looked at: on a GPU that would wait for the step
+        if not due:  # the report is not read: on a GPU that would wait for the step
             return None
         tokens = self.n_done * settings.options.batch_size
         dead = float((self._step.fired_s >= settings.step.dead_after_tokens).mean())
@@ -168,14 +168,14 @@ class Trainer:
         )
 
     def _row_of_start(self, start: Start, sample_nd: torch.Tensor) -> dict[str, Any]:
-        """The only row of a run without steps, of normalised tokens; what a step would have to be made for is empty."""
+        """The one row of an untrained SAE, for normalised tokens; columns that need a training step are empty."""
         sae = replace(start, normalization=Normalization(torch.zeros(sample_nd.shape[1]), 1.0)).sae()
         noted = diagnose(sae, sample_nd, torch.Generator().manual_seed(self.settings.options.seed))
         unknown = dict.fromkeys(("lr", "loss", "mse", "l1", "l0", "aux", "grad_norm", "l0_loss"))
         return {"step": 0, "tokens": 0, **unknown, **noted, "dead": 0.0, "tokens_per_second": None}
 
     def _in_normalised_space(self) -> SAE:
-        """The same for inputs that are normalised already; it shares the parameters' memory."""
+        """The SAE for inputs that are already normalised; it shares the parameters' memory."""
         w = {name: value.detach() for name, value in self.parameters.trained().items()}
         config, threshold = self._config(), self._threshold(self._device)
         if config.activation == "batchtopk" and self.n_done == 0:  # no batch has given it a threshold yet

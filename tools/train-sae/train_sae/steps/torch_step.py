@@ -16,12 +16,12 @@ from train_sae.steps.parameters import SAEParameters, clip_factor
 from train_sae.steps.prefixes import prefixes_of_step
 from train_sae.steps.settings import StepSettings
 
-# On a GPU, steps between two looks at which latents may be dead: each look makes the host wait for the device.
+# On a GPU, the host asks every so many steps which latents may be dead: each time it waits for the device.
 STEPS_PER_LOOK = 32
 
 
 class DeferredReport(Mapping[str, float]):
-    """What a step says of itself, still on the device; the first look at a value reads all, and waits for the step."""
+    """A step's report, still on the device; reading one value fetches all of them and waits for the step."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         self.tensors = {name: value.detach() for name, value in values.items()}
@@ -65,8 +65,9 @@ class JumpReLU(torch.autograd.Function):
 class TorchStep:
     """The step of the formulas in `train_sae.steps`; `autocast`: matrix products in bfloat16.
 
-    A step only queues work on the device, so that the host can be some steps ahead. It waits where the report is
-    read, where a state is taken and, with AuxK, once in `STEPS_PER_LOOK` steps.
+    This is the plain implementation, for any device; `cpu.CpuStep` is the fast one for CPUs. A step only queues work on
+    the device, so that the host can be some steps ahead. It waits when the report is read, when a state is saved and,
+    with AuxK, once in `STEPS_PER_LOOK` steps.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class TorchStep:
         self.step_count = 0
         self._running = torch.zeros(2, dtype=exact_type(self.device), device=self.device)
         self._tokens_per_step = batch_size
-        self._longest_silence = 0  # no latent has been off for more tokens: what the host knows of fired_s
+        self._longest_silence = 0  # upper bound of fired_s, known without asking the device
         self._look_every = 1 if self.device.type == "cpu" else STEPS_PER_LOOK
         self._may_be_dead: Tensor | None = None
         self._fired_s = torch.zeros(parameters.n_latents, dtype=torch.int64, device=self.device)

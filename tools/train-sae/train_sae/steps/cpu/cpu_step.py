@@ -45,7 +45,7 @@ class CpuStep:
         self.dead = DeadSelector(parameters, settings.aux_k, self.signed, batch_size, self.workers)
         # Their buffers are large, and only one of the two is in use at a time.
         self._selector: Selector | None = None
-        self._dense: DenseBackward | None = None
+        self.dense: DenseBackward | None = None
 
     def step(
         self, x_bd: Tensor, lr: float, sparsity_scale: float = 1.0, log_norm: bool = False
@@ -95,7 +95,7 @@ class CpuStep:
     def _sparse_step(
         self, x_bd: Tensor, centred_bd: Tensor, lr: float, scale: float, log_norm: bool
     ) -> dict[str, float]:
-        self._dense = None
+        self.dense = None
         n = len(x_bd)
         l1, l0 = self.settings.l1 * scale, self.settings.l0 * scale
         active = self._get_selector().select(centred_bd)
@@ -114,11 +114,11 @@ class CpuStep:
         self, x_bd: Tensor, centred_bd: Tensor, lr: float, scale: float, log_norm: bool
     ) -> dict[str, float]:
         self._selector = None
-        if self._dense is None:
-            self._dense = DenseBackward(
+        if self.dense is None:
+            self.dense = DenseBackward(
                 self.parameters, self.settings, self.batch_size, self.workers, self.sparse
             )
-        dense, n = self._dense, len(x_bd)
+        dense, n = self.dense, len(x_bd)
         l1, l0 = self.settings.l1 * scale, self.settings.l0 * scale
         ends_p = self._prefixes()
         mse_p = dense.forward(x_bd, centred_bd, ends_p)

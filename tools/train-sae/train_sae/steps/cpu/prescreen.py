@@ -168,13 +168,13 @@ class ScreenedAboveThreshold(AboveThreshold):
     ) -> ActiveLatents:
         if self.pause > 0:
             self.pause -= 1
-        elif self._screen(centred_bd, cut_s, theta_s):
+        elif self.collect_screened(centred_bd, cut_s, theta_s):
             return self.buffer.of_tokens(len(centred_bd))
         else:
             self.pause = PAUSE
         return self.collect_exactly(centred_bd, cut_s, theta_s, at_most)
 
-    def _screen(self, centred_bd: Tensor, cut_s: np.ndarray, theta_s: np.ndarray) -> bool:
+    def collect_screened(self, centred_bd: Tensor, cut_s: np.ndarray, theta_s: np.ndarray) -> bool:
         """Fills the buffer, or gives up if there are too many candidates."""
         from train_sae.steps.cpu.kernels.prescreen import count_candidate_rows, score_candidate_rows
         from train_sae.steps.cpu.kernels.sparse import drop_marked

@@ -92,14 +92,14 @@ def test_the_sample_is_that_of_the_stream(
 def test_only_images_of_the_sample_are_read(shards: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sae_start, "SAMPLE_TOKENS", 20)
     n_read = 0
-    real = Shard.images
+    real = Shard.read_acts
 
-    def images(self: Shard, layer: int, rows: np.ndarray, buffer: object = None) -> torch.Tensor:
+    def read_acts(self: Shard, layer: int, rows: np.ndarray, buffer: object = None) -> torch.Tensor:
         nonlocal n_read
         n_read += len(rows)
         return real(self, layer, rows)
 
-    monkeypatch.setattr(Shard, "images", images)
+    monkeypatch.setattr(Shard, "read_acts", read_acts)
     sample = read_sample(ShardSource(iter(shards), 3, 0.0, arriving=False), StartSettings(64, batch_size=256))
     assert len(sample) == 20 and 10 < n_read <= 20
 

@@ -248,7 +248,7 @@ def test_what_a_constant_reaches_is_refused_before_anything_is_computed(planted:
     found = refused("--tau", f"{highest:.17g}")
     assert f"{highest:.3f} of the test rows are of class '{label}'" in found
     assert f"leave --tau out for {default:g}" in found
-    assert "a single label" in refused("--ignore", "0,2")
+    assert "only one label that is not ignored" in refused("--ignore", "0,2")
     done = audit_latents(*planted.common, "--out", out, "--null", 2, "--bootstrap", 3, "--budgets", "2,3")
     settings = json.loads((out / "yield.csv.json").read_text())["settings"]
     assert settings["tau"] == default and f"an AP of at least {default:g}" in done.stderr
@@ -263,7 +263,9 @@ def test_errors_say_what_to_do(planted: Planted, tmp_path: Path) -> None:
 
     train, test, labels = planted.common[:2], planted.common[2:4], planted.common[4:]
     assert "images are in --train and --test" in refused(*train, "--test", planted.folder / "train", *labels)
-    assert "what the ranking must not see" in refused(*train, *test, "--labels", "patch", code=2)
+    assert "the patch labels are kept for testing the ranking" in refused(
+        *train, *test, "--labels", "patch", code=2
+    )
     assert "did you mean trait?" in refused(*planted.common, "--trait", "trai")
     assert "expected numbers of at least 1" in refused(*planted.common, "--budgets", "0,5", code=2)
     other = write_latents(tmp_path / "other", planted.f["test"], prefix="test", scorer="another")

@@ -450,7 +450,7 @@ def test_errors_say_what_to_do(case: Case, tmp_path: Path) -> None:
     assert "70 images are in --train and --test, for example 'test/0000.jpg'" in refused(train=overlap)
     bare = write_latents(tmp_path / "bare", f_npk, prefix="train")
     assert "no patch labels" in refused(train=bare)
-    assert "no training row has a label that counts" in refused("--labels", "target", train=bare)
+    assert "no training row has a label that is not ignored" in refused("--labels", "target", train=bare)
     table = tmp_path / "t.csv"
     table.write_text("path,red\ntrain/0000.jpg,1\n")
     assert "89 of the 90 images in --train have no row" in refused("--labels", table)

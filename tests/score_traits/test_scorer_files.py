@@ -89,7 +89,7 @@ def test_repeats_whose_files_are_no_repeats(birds, options, score_traits, tmp_pa
         sae_file(second, birds, 1, **change)
         refused(score_traits(*command), 1, str(second), "more than the seed", words)
     sae_file(second, birds, 0)
-    refused(score_traits(*command), 1, str(second), "the same scorer as", "--seed 1")
+    refused(score_traits(*command), 1, str(second), "the same scorer as", "here with seed 1")
     sae_file(second, birds, 1)
     read(score_traits(*command))
 

@@ -23,7 +23,7 @@ from saetools.metrics.average_precision import latent_average_precision_by_class
 
 @dataclass(frozen=True)
 class Patches:
-    """class_n {rows} of H's patches, -1 where a patch does not count; P patches an image; C labels."""
+    """class_n {N P} of H's patches, -1 where a patch is ignored; n_patches: P in an image; n_classes: C labels."""
 
     class_n: npt.NDArray[np.int32]
     n_patches: int

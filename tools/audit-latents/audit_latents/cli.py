@@ -7,57 +7,77 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli.app import SeedOption, VerboseOption, VersionOption, new_app, parse_numbers, run, write_line
+from saetools.cli.app import (
+    SeedOption,
+    VerboseOption,
+    VersionOption,
+    examples,
+    new_app,
+    parse_numbers,
+    run,
+    write_line,
+)
 from saetools.cli.quantities import parse_bytes
 from saetools.errors import UsageError
 
 app = new_app()
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "audit-latents --train latents/train --test latents/test --labels target --out audit",
+        "audit-latents --train latents/train --test latents/test --labels target --ignore 0 --budgets 5,10 --null 20"
+        " --out audit-parts",
+    )
+)
 def audit_latents(
     train: Annotated[list[Path], typer.Option(help="Latents to rank on: a folder, or files; repeatable.")],
-    test: Annotated[list[Path], typer.Option(help="Latents with patch labels to audit on; repeatable.")],
+    test: Annotated[
+        list[Path], typer.Option(help="Latents with patch labels to test the ranking on; repeatable.")
+    ],
     labels: Annotated[
         str,
         typer.Option(
-            help="K, of images: target (their classes), a CSV path,TRAIT,..., or CUB-200-2011's folder."
+            help="Image labels K: target (the classes of the images), a CSV path,TRAIT,..., or CUB-200-2011's folder."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the tables; made where it is missing.")],
-    trait: Annotated[str | None, typer.Option(help="Rank for this label of K alone.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the tables; created if it does not exist.")],
+    trait: Annotated[str | None, typer.Option(help="Rank for this one label of K.")] = None,
     ignore: Annotated[
         str | None, typer.Option(help="Leave out patches with these labels: 0,11.", metavar="LABEL,...")
     ] = None,
     budgets: Annotated[
-        str, typer.Option(help="Numbers of proposals to look at.", metavar="B,...")
+        str, typer.Option(help="Numbers of proposals B at which to report Yield(B).", metavar="B,...")
     ] = "10,25,50,100",
     tau: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            help="A proposal is found from this AP on. Default: half way between the share of the commonest patch"
-            " label, which a constant reaches, and 1.",
+            help="A proposal is found if its AP for some patch label is at least TAU. Default: half way between 1 and"
+            " the share of the most common patch label, which is the AP of a constant score.",
         ),
     ] = None,
-    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the images of --test.")] = 1000,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="Bootstrap resamples of the test images, for 95% intervals.")
+    ] = 1000,
     null: Annotated[
-        int, typer.Option(min=0, help="Rankings with K shuffled over the images of --train.")
+        int, typer.Option(min=0, help="Null distribution: rankings with K shuffled over the training images.")
     ] = 100,
     memory: Annotated[
-        str, typer.Option(help="Memory for the latents' values; what does not fit goes to disk, in --out.")
+        str,
+        typer.Option(help="Memory for the latents' values: 500MB, 4GB; the rest goes to a file in --out."),
     ] = "4GB",
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: as many as there are cores.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one per core.")] = None,
     seed: SeedOption = 0,
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Rank latents by an L1 logistic regression on image labels K, and audit the ranking against patch labels H.
+    """Rank latents by an L1 logistic regression on image labels K, and test the ranking on patch labels H.
 
-    H is the patch labels of --test, which the ranking never sees. Writes ranking.csv (the proposals, and the patch
-    label that each is found in) and yield.csv (Yield(B), its area, intervals and null) to OUT, and prints their
-    paths. Docs: docs/formats.md, docs/metrics.md.
+    H is the patch labels of --test, which the ranking never uses. Writes ranking.csv (the proposals, each with the
+    patch label for which its AP is highest) and yield.csv (Yield(B), its area, intervals and null) to OUT, and prints
+    their paths. Docs: docs/formats.md, docs/metrics.md.
     """
     wanted = sorted(set(parse_numbers("--budgets", budgets, int)))
     if wanted[0] < 1:
@@ -66,7 +86,7 @@ def audit_latents(
     n_bytes = parse_bytes("--memory", memory)
     if labels == "patch":
         raise UsageError(
-            "--labels patch: K are labels of images; patch labels are what the ranking must not see"
+            "--labels patch: K must be labels of images; the patch labels are kept for testing the ranking"
         )
 
     from audit_latents.run import AuditSettings, run_audit

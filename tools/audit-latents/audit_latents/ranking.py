@@ -1,4 +1,4 @@
-"""Ranks latents by an L1 logistic regression: the earlier one enters the path, the better.
+"""Ranks latents by an L1 logistic regression: the earlier a latent enters the path, the better.
 
     minimise  1/N sum_n [ln(1 + e^t_n) - y_n t_n] + penalty sum_k |beta_k|,   t_n = b + sum_k beta_k z_nk / sd_k
 
@@ -26,8 +26,8 @@ TOLERANCE = 1e-14  # mean squared change of the logits
 
 @dataclass(frozen=True)
 class L1Path:
-    """share_k {K}: the penalty at which a latent entered over the first one, 0 where it never did; coefficient_k: its
-    coefficient then; beta_k, intercept, penalty: the end of the path; pull_k: |gradient| there."""
+    """share_k {K}: the penalty at which a latent entered, as a fraction of the first, 0 where it never did;
+    coefficient_k {K}: its coefficient at that step; beta_k, intercept, penalty: the end of the path."""
 
     share_k: npt.NDArray[np.float64]
     coefficient_k: npt.NDArray[np.float64]
@@ -44,7 +44,7 @@ class Design:
         sums_k = _column_sums(values, latents.indptr)
         squares_k = _column_sums(values**2, latents.indptr)
         variance_k = np.maximum(squares_k / n - (sums_k / n) ** 2, 0.0)
-        # Constant to rounding: it says nothing, and dividing by its deviation would make noise of it.
+        # Constant up to rounding: dividing by its standard deviation would only amplify noise.
         varies_k = variance_k > 1e-12 * squares_k / n
         scale_k = np.divide(1.0, np.sqrt(variance_k), out=np.zeros_like(variance_k), where=varies_k)
         self.indptr, self.n_rows = latents.indptr, n
@@ -70,7 +70,7 @@ class Design:
         assert y_n.shape == (self.n_rows,) and 0 < y_n.mean() < 1, "labels that can be fitted"
         gradient_k = np.zeros(self.n_latents)
         gradients(self.indptr, self.rows, self.values, self.scale_k, y_n - y_n.mean(), gradient_k)
-        # Above the largest pull by more than rounding, which would decide whether its latent enters here or next.
+        # Slightly above the largest gradient, so that rounding does not decide whether its latent enters here or next.
         first = float(np.abs(gradient_k).max()) * (1 + 1e-9)
         entry_k, coefficient_k = np.full(self.n_latents, -1), np.zeros(self.n_latents)
         beta_k = np.zeros(self.n_latents)
@@ -97,8 +97,8 @@ class Design:
 
 @dataclass(frozen=True)
 class Ranking:
-    """latent {R}: proposals, best first; label, share, coefficient {R}: the label that asked for each (its position in
-    K's names), the penalty at which it entered over that label's first, and its coefficient then."""
+    """latent {R}: proposals, best first. label {R}: the label in whose path each entered earliest (its position in K's
+    names); share {R}: the penalty at that step as a fraction of the path's first; coefficient {R}: its value then."""
 
     latent: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""One run of audit-latents: rank on K, audit on H, resample and shuffle, write."""
+"""One run of audit-latents: rank on K, audit on H, bootstrap and null distribution, write."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ TABLES = {"ranking.csv": LATENT_RANKING, "yield.csv": YIELD}
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """labels: K, target or the path of a table; trait: only this one of K; ignore: of H; tau: None for what
-    `choose_tau` takes; the rest as typed."""
+    """labels: K, target or the path of a table; trait: only this one of K; ignore: of H; tau: None for the
+    default of `choose_tau`; resamples and permutations: of the bootstrap and the null."""
 
     labels: str
     trait: str | None
@@ -48,13 +48,13 @@ class AuditSettings:
 def run_audit(
     train: LatentsSet, test: LatentsSet, settings: AuditSettings, out: Path, memory: int, threads: int
 ) -> Iterator[Path]:
-    """Write the tables, or keep them where all are there, and yield their paths; raises UserError."""
+    """Write the tables, or keep them where all exist, and yield their paths; raises UserError."""
     check_splits(train, test)
     held = read_labels(PATCH, test, test, settings.ignore)
     if np.count_nonzero(held.test.positives) < 2:
         raise UserError(
-            f"{test.files[0].path}: its patches that count have a single label, which every latent finds;"
-            " audit on latents with several, or leave fewer out with --ignore"
+            f"{test.files[0].path}: its patches have only one label that is not ignored, so that every latent finds it;"
+            " use latents with several labels, or ignore fewer with `ignore`"
         )
     tau = choose_tau(settings.tau, held)
     settings = replace(settings, tau=tau)
@@ -87,7 +87,7 @@ def _tables(
     names, y_nc, keep_n = _labels(asked.names, *columns_of(asked.train), settings.trait)
     n_proposals = max(settings.budgets)
     design = Design(_whole(train, keep_n, memory, out))
-    # The labels' paths and those of every shuffle are one count, so that the time left is that of the whole.
+    # One progress bar for the labels and all shuffles, so that it shows the time that is left for both.
     with Progress("ranking", total=len(names) * (1 + settings.permutations), unit="paths") as progress:
         ranking = rank(design, y_nc[keep_n], n_proposals, progress.advance)
         if not len(ranking.latent):
@@ -117,16 +117,16 @@ def _tables(
 def _labels(
     names: list[str], y_nc: np.ndarray, known_nc: np.ndarray, trait: str | None
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names, y {N, C}, and the images of which every label that is asked for is known {N}."""
+    """Names, y {N, C}, and the images for which all requested labels are known {N}."""
     if trait is not None:
         if trait not in names:
-            raise UserError(f"--trait {trait}: the labels have no such trait{near_names(trait, names)}")
+            raise UserError(f"`trait` {trait}: the labels have no such trait{near_names(trait, names)}")
         column = names.index(trait)
         names, y_nc, known_nc = [trait], y_nc[:, [column]], known_nc[:, [column]]
     keep_n = np.asarray(known_nc.all(axis=1))
     if not keep_n.any():
         raise UserError(
-            "--labels: no training image has all of them; choose one with --trait, or complete the table"
+            "`labels`: no training image has all of them; choose one with `trait`, or complete the table"
         )
     return names, y_nc, keep_n
 

@@ -12,6 +12,7 @@ from saetools.cli.app import (
     DeviceOption,
     VerboseOption,
     VersionOption,
+    examples,
     new_app,
     parse_numbers,
     run,
@@ -25,17 +26,27 @@ from saetools.log import logger
 app = new_app()
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "fit-probes --train latents/train --test latents/test --out probes",
+        "fit-probes --train latents/train --test latents/test --ignore 0 --out probes-parts",
+        "fit-probes --train latents/train --test latents/test --classes 1/2 --out probes-slices",
+    )
+)
 def fit_probes(
-    train: Annotated[list[Path], typer.Option(help="Latents to fit on: a folder, or files; repeatable.")],
-    test: Annotated[list[Path], typer.Option(help="Latents to test on: a folder, or files; repeatable.")],
-    out: Annotated[Path, typer.Option(help="Folder for the tables; made where it is missing.")],
+    train: Annotated[
+        list[Path], typer.Option(help="Latents to fit the probes on: a folder, or files; repeatable.")
+    ],
+    test: Annotated[
+        list[Path], typer.Option(help="Latents to test the probes on: a folder, or files; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the tables; created if it does not exist.")],
     labels: Annotated[
         str,
         typer.Option(
-            help="patch: the patches' labels; target: the images' classes; or a table of traits: a CSV"
-            " path,TRAIT,... of numbers from 0 to 1, or CUB-200-2011's folder. All but patch take the"
-            " largest value of each image."
+            help="patch: the patch labels; target: the classes of the images; or a table: a CSV path,TRAIT,... of"
+            " numbers from 0 to 1, or CUB-200-2011's folder. With all but patch, a row is an image, with the maximum"
+            " of each latent over its patches."
         ),
     ] = "patch",
     ignore: Annotated[
@@ -43,12 +54,15 @@ def fit_probes(
     ] = None,
     ridge: Annotated[
         float,
-        typer.Option(min=0, help="Weight of the penalty ridge/2 (w u)^2, u the latent's standard deviation."),
+        typer.Option(
+            min=0,
+            help="L2 penalty: ridge/2 (w sd)^2 is added to the mean loss, with sd the latent's standard deviation.",
+        ),
     ] = 1e-8,
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Fit only part I of N of the classes, for arrays of jobs; the command without it merges the parts.",
+            help="Fit only part I of N of the classes, for job arrays; run it without --classes to merge the parts.",
             metavar="I/N",
         ),
     ] = None,
@@ -57,23 +71,24 @@ def fit_probes(
         typer.Option(
             min=0,
             max=1,
-            help="coverage@TAU: share of classes with such an AP. Default: half way between the share of the"
-            " commonest class, which a constant reaches, and 1.",
+            help="coverage@TAU is the share of classes whose AP is at least TAU. Default: half way between 1 and the"
+            " share of the most common class, which is the AP of a constant score.",
         ),
     ] = None,
     memory: Annotated[
-        str, typer.Option(help="Memory for the latents' values; what does not fit goes to disk, in --out.")
+        str,
+        typer.Option(help="Memory for the latents' values: 500MB, 4GB; the rest goes to a file in --out."),
     ] = "4GB",
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: as many as there are cores.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one per core.")] = None,
     device: DeviceOption = "cpu",
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Fit sigma(w z + b) for every latent z and class, each to its own optimum, and test the best ones.
+    """Fit a logistic probe sigma(w z + b) for every latent z and every class, and test the best ones.
 
-    Writes to OUT, and prints the paths of: probes.npz (all probes), probes.csv (the best latent of each class,
-    chosen on the training latents, with its R, AP and F1 on the test latents), latents.csv (what each latent is
-    about) and summary.csv (means). Docs: docs/formats.md, docs/metrics.md, docs/probes.md.
+    Writes to OUT, and prints the paths of: probes.npz (all probes), probes.csv (for each class, the latent with the
+    smallest training loss, with its R, AP and F1 on the test latents), latents.csv (for each latent, its best class and
+    its purity) and summary.csv (means). Docs: docs/formats.md, docs/metrics.md, docs/probes.md.
     """
     ignored = parse_numbers("--ignore", ignore, int) if ignore is not None else []
     part = parse_slice("--classes", classes) if classes is not None else None

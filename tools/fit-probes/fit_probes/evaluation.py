@@ -1,4 +1,4 @@
-"""What chosen probes do on test rows: losses, AP, precision, recall; and the labels of each latent's largest values."""
+"""Tests chosen probes on the test rows: losses, AP, precision, recall; and the labels of largest values."""
 
 from __future__ import annotations
 

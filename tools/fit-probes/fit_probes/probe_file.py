@@ -51,8 +51,8 @@ class Probes:
         return np.divide(gain_kc, self.prior_loss, out=np.zeros_like(gain_kc), where=self.prior_loss > 0)
 
     def best_latents(self) -> npt.NDArray[np.int64]:
-        """{C}: the latent of the least training loss of each class, the first of equal ones; -1 where none has a
-        probe."""
+        """{C}: the latent with the smallest training loss for each class, the first of equal ones; -1 where none has
+        a probe."""
         loss_kc = np.where(self.flags & NO_PROBE, np.inf, self.loss)
         best_c = loss_kc.argmin(axis=0)
         return np.where(np.isfinite(loss_kc[best_c, np.arange(len(best_c))]), best_c, -1)
@@ -126,6 +126,6 @@ def find_parts(folder: Path) -> list[Path]:
     if missing := [number + 1 for number, name in enumerate(wanted) if name not in found]:
         listed = ", ".join(f"{number}/{count}" for number in missing[:10])
         raise UserError(
-            f"{folder}: the parts {listed} are missing; run them with --classes, or remove the parts to fit all at once"
+            f"{folder}: the parts {listed} are missing; run them with `classes`, or remove the parts to fit all at once"
         )
     return [folder / name for name in wanted]

@@ -1,4 +1,4 @@
-"""One run of fit-probes: what is there already is kept, the rest is fitted, tested and written."""
+"""One run of fit-probes: files that exist already are kept, the others are fitted, tested and written."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ TABLES = {"probes.csv": PROBE_TABLE, "latents.csv": LATENT_TABLE, "summary.csv":
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """labels: patch, target, or the path of a table; tau: None for what `choose_tau` takes; the rest as on the
-    command line."""
+    """labels: patch, target, or the path of a table; tau: None for the default of `choose_tau`; ignore and ridge as the
+    command's options."""
 
     labels: str
     ignore: list[int]
@@ -53,7 +53,7 @@ class Resources:
 
 
 class ProbeRun:
-    """Latents of two splits, and what to do with them; raises UserError where they do not belong together."""
+    """Fits on the latents of one split and tests on another; raises UserError where they do not belong together."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class ProbeRun:
         self.splits: LabelledSplits = read_labels(settings.labels, train, test, settings.ignore)
         if not self.splits.train.keep.any():
             raise UserError(
-                f"{train.files[0].path}: no training row has a label that counts; give others with --train"
+                f"{train.files[0].path}: no training row has a label that is not ignored; give others as `train`"
             )
         self._tau = choose_tau(settings.tau, self.splits)
         out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class ProbeRun:
         yield path
 
     def run_all(self) -> Iterator[Path]:
-        """Fit all classes, or merge the parts that are there; then test, and write the tables."""
+        """Fit all classes, or merge the parts that exist; then test, and write the tables."""
         path = self.out / NAME
         wanted = self._provenance(PROBES, WHOLE)
         if path.exists():
@@ -162,7 +162,7 @@ class ProbeRun:
 
     @cached_property
     def _identity(self) -> dict[str, object]:
-        """The settings that decide what the probes are; a table counts by its contents, not its name."""
+        """The settings that decide the probes; a table of labels is identified by its contents, not its name."""
         labels = self.settings.labels
         if labels not in (PATCH, TARGET):
             labels = trait_table_digest(Path(labels))

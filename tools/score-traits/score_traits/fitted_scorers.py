@@ -31,7 +31,7 @@ def draw_random(train: ShardSet, layer: int, k: int, seed: int) -> Linear:
     n_tokens = train.n_images * n_patches
     if k > n_tokens:
         raise UserError(
-            f"--scorer random:{k}: the training shards hold only {n_tokens} patches; ask for fewer"
+            f"`scorers` random:{k}: the training shards hold only {n_tokens} patches; ask for fewer"
         )
     chosen = np.random.default_rng(seed).choice(n_tokens, size=k, replace=False)
     vectors_kd = torch.empty(k, d_model)
@@ -89,7 +89,7 @@ def fit_pca(train: ShardSet, layer: int, k: int, device: torch.device) -> Linear
     _, d_model = train.shape(layer)
     if k > d_model:
         raise UserError(
-            f"--scorer pca:{k}: activations of width {d_model} have that many components; ask for fewer"
+            f"`scorers` pca:{k}: activations of width {d_model} have only {d_model} components; ask for fewer"
         )
     device = float64_device(device)
     origin_d = sum_d = gram_dd = None
@@ -146,7 +146,7 @@ def fit_kmeans(
     n_tokens = train.n_images * n_patches
     if k > n_tokens:
         raise UserError(
-            f"--scorer kmeans:{k}: the training shards hold only {n_tokens} patches; ask for fewer"
+            f"`scorers` kmeans:{k}: the training shards hold only {n_tokens} patches; ask for fewer"
         )
     images = None
     if n_tokens > patches_per_centroid * k:

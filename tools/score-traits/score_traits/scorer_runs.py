@@ -276,7 +276,7 @@ def _load_files(spec: Spec, seeds: Sequence[int]) -> dict[int | None, TrainedSco
         if (digest := _scorer_digest(file)) in path_of:
             raise UserError(
                 f"{path}: the same scorer as {path_of[digest]}, but repeats must differ in their seed;"
-                f" train one for each seed, with --seed {seed} here"
+                f" train one for each seed, here with seed {seed}"
             )
         path_of[digest] = path
         first = spec.path(seeds[0])

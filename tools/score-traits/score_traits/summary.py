@@ -1,4 +1,4 @@
-"""The AP table in few lines: mAP per scorer and number of training images, and per group of traits."""
+"""Summaries of the AP table: mAP per scorer and number of training images, and per group of traits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ GROUP_MARK = "::"
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """mAP and the 5% and 95% quantiles of AP over the traits with a positive in test, per RUN.
 
-    With several seeds these are means over `seeds` of them, and `sd` is the standard deviation of mAP between them,
-    empty where all gave the same. Bounds of the interval and the null's mAP, where the table has them, are averaged
-    too.
+    With several seeds these are means over the seeds, `seeds` is their number, and `sd` the standard deviation of mAP
+    between them, empty where all seeds gave the same. The bounds of the interval and the mAP of the null are averaged
+    too, if the table has them.
     """
     found = table.dropna(subset=["ap"])
     by = [*RUN, "seed"]
@@ -56,7 +56,7 @@ def summarise_groups(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def render_summary(summary: pd.DataFrame) -> str:
-    """The table of the field's notes, in Markdown."""
+    """The summary as a Markdown table."""
     shown = summary.rename(
         columns={
             "n_prototypes": "prototypes",
@@ -73,12 +73,12 @@ def render_summary(summary: pd.DataFrame) -> str:
 
 
 def render_groups(groups: pd.DataFrame) -> str:
-    """The same of `summarise_groups`."""
+    """The result of `summarise_groups` as a Markdown table."""
     shown = groups.rename(columns={"n_prototypes": "prototypes", "n_train": "train images"})
     return _render(shown)
 
 
 def _render(table: pd.DataFrame) -> str:
-    """Each scorer under its one name, and files so under theirs."""
+    """As Markdown, each scorer under the name that `name_scorers` gives it."""
     shown = table.assign(scorer=name_scorers(table)).drop(columns="checkpoint")
     return render_markdown(list(shown.columns), shown.itertuples(index=False))

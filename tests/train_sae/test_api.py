@@ -150,12 +150,22 @@ def test_in_a_thread(shards: Path, tmp_path: Path) -> None:
         ({"allow_overlap": True}, "`allow_overlap`: it does nothing without `val`"),
         ({"out": "sae.pt"}, "`out` sae.pt: a scorer file is HDF5"),
         ({"val": []}, "`val`: it is empty"),
+        ({"device": "tpu9"}, "`device` tpu9: expected auto, cpu"),
     ],
 )
 def test_errors_name_arguments(shards: Path, settings: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError) as error:
         train_sae(shards / "train", **{"device": "cpu", **SMALL, **settings})  # type: ignore[arg-type]
     assert says in str(error.value)
+
+
+def test_errors_of_the_shards_name_arguments(shards: Path) -> None:
+    with pytest.raises(UserError, match="no patch labels, which `exclude_labels` 0 needs"):
+        train_sae(shards / "train", exclude_labels=[0], device="cpu", **SMALL)
+    with pytest.raises(UserError, match="lower `batch_size`, or lower `holdout`"):
+        train_sae(shards / "train", device="cpu", **{**SMALL, "batch_size": 10**6})
+    with pytest.raises(UserError, match="`holdout` 1e-09: the shards have too few images"):
+        train_sae(shards / "train", device="cpu", holdout=1e-9, **SMALL)
 
 
 def test_shards_that_are_not_there(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from error
+        raise UsageError(f"`device` {name}: expected auto, cpu, cuda, cuda:N or mps") from error
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, False):
         raise UserError(
-            f"--device {name}: this machine has none, or torch was built without it; use cpu or auto"
+            f"`device` {name}: this machine has none, or torch was built without it; use cpu or auto"
         )
     return device
 

@@ -39,7 +39,7 @@ class StartSettings:
     holdout: float = 0.05
     exclude_labels: tuple[int, ...] = ()
     batch_size: int = 4096
-    pool_bytes: int = parse_bytes("--pool-memory", POOL_MEMORY)
+    pool_bytes: int = parse_bytes("`pool_memory`", POOL_MEMORY)
     seed: int = 0
     arriving: bool = False
     processes: int = 1

@@ -109,5 +109,5 @@ def _check_enough(n_tokens: int, batch_size: int) -> None:
     if n_tokens < batch_size:
         raise UserError(
             f"the shards hold {n_tokens} tokens to train on, fewer than one batch of {batch_size};"
-            " give more shards, lower --batch-size, or lower --holdout"
+            " give more shards, lower `batch_size`, or lower `holdout`"
         )

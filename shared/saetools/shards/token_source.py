@@ -157,8 +157,8 @@ class ShardSource:
         ]
         if not blocks:
             raise UserError(
-                f"--holdout {self.holdout}: the shards have too few images for any to be held out;"
-                " raise it, or give shards with --val"
+                f"`holdout` {self.holdout}: the shards have too few images for any to be held out;"
+                " raise it, or give shards with `val`"
             )
         return blocks
 
@@ -175,9 +175,9 @@ class ShardSource:
         if not self.allow_incomplete:
             check_complete(
                 self._shards,
-                "the rest never came: run the same commands again to go on, or accept a part with --allow-incomplete"
+                "the rest never came: run the same commands again to go on, or accept a part with `allow_incomplete`"
                 if self.arriving
-                else "give the others too, or accept a part with --allow-incomplete",
+                else "give the others too, or accept a part with `allow_incomplete`",
             )
         self._all_arrived[0] = True
 
@@ -214,7 +214,9 @@ def all_blocks(shards: Iterable[Shard], layer: int, excluded: Sequence[int] = ()
         for block in cut_blocks(shard, layer, np.ones(shard.n_images, bool), excluded)
     ]
     if not blocks:
-        raise UserError(f"--exclude-labels {_listed(excluded)}: no other patch is left in the --val shards")
+        raise UserError(
+            f"`exclude_labels` {_listed(excluded)}: no other patch is left in the shards of `val`"
+        )
     return blocks
 
 
@@ -230,8 +232,8 @@ def cut_blocks(shard: Shard, layer: int, chosen: np.ndarray, excluded: Sequence[
     labels_np = shard.labels(layer)
     if labels_np is None:
         raise UserError(
-            f"{shard.path}: it holds no patch labels, which --exclude-labels {_listed(excluded)} needs;"
-            " record images with masks, or leave the flag out"
+            f"{shard.path}: it holds no patch labels, which `exclude_labels` {_listed(excluded)} needs;"
+            " record images with masks, or leave it out"
         )
     kept = [np.flatnonzero(~np.isin(labels_np[piece], excluded).ravel()) for piece in pieces]
     blocks = [Block(shard, layer, piece, here) for piece, here in zip(pieces, kept, strict=True) if len(here)]

@@ -114,7 +114,7 @@ def run_steps(
     batch_size = trainers[0].settings.options.batch_size
     batches = iter(stream)
     with ExitStack() as stack:
-        stop = stack.enter_context(StopSignals(_saves(trainers, context)))
+        stop = stack.enter_context(StopSignals(_handles_signals(trainers, context)))
         progress = stack.enter_context(Progress("training", n_steps * batch_size, "tokens"))
         progress.advance(n_done * batch_size)
         for number in range(n_done, n_steps):
@@ -156,8 +156,8 @@ def next_batch(batches: Iterator[torch.Tensor], stop: StopSignals, ranks: Ranks)
         return None
 
 
-def _saves(trainers: Sequence[Trainer], context: RunContext) -> bool:
-    """Whether states are saved; Python accepts signal handlers in its main thread only."""
+def _handles_signals(trainers: Sequence[Trainer], context: RunContext) -> bool:
+    """Whether signals save a state; Python accepts signal handlers in its main thread only."""
     written = any(trainer.run.out is not None for trainer in trainers)
     return written and context.checkpoint_every > 0 and threading.current_thread() is threading.main_thread()
 

@@ -363,10 +363,10 @@ def test_keys(page: Any) -> None:
     page.execute_script("document.activeElement.blur()")
     body = page.find_element(By.TAG_NAME, "body")
     order = page.execute_script("return [...saetools.rows.state.order]")
-    for _ in range(2):
+    for latent in order[:2]:
         body.send_keys("j")
-        time.sleep(0.1)
-    wait(lambda: page.execute_script("return location.hash") in (f"#latent={order[1]}",))
+        wait(lambda latent=latent: page.execute_script("return saetools.table.selected()") == latent)
+    assert page.execute_script("return location.hash") == f"#latent={order[1]}"
     body.send_keys("k")
     wait(lambda: page.execute_script("return location.hash") == f"#latent={order[0]}")
     body.send_keys("/")

@@ -75,7 +75,7 @@ def render_visuals(version: VersionOption = False) -> None:
     "latents",
     epilog=examples(
         "render-visuals latents latents/test --images data/birds --random 8 --spread --out pictures",
-        "render-visuals latents latents/test --images data/birds --from ap.csv --top 10 --out pictures-of-traits",
+        "render-visuals latents latents/test --images data/birds --latents 3,17 --top 10 --out two-pictures",
     ),
 )
 def latents_command(

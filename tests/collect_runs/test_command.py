@@ -245,8 +245,7 @@ def test_the_deviation_is_empty_where_nothing_varied_and_counts_are_said(tool, t
     assert table.nmse["sae"] == pytest.approx(0.2)
     assert table.nmse_sd["sae"] == pytest.approx(np.std([0.1, 0.3], ddof=1))
     assert (
-        "nmse: the mean of 1 rows is of fewer runs than the column `runs` says (the first: of 2 of 3)"
-        in done.stderr
+        "nmse: the mean of 1 rows is over fewer runs than in the column `runs` (first: 2 of 3)" in done.stderr
     )
     assert "map_sd" in error_lines(tool("collect-runs", path, "--columns", "mpa_sd", code=2))
 

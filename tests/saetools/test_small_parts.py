@@ -98,7 +98,7 @@ def test_provenance_comes_back(settings: dict[str, object]) -> None:
     ("change", "said"),
     [
         ({"format": "saetools-other"}, "found 'saetools-other', expected format 'saetools-thing'"),
-        ({"format_version": 3}, "found version 3 of saetools-thing, this program knows 1 to 2"),
+        ({"format_version": 3}, "found version 3 of saetools-thing, this version of saetools reads 1 to 2"),
         ({"format_version": 0}, "found version 0"),
         ({"complete": False}, "it is not complete"),
         ({"uid": None}, "the attribute 'uid' is missing"),

@@ -47,7 +47,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def remove_stale(target: Path) -> None:
-    """Remove what writers of `target` on this host left behind that do not run any more."""
+    """Remove partial files of `target` whose writers, on this host, do not run any more."""
     prefix = f".{target.name}.{socket.gethostname()}-"
     if not target.parent.is_dir():
         return

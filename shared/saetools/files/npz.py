@@ -40,7 +40,7 @@ def read_npz(path: Path, format: Format) -> tuple[Provenance, dict[str, np.ndarr
         ) from error
     if HEADER not in arrays:
         raise UserError(
-            f"{path}: it has no member {HEADER!r} that says where it comes from; expected {format.name}, as"
+            f"{path}: it has no member {HEADER!r} with its provenance; expected {format.name}, as"
             f" {format.made_by} writes it"
         )
     values = json.loads(str(arrays.pop(HEADER)))

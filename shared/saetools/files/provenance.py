@@ -1,4 +1,4 @@
-"""Where a file comes from: what every HDF5 file holds as root attributes and every CSV in `NAME.csv.json`."""
+"""Provenance: where a file comes from. In HDF5 files as root attributes, for a CSV in its sidecar `NAME.csv.json`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def check_format(attributes: Mapping[str, Any], format: Format, path: Path) -> N
     version = int(attributes.get("format_version", 0))
     if not 1 <= version <= format.version:
         raise UserError(
-            f"{path}: found version {version} of {format.name}, this program knows 1 to {format.version};"
+            f"{path}: found version {version} of {format.name}, this version of saetools reads 1 to {format.version};"
             f" update saetools, or write the file again with {format.made_by}"
         )
     if not attributes.get("complete", False):
@@ -89,7 +89,7 @@ def canonical_json(value: Any) -> str:
 
 
 def first_difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Name the first setting in which two mappings differ, as `name: a against b`; None where they agree."""
+    """The first setting in which two mappings differ, as `name: a against b`; None if they are equal."""
     for name in sorted({*mine, *other}):
         if mine.get(name) != other.get(name):
             return f"{name}: {mine.get(name)!r} against {other.get(name)!r}"
@@ -97,7 +97,7 @@ def first_difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str |
 
 
 def _plain(value: Any) -> Any:
-    """An attribute as h5py gives it (numpy scalars, bytes) as a plain Python value."""
+    """An attribute as read by h5py (numpy scalar, bytes) as a plain Python value."""
     if isinstance(value, bytes):
         return value.decode()
     return value.item() if hasattr(value, "item") else value

@@ -1,4 +1,4 @@
-"""Whether what is there already is what a command would write."""
+"""Whether an existing file is the one that a command would write."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def check_reusable(path: Path, found: Provenance, wanted: Provenance) -> None:
     mine, other = ({**each.settings, "parents": list(each.parents)} for each in (found, wanted))
     if difference := first_difference(mine, other):
         raise UserError(
-            f"{path}: it was made with other settings: {difference}; choose another --out, or remove it"
+            f"{path}: it was made with other settings: {difference}; choose another `out`, or remove it"
         )
 
 
 def read_reusable(path: Path, format: Format, wanted: Provenance) -> pd.DataFrame | None:
-    """The table that is at `path` already, None where there is none; raises UserError where it is broken or another."""
+    """The table at `path`, or None if there is none; raises UserError if it is broken, or made with other settings."""
     if not path.exists():
         return None
     table, found = read_csv(path, format)

@@ -1,4 +1,4 @@
-"""Runs gathered to one row for each combination of what they are told apart by."""
+"""Averages of runs: one row for each combination of the columns that identify a row."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from saetools.log import logger
 from saetools.metrics.pareto import APART
 
 DEFAULT_BY = ["scorer", "n_prototypes", "checkpoint", "layer", "n_train"]
-# One axis of a sweep together: a scorer has its own number of prototypes, a checkpoint its own layer.
+# These are one axis of a sweep together: a scorer has its own number of prototypes, a checkpoint its own layer.
 ONE_AXIS = {"scorer", "n_prototypes", "checkpoint", "file", "model", "d_sae", "group"}
 RESULTS = ["runs", "traits", "map", "map_sd", "ap_5", "ap_95"]
 
 
 def default_by(runs: pd.DataFrame) -> list[str]:
-    """What tells runs apart without --by: the columns of AP tables, and of others the file."""
+    """The columns that identify a row without --by: DEFAULT_BY for AP tables, else the file."""
     found = [name for name in DEFAULT_BY if name in runs and runs[name].notna().any()]
     all_ap = "scorer" in found and "n_train" in found and runs["n_train"].notna().all()
     return found if all_ap else ["file", *found]
@@ -36,9 +36,9 @@ def check_columns(option: str, names: Sequence[str], runs: pd.DataFrame) -> None
 def gather(runs: pd.DataFrame, by: Sequence[str], wanted: Sequence[str] = ()) -> pd.DataFrame:
     """One row per combination of `by`, in order of appearance: numbers are means over runs.
 
-    `runs` counts them; text stays where all runs agree. `map_sd` is the standard deviation of mAP between runs, empty
-    where nothing varied; `wanted` names others, `nmse_sd` for that of `nmse`. Says on stderr of which columns a mean is
-    of fewer runs than `runs` says, because some have no value.
+    `runs` is their number; text is kept if all runs agree. `map_sd` is the standard deviation of mAP between runs,
+    empty if all are equal; `wanted` names others, such as `nmse_sd`. Logs the columns in which some
+    runs have no value: the mean is then over fewer than `runs`.
     """
     groups = runs.groupby(list(by), sort=False, dropna=False)
     columns: dict[str, pd.Series] = {"runs": groups.size()}
@@ -52,7 +52,7 @@ def gather(runs: pd.DataFrame, by: Sequence[str], wanted: Sequence[str] = ()) ->
             n_known = groups[name].count()
             if len(fewer := n_known[(n_known > 0) & (n_known < columns["runs"])]):
                 logger.info(
-                    "%s: the mean of %d rows is of fewer runs than the column `runs` says (the first: of %d of %d);"
+                    "%s: the mean of %d rows is over fewer runs than in the column `runs` (first: %d of %d);"
                     " the others have no value",
                     *(name, len(fewer), fewer.iloc[0], columns["runs"][fewer.index[0]]),
                 )
@@ -68,7 +68,7 @@ def gather(runs: pd.DataFrame, by: Sequence[str], wanted: Sequence[str] = ()) ->
 
 
 def comparable(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    """For each row of `gather`, of what its runs are: rows with the same may be compared on one front (APART)."""
+    """For each row of `gather`, the values of APART: rows with the same values are compared on one Pareto front."""
     names = [name for name in APART if name in runs]
     if not names:
         return [""] * runs.groupby(list(by), sort=False, dropna=False).ngroups
@@ -80,8 +80,8 @@ def comparable(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:
 def missing_runs(runs: pd.DataFrame, by: Sequence[str]) -> list[str]:
     """The combinations of a full sweep that have no run, each as `a=1, b=2`.
 
-    Every column of `by`, and the seed, is an axis of the sweep with the values that were seen; those
-    that belong together (a scorer and its number of prototypes), or that not every run has, are one axis.
+    Every column of `by`, and the seed, is an axis of the sweep with the values that occur; those that
+    belong together (a scorer and its number of prototypes), or that some runs lack, are one axis.
     """
     names = [*by, *(name for name in ["seed"] if name in runs and name not in by)]
     together = [name for name in names if name in ONE_AXIS or runs[name].isna().any()]

@@ -1,4 +1,4 @@
-"""Every table of ours as runs: one row for each, with what was asked for and what came out."""
+"""Reads a table of ours as runs: one row for each run, with its settings and results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saetools.files.provenance import Provenance
 from saetools.files.tables import check_columns, read_csv, sidecar_values
 from saetools.metrics.pareto import measured_on
 
-# What tells the runs of an AP table apart; empty cells count as a value.
+# The columns that identify a run of an AP table; an empty cell counts as a value.
 AP_RUN = ["scorer", "n_prototypes", "checkpoint", "model", "layer", "n_train", "seed"]
 GROUP, GROUP_MARK = "group", "::"
 EVALUATION = "eval_"
@@ -22,18 +22,18 @@ HIDDEN = (
     "weights",
     "hook",
     "data",
-)  # digests and the like: they tell fronts apart, but say nothing to people
-NAMES = ("model", "scorer")  # text that a table says of all its rows
+)  # digests and the like: they separate Pareto fronts, but are not shown
+NAMES = ("model", "scorer")  # text columns that are the same in all rows of a table
 FORMATS = [format for format in TABLES if format != COLLECTED_RUNS]
 
 
 def read_runs(path: Path, by: Sequence[str] | None) -> tuple[pd.DataFrame, Provenance]:
-    """The runs in the CSV at `path`, columns `file`, those of its kind, and the settings in its provenance; and that.
+    """(runs, provenance) of the CSV at `path`; columns: `file`, those of its kind, and the settings in the provenance.
 
     AP table: a run is a scorer, layer, seed and number of training images; its traits become `traits`, `map`,
     `ap_5` and `ap_95`, per group of traits where `by` has `group`.
     Training metrics: the last row, the evaluation under plain names.
-    Any other: the means of its numbers. Raises UserError where it is not one of our tables, or broken.
+    Any other table: the means of its numbers. Raises UserError where it is not one of our tables, or broken.
     `scorer` is the kind of the scorer, never its uid. Columns of `measured_on` are
     added where the table does not have them.
     """

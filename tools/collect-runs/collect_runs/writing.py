@@ -29,9 +29,9 @@ LATEX_SPECIAL = {
 
 
 def render(table: pd.DataFrame, format: str) -> str:
-    """The whole text, with a line feed at the end.
+    """The table as text in this format.
 
-    CSV keeps all digits; the others are for people: there a scorer has its one name in place of its kind and path.
+    CSV keeps all digits. In the others, a scorer has one name instead of kind and path.
     """
     if format == "csv":
         return table.to_csv(index=False)
@@ -45,7 +45,7 @@ def render(table: pd.DataFrame, format: str) -> str:
 def write(
     target: Path, table: pd.DataFrame, format: str, settings: Mapping[str, object], parents: Sequence[str]
 ) -> None:
-    """Write the table; a CSV says beside it from which settings and tables it came, as every CSV of ours."""
+    """Write the table; a CSV with its sidecar: the settings, and the uids of the tables it was made from."""
     if format == "csv":
         write_csv(target, table, Provenance.of(COLLECTED_RUNS, "collect-runs", settings, parents))
     else:
@@ -53,7 +53,7 @@ def write(
 
 
 def _plain(cell: object) -> object:
-    """A whole number as an integer: a column with gaps holds floats only because of the gaps."""
+    """A whole number as an integer: a column with empty cells holds floats only because of these."""
     if hasattr(cell, "item"):
         cell = cell.item()
     if cell is None or cell is pd.NA or cell != cell:

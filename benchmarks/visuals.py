@@ -60,12 +60,13 @@ def write_images(root: Path, n: int) -> list[str]:
 
 
 def write_latents(folder: Path, paths: list[str], n_latents: int, scorer: str) -> int:
-    """Each image has 200 latents of its own, drawn by a power law; its patches fire 16 of them. Returns the events."""
+    """Each image has 200 latents of its own, drawn by a power law; its patches fire 16 of them. Returns
+    the number of active latents over all patches."""
     rng = np.random.default_rng(1)
     weight_k = rng.permutation(1 / np.arange(1, n_latents + 1) ** 0.7)
     weight_k /= weight_k.sum()
     folder.mkdir(parents=True)
-    n_shards, n_events = max(1, len(paths) // 500), 0
+    n_shards, n_active = max(1, len(paths) // 500), 0
     for index, rows in enumerate(np.array_split(np.arange(len(paths)), n_shards)):
         source = {"model": "timm/benchmark", "preprocess": PREPROCESS}
         header = LatentsHeader(
@@ -81,8 +82,8 @@ def write_latents(folder: Path, paths: list[str], n_latents: int, scorer: str) -
                 latent_e = np.sort(mine[order], axis=1).ravel().astype(np.int32)
                 value_e = rng.lognormal(-1, 0.5, len(latent_e)).astype(np.float32)
                 writer.append(np.full(N_PATCHES, PER_PATCH), latent_e, value_e)
-                n_events += len(latent_e)
-    return n_events
+                n_active += len(latent_e)
+    return n_active
 
 
 def write_sae(path: Path, n_latents: int) -> str:
@@ -199,8 +200,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         paths = write_images(folder / "root", asked.images)
         uid = write_sae(folder / "sae.h5", asked.latents)
-        n_events = write_latents(folder / "latents", paths, asked.latents, uid)
-        print(f"{asked.latents:,} latents, {asked.images:,} images, {n_events:,} events")
+        n_active = write_latents(folder / "latents", paths, asked.latents, uid)
+        print(f"{asked.latents:,} latents, {asked.images:,} images, {n_active:,} active latents")
         command = [str(Path(sys.executable).parent / "render-visuals"), "page", str(folder / "latents")]
         command += ["--images", str(folder / "root"), "--scorer", str(folder / "sae.h5")]
         command += ["--out", str(folder / "site"), "--workers", str(asked.workers)]

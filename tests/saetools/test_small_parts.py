@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -16,6 +18,7 @@ from saetools.cli.quantities import format_bytes, parse_bytes, parse_count
 from saetools.errors import UsageError, UserError, near_names
 from saetools.files.atomic import atomic_path, write_text
 from saetools.files.formats import SCORERS, Format
+from saetools.files.hdf5 import new_hdf5
 from saetools.files.provenance import Provenance, first_difference
 from saetools.scorers.baselines import Const, Linear
 from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
@@ -36,6 +39,37 @@ def test_atomic_path_keeps_what_was_there_when_writing_fails(tmp_path: Path) -> 
     write_text(target, "new")
     assert target.read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("number", [None, errno.EOPNOTSUPP, errno.EINVAL])
+def test_hdf5_where_no_room_can_be_reserved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    """macOS has no posix_fallocate, and some file systems do not support it: the file is written without."""
+    if number is None:
+        monkeypatch.delattr(os, "posix_fallocate")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", failing(number))
+    with new_hdf5(tmp_path / "a.h5", 800) as file:
+        file["x"] = np.arange(100.0)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["x"][...].tolist() == list(range(100))
+
+
+def test_hdf5_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error comes before the HDF5 library writes, names the target, and leaves nothing behind."""
+    monkeypatch.setattr(os, "posix_fallocate", failing(errno.ENOSPC))
+    with pytest.raises(OSError, match=r"a\.h5") as raised, new_hdf5(tmp_path / "a.h5", 800):
+        pytest.fail("the file was opened")
+    assert raised.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def failing(number: int) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 def test_atomic_path_leaves_the_partial_file_of_a_living_writer(tmp_path: Path) -> None:

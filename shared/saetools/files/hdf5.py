@@ -1,8 +1,9 @@
-"""Opening HDF5 files: for reading, with errors that say what is wrong; for writing, complete or absent."""
+"""Opens HDF5 files: for reading, with errors that name the fault; for writing, complete or absent."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,10 +63,14 @@ _ROOM_FOR_STRUCTURE = 1 << 20
 
 
 def _reserve(partial: Path, n_bytes: int, target: Path) -> None:
+    """Reserve room on the disk, where the system can: macOS has no posix_fallocate, some file systems refuse it."""
+    if not hasattr(os, "posix_fallocate"):
+        return
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         os.posix_fallocate(descriptor, 0, n_bytes)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(target)) from error
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         os.close(descriptor)

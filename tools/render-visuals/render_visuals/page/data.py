@@ -68,7 +68,7 @@ def _latent_chunk(
 ) -> dict[str, Any]:
     bounds = np.searchsorted(pairs[:, 0], [few[0], few[-1] + 1])
     here = slice(int(bounds[0]), int(bounds[1]))
-    events = slice(int(heat.ptr[here.start]), int(heat.ptr[here.stop]))
+    active = slice(int(heat.ptr[here.start]), int(heat.ptr[here.stop]))
     used_b = np.flatnonzero(found.hist_kb[few].any(0))
     bins = slice(int(used_b[0]), int(used_b[-1]) + 1) if len(used_b) else slice(0, 0)
     return {
@@ -78,9 +78,9 @@ def _latent_chunk(
         "example_ptr": np.searchsorted(pairs[here, 0], [*few, few[-1] + 1]).astype(np.uint32),
         "image": pairs[here, 1].astype(np.uint32),
         "quantile": quantiles[here],
-        "patch_ptr": (heat.ptr[here.start : here.stop + 1] - events.start).astype(np.uint32),
-        "patch": heat.patch_e[events],
-        **_halves(heat.value_e[events]),
+        "patch_ptr": (heat.ptr[here.start : here.stop + 1] - active.start).astype(np.uint32),
+        "patch": heat.patch_e[active],
+        **_halves(heat.value_e[active]),
     }
 
 

@@ -46,12 +46,12 @@ def histogram(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
     for number, (path, table) in enumerate(tables):
         mean = next((name for name in MEAN_NAMES if name in table.columns), MEAN_NAMES[0])
         check_columns(path, table, ["frequency", mean], "the histogram of latents")
-        fires = table[(table["frequency"] > 0) & (table[mean] > 0)]
-        if not len(fires):
+        active = table[(table["frequency"] > 0) & (table[mean] > 0)]
+        if not len(active):
             raise UserError(f"{path}: no latent is active; there is nothing to draw")
-        silent = len(table) - len(fires)
-        label = f"{path.stem}: {len(fires):,} fire, {silent:,} do not"
-        values = np.log10(fires["frequency"]), np.log10(fires[mean])
+        inactive = len(table) - len(active)
+        label = f"{path.stem}: {len(active):,} active, {inactive:,} not"
+        values = np.log10(active["frequency"]), np.log10(active[mean])
         for axes, value in zip(panels, values, strict=False):
             axes.hist(value, bins=60, histtype="stepfilled", color=colour_of(number), alpha=0.45, label=label)
         panels[2].scatter(*values, s=3, alpha=0.35, color=colour_of(number), linewidth=0)

@@ -19,7 +19,7 @@ from scipy import sparse
 from small_shards import clustered_acts, write_shards
 
 from encode_acts.cli import app
-from encode_acts.encoder import CPU_BYTES, LEAST_TOKENS, Encoder
+from encode_acts.encoder import CPU_BYTES, MIN_TOKENS, Encoder
 from encode_acts.triangle import Triangle
 from saetools.cli.slices import parse_slice
 from saetools.errors import UserError
@@ -154,7 +154,7 @@ def test_selection_against_sorting(case: tuple[np.ndarray, float, int | None]) -
     cut = None if np.isinf(threshold) else threshold
     encoder = Encoder(identity, cut, top, CPU)
     x_bd = torch.from_numpy(z_bs)
-    for found in (encoder(x_bd), encoder._select_torch(x_bd)):
+    for found in (encoder(x_bd), encoder.select_torch(x_bd)):
         ends = np.cumsum(found.count_b)
         for b, z_s in enumerate(z_bs):
             kept = np.flatnonzero(z_s > threshold)
@@ -180,7 +180,7 @@ def test_threshold_and_top_cut_an_sae_further(acts: np.ndarray) -> None:
 def test_a_block_never_grows_with_the_number_of_latents() -> None:
     for n_latents in (10, 6144, 24576, 131072):
         encoder = Encoder(Linear(torch.zeros(n_latents, 2)), 0.0, None, CPU)
-        assert 4 * n_latents * encoder.tokens <= max(CPU_BYTES, 4 * n_latents * LEAST_TOKENS)
+        assert 4 * n_latents * encoder.tokens <= max(CPU_BYTES, 4 * n_latents * MIN_TOKENS)
 
 
 def test_slices_are_parts_of_the_whole(shards: Path, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_the_triangle_code_on_both_paths(offset: float, k: int) -> None:
     x_bd = np.concatenate([rng.normal(size=(70, 24)) + offset, v_kd]).astype(np.float32)
     scorer = Triangle(torch.from_numpy(v_kd))
     compiled = scorer(torch.from_numpy(x_bd)).numpy()
-    plain = scorer._torch(*scorer._squares(torch.from_numpy(x_bd))).numpy()
+    plain = scorer.code_torch(*scorer.squares(torch.from_numpy(x_bd))).numpy()
     expected = triangle_by_definition(x_bd, v_kd)
     for z_bk in (compiled, plain):
         # At a centroid d = sqrt(rounding): the error there is of the size of sqrt(2^-24) |x - mean|.

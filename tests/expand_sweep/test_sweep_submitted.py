@@ -85,7 +85,7 @@ def test_resubmitting_takes_another_value_but_no_forgotten_key(submitted: Path) 
     assert states(submitted, "again") == ["done", "done"]
     expand_sweep(submitted, "toy.yml", "--set", "word=three", "--resubmit", "jobs")
     assert states(submitted, "jobs") == ["waiting", "waiting"]  # other commands than those that were done
-    assert "its outputs are those of another command" in expand_sweep(submitted, "jobs", "--status").stdout
+    assert "its outputs were made by another command" in expand_sweep(submitted, "jobs", "--status").stdout
 
 
 def test_a_submission_of_an_earlier_version_is_taken_as_it_is_given(submitted: Path) -> None:

@@ -1,5 +1,8 @@
 """What training and encoding select with: instructions of our own, and bounds from sixteen latents at a time."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -160,3 +163,50 @@ def test_torch_uses_one_thread_in_each_worker_and_all_afterwards():
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+# Selection, and average precision with intervals: what is written in LLVM. Prints a digest of the results.
+BOTH_WAYS = """
+import hashlib, sys
+import numpy as np
+from saetools.compute.kernels.average_precision import _add_run, LABEL_BITS
+from saetools.compute.kernels.intrinsics import prefetch
+from saetools.compute.kernels.selection import add_candidates, maxima_of_sets, top_k_rows
+from numba import njit
+
+rng = np.random.default_rng(0)
+z, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((8, 1000), 1000))
+latent, value = np.empty((8, 9), np.int32), np.empty((8, 9), np.float32)
+top_k_rows(0, 0, 8, z, bias, 9, 10, np.float32(0), latent, value)
+error, share = rng.random(63).astype(np.float32), np.float32(0.01)
+maxima = np.empty(300, np.float32)
+n = maxima_of_sets(z[0], bias, error, share, 7, maxima)
+bits = (z[0].view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+candidate, upper, lower = np.empty(1000, np.int32), np.empty(1000, np.float32), np.empty(1000, np.float32)
+m = add_candidates(bits, bias, error, share, np.float32(1), candidate, upper, lower)
+
+@njit
+def add(words, order, weight, count, total):
+    prefetch(weight.reshape(10, 10), np.uint64(3))
+    _add_run(words, order, weight, 3, 90, count, total)
+
+words, order = rng.integers(0, 2**32, 100, dtype=np.uint32), rng.permutation(100).astype(np.uint32)
+count, total = np.ones(LABEL_BITS), np.ones(LABEL_BITS)
+add(words, order, rng.random(100), count, total)
+parts = [latent, value, maxima[:n], candidate[:m], upper[:m], lower[:m], count, total]
+print(hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest(), n, m)
+print("saetools.compute.kernels.llvm_intrinsics" in sys.modules)
+"""
+
+
+def test_plain_kernels_give_the_same_bytes() -> None:
+    """SAETOOLS_PLAIN_KERNELS=1, for a numba that breaks the operations in LLVM, which are not imported then."""
+    printed = []
+    for plain in ("0", "1"):
+        environment = {**os.environ, "SAETOOLS_PLAIN_KERNELS": plain}
+        command = [sys.executable, "-c", BOTH_WAYS]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout.split())
+    assert printed[0][:-1] == printed[1][:-1]
+    assert [words[-1] for words in printed] == ["True", "False"]

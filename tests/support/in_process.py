@@ -28,8 +28,7 @@ def runner(name: str, app: typer.Typer) -> Callable[..., subprocess.CompletedPro
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
         ):
-            cli._log_to_stderr(name)
-            found = cli._exit_code(name, app)
+            found = cli.call(name, app)
         assert found == code, f"exit code {found}\n{stdout.getvalue()}\n{stderr.getvalue()}"
         return subprocess.CompletedProcess(argv, found, stdout.getvalue(), stderr.getvalue())
 

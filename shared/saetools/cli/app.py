@@ -1,13 +1,12 @@
-"""The small kit every command line is built from: exit codes, errors, logging, common options.
+"""What every command line shares: exit codes, errors, logging, common options.
 
 A tool is a module with a Typer app and
 
     def main() -> None:
         run("dump-acts", app)
 
-Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 130 after Ctrl-C, 143 after SIGTERM,
-138 after SIGUSR1.
-Data goes to stdout, everything said to a person to stderr.
+Exit codes: 0 success; 1 failure; 2 wrong usage; 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1.
+Data goes to stdout, messages go to stderr.
 
 Errors of the library name arguments in back quotes: "`layer`: ...". A command shows those that it has as the options
 that people type: "--layer: ...".
@@ -50,11 +49,11 @@ VerboseOption = Annotated[
         "--verbose",
         "-v",
         callback=lambda on: logger.setLevel(logging.DEBUG if on else logging.INFO),
-        help="Say more on stderr, and show the traceback of an error.",
+        help="Print details to stderr, and the traceback of an error.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option(help="Seeds everything that is drawn at random.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+SeedOption = Annotated[int, typer.Option(help="Random seed.")]
+DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")]
 
 
 def new_app() -> typer.Typer:
@@ -92,7 +91,7 @@ def write_line(line: str) -> None:
 
 
 def write_data(text: str) -> None:
-    """Write data to stdout at once; where nobody reads it any more, leave with exit code 0."""
+    """Write data to stdout at once; exit with code 0 if its reader has ended."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -104,10 +103,15 @@ def write_data(text: str) -> None:
 
 def run(name: str, app: typer.Typer) -> NoReturn:
     """Run `app` as the command `name` and exit the process with the project's exit codes."""
-    _log_to_stderr(name)
     for kind in (signal.SIGTERM, signal.SIGUSR1):  # Slurm sends the latter before a time limit
         signal.signal(kind, _exit_on_signal)
-    sys.exit(_exit_code(name, app))
+    sys.exit(call(name, app))
+
+
+def call(name: str, app: typer.Typer) -> int:
+    """Run `app` as the command `name`, with the arguments in `sys.argv`; its exit code, after any error is printed."""
+    _log_to_stderr(name)
+    return _exit_code(name, app)
 
 
 # Typer brings its own copy of click, whose UsageError is public by this way alone.

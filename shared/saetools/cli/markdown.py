@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def render_markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table whose columns stand below each other, text to the left and numbers to the right."""
+    """A Markdown table with aligned columns: text to the left, numbers to the right."""
     cells = [[render_cell(value) for value in row] for row in rows]
     lines = [list(head), *cells]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(head))]
@@ -24,8 +24,8 @@ def render_markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> st
 
 
 def render_cell(value: object) -> str:
-    """Integers with commas, other numbers with three digits after the point (small ones with three digits that
-    count), nothing for None and NaN."""
+    """Integers with commas, other numbers with three digits after the point (small ones with three significant
+    digits), nothing for None and NaN."""
     if hasattr(value, "item"):
         value = value.item()
     if value is None or value != value:

@@ -1,4 +1,4 @@
-"""Lists of paths, from arguments or, one a line, from stdin."""
+"""Lists of paths, from arguments or from stdin, one per line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def reads_stdin(arguments: Sequence[Path]) -> bool:
     """True where the list of paths is on stdin: `-`, or no argument and a pipe."""
     if any(str(path) == "-" for path in arguments):
         if len(arguments) > 1:
-            raise UserError("-: stdin was given beside other paths; give either - or paths")
+            raise UserError("-: stdin was given together with other paths; give either - or paths")
         return True
     return not arguments and not sys.stdin.isatty()
 

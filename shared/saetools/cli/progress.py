@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, now and then a line in a log file."""
+"""Progress on stderr: a bar on a terminal, a line every half minute in a log file."""
 
 from __future__ import annotations
 

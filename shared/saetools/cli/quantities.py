@@ -13,9 +13,9 @@ BYTE_UNITS = {
 }
 
 
-def parse_count(option: str, text: str, least: int = 1) -> int:
-    """`500k`, `1.5M`, `100M`, `2B` or a plain number, at least `least`; raises UsageError."""
-    return _parse(option, text, COUNT_UNITS, "a number such as 500k or 100M", least)
+def parse_count(option: str, text: str, minimum: int = 1) -> int:
+    """`500k`, `1.5M`, `100M`, `2B` or a plain number, at least `minimum`; raises UsageError."""
+    return _parse(option, text, COUNT_UNITS, "a number such as 500k or 100M", minimum)
 
 
 def parse_bytes(option: str, text: str) -> int:
@@ -32,11 +32,11 @@ def format_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _parse(option: str, text: str, units: dict[str, int], expected: str, least: int = 1) -> int:
+def _parse(option: str, text: str, units: dict[str, int], expected: str, minimum: int = 1) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     lower = {unit.lower(): size for unit, size in units.items()}
     unit = found and (units.get(found[2]) or lower.get(found[2].lower()))
     count = int(float(found[1]) * unit) if found and unit else -1
-    if count < least:
+    if count < minimum:
         raise UsageError(f"{option} {text}: expected {expected}")
     return count

@@ -1,4 +1,4 @@
-"""Parts of a job for arrays of jobs: `--slice 3/16` is the third of sixteen."""
+"""Parts of the work for job arrays: `--slice 3/16` is the third of sixteen."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Slice:
         return f"{self.number}/{self.count}"
 
     def bounds(self, n: int) -> tuple[int, int]:
-        """First and one past the last of range(n), so that the parts are about equal and in order."""
+        """(start, stop) of this part of range(n); parts are consecutive and about equal."""
         return (self.number - 1) * n // self.count, self.number * n // self.count
 
     def takes(self, index: int) -> bool:
-        """Whether the part takes item `index` where items are dealt out in turn."""
+        """Whether item `index` belongs to the part, where parts take items in turn."""
         return index % self.count == self.number - 1
 
 

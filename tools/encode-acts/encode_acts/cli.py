@@ -1,4 +1,4 @@
-"""encode-acts: apply a scorer to every patch and keep the non-zeros."""
+"""encode-acts: apply a scorer to every patch and keep the active latents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli.app import DeviceOption, VerboseOption, VersionOption, new_app, run, write_line
+from saetools.cli.app import (
+    DeviceOption,
+    VerboseOption,
+    VersionOption,
+    examples,
+    new_app,
+    run,
+    write_line,
+)
 from saetools.cli.paths import iterate_paths, reads_stdin
 from saetools.cli.slices import parse_slice
 from saetools.errors import UsageError
@@ -18,37 +26,44 @@ from saetools.log import logger
 app = new_app()
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "encode-acts parts/train --scorer sae.h5 --out latents/train",
+        "encode-acts parts/test --scorer sae.h5 --out latents/test",
+        "encode-acts parts/test --scorer units --top 8 --out units/test",
+    )
+)
 def encode_acts(
     scorer: Annotated[
-        str, typer.Option(help="A scorer file (an SAE, or one that score-traits saved), or units.")
+        str,
+        typer.Option(
+            help="Scorer file (an SAE, or one saved by score-traits), or units: the model's neurons."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the latents; made where it is missing.")],
     acts: Annotated[
         list[Path] | None,
-        typer.Argument(help="Activation shards or folders of them; - reads their paths from stdin."),
+        typer.Argument(help="Activation shards, or folders of them; - reads paths from stdin."),
     ] = None,
     layer: Annotated[
-        int | None, typer.Option(help="Layer of the shards; needed where they hold several.")
+        int | None, typer.Option(help="Layer to encode; required where the shards hold several.")
     ] = None,
-    threshold: Annotated[
-        float, typer.Option(help="Keep values above this; -inf keeps all that the scorer gives.")
-    ] = 0.0,
+    threshold: Annotated[float, typer.Option(help="Keep values above this; -inf keeps all.")] = 0.0,
     top: Annotated[
-        int | None, typer.Option(min=1, help="Keep at most so many latents of a patch, the largest.")
+        int | None, typer.Option(min=1, help="Keep at most this number of latents per patch, the largest.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Values stored as float32 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Storage type of the values: float32 or float16.")] = "float32",
     slice: Annotated[
-        str, typer.Option(help="Only part I of N of the shards, for arrays of jobs.", metavar="I/N")
+        str, typer.Option(help="Encode part I of N of the shards, for job arrays: 3/16.", metavar="I/N")
     ] = "1/1",
     device: DeviceOption = "auto",
     verbose: VerboseOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Apply a scorer to every patch of activation shards and keep the values above a threshold.
+    """Apply a scorer to every patch of activation shards and keep the active latents.
 
-    Writes one file of CSR latents per shard (loadable with scipy.sparse.load_npz, see docs/formats.md) and prints
-    its path as soon as it is complete. Running the same command again encodes only what is missing.
+    Writes one file of CSR latents per shard (scipy.sparse.load_npz reads it, see docs/formats.md) and prints its path
+    when it is complete. Run the same command again to encode the shards that are missing.
     """
     from saetools.latents.header import VALUE_TYPES
 
@@ -66,11 +81,11 @@ def encode_acts(
     found = choose_scorer(scorer)
     found.check_what_is_kept(threshold, top)
     settings = EncodingSettings(layer, threshold if threshold > -math.inf else None, top, dtype)
-    came = GivenShards()
+    given = GivenShards()
 
     def arriving() -> Iterator[Shard]:
         for shard in iterate_shards(iterate_paths(acts or [], "activation shards")):
-            came.add(shard)
+            given.add(shard)
             if part.takes(shard.header.shard_index):
                 yield shard
 
@@ -78,10 +93,10 @@ def encode_acts(
     for path in encode_shards(arriving(), found, out, settings, choose_device(device)):
         write_line(str(path))
         n_files += 1
-    if reads_stdin(acts or []):  # whoever wrote the paths may have failed
-        came.check_complete("run the same command again to encode the rest")
+    if reads_stdin(acts or []):  # the command that writes the paths may have failed
+        given.check_complete("run the same command again to encode the rest")
     if not n_files:
-        logger.info("--slice %s: there are fewer shards than slices; this one has nothing to do", part)
+        logger.info("--slice %s: there are fewer shards than slices; this slice has nothing to do", part)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Encodes shards one by one, each into one file of latents; what is there already is kept."""
+"""Encodes shards one by one, each into one file of latents; files that exist already are kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READ_BYTES = 64 << 20  # of float32 activations read at a time
 
 @dataclass(frozen=True)
 class EncodingSettings:
-    """layer: None where the shards hold one; the others as in `Encoder` and `LatentsWriter`."""
+    """layer: None where the shards hold one; threshold, top: see `Encoder`; dtype: of the stored values."""
 
     layer: int | None
     threshold: float | None
@@ -42,7 +42,7 @@ def encode_shards(
     settings: EncodingSettings,
     device: torch.device,
 ) -> Iterator[Path]:
-    """Write OUT/latents-NNNNNN.npz for every shard and yield its path once it is complete.
+    """Write FOLDER/latents-NNNNNN.npz for every shard and yield its path when it is complete.
 
     Raises UserError where the scorer was not made for these shards, or `folder` holds latents of other settings.
     """
@@ -98,15 +98,15 @@ def _encode_shard(
             x_bd = shard.patches(layer, start, start + n_images).reshape(-1, d_model)
             for first in range(0, len(x_bd), encoder.tokens):
                 try:
-                    events = encoder(x_bd[first : first + encoder.tokens])
+                    active = encoder(x_bd[first : first + encoder.tokens])
                 except UserError as error:
                     raise UserError(f"{shard.path}: {error}") from error
-                writer.append(events.count_b, events.latent_e, events.value_e)
+                writer.append(active.count_b, active.latent_e, active.value_e)
             progress.advance(min(n_images, shard.n_images - start))
 
 
 def _provenance(shard: Shard, scorer: ScorerChoice, layer: int, settings: EncodingSettings) -> Provenance:
-    """The settings are those that decide what is in the file: two runs with the same can share a folder."""
+    """Its settings are those that change what the file holds: runs with equal ones can write to one folder."""
     examples = hashlib.sha256("\n".join(shard.examples.path).encode()).hexdigest()
     plain: dict[str, Any] = {
         "layer": layer,

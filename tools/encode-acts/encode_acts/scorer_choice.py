@@ -1,4 +1,4 @@
-"""The scorer that was asked for: a file, or the model's own neurons."""
+"""The scorer of `--scorer`: a file, or the model's own neurons."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ UNITS = "units"
 
 @dataclass(frozen=True)
 class ScorerChoice:
-    """A scorer file at `path`, or `units` where there is none."""
+    """A scorer file at `path`; both are None for `units`, the model's own neurons."""
 
     path: Path | None
     file: TrainedScorer | None
 
     @property
     def kind(self) -> str:
-        """The file's; `untrained` of an SAE that has seen no token (train-sae --tokens 0), which is a control."""
+        """That of the file; `untrained` for an SAE before its training (train-sae --tokens 0), which is a control."""
         if self.file is None:
             return UNITS
         seen = self.file.trained_on.get("tokens")
@@ -35,25 +35,25 @@ class ScorerChoice:
 
     @property
     def uid(self) -> str:
-        """What the latents say they were made by."""
+        """The scorer's uid in the header of the latents."""
         return UNITS if self.file is None else self.file.provenance.uid
 
     @property
     def code(self) -> str:
-        """What its latents' values are, see `LatentsHeader.code`."""
+        """What the values of its latents mean, see `LatentsHeader.code`."""
         return TRIANGLE if self.file is not None and isinstance(self.file.scorer, Nearest) else SCORE
 
     @property
     def has_negative_values(self) -> bool:
-        """Whether an absent latent, which reads as 0, can stand for less than a value that was kept."""
+        """Whether values can be negative, so that a latent that is not stored, read as 0, exceeds stored ones."""
         return self.file is None or not (isinstance(self.file.scorer, SAE) or self.code == TRIANGLE)
 
     def was_trained_on(self, shard: Shard) -> bool | None:
-        """Whether the shard is among those that the scorer was made from; None where it does not say."""
+        """Whether the scorer was trained on this shard; None where its file does not record that."""
         return False if self.file is None else trained_on_these(self.file, [shard.provenance.uid])
 
     def scorer_for(self, shard: Shard, layer: int) -> SAE | Linear | Units | Triangle:
-        """What gives the latents; raises UserError where it was not made from activations like the shard's."""
+        """The scorer as a function; raises UserError where the model or layer of the shard is another than its own."""
         if self.file is None or self.path is None:
             return Units(shard.shape(layer)[1])
         check_scorer_fits(self.file, self.path, shard, layer)
@@ -61,26 +61,26 @@ class ScorerChoice:
         return Triangle(scorer.vectors) if isinstance(scorer, Nearest) else scorer
 
     def check_what_is_kept(self, threshold: float, top: int | None) -> None:
-        """Raise UsageError where some negative values would be kept and the others read as 0, which is higher."""
+        """Raise UsageError where only some negative values would be kept: the others are read as 0, which is higher."""
         text = f"--threshold={threshold:g}"
         if threshold >= 0:
             return
         if self.code == TRIANGLE:
             raise UsageError(
-                f"{text}: latents of k-means are never negative (mean distance less distance, 0 where far);"
-                " leave it out: --top 1 alone keeps the nearest centroid"
+                f"{text}: latents of k-means are never negative (mean distance minus distance, 0 where far);"
+                " leave it out; --top 1 alone keeps the nearest centroid"
             )
         if not self.has_negative_values:
             return
         if threshold > -math.inf:
             raise UsageError(
-                f"{text}: it keeps some of the negative values, and the others would read as 0, which is higher;"
+                f"{text}: it keeps only some negative values, and the others would be read as 0, which is higher;"
                 " keep all with --threshold=-inf, or none with --threshold 0"
             )
         if top is not None:
             raise UsageError(
-                f"{text} --top {top}: of negative values it keeps some, and the others would read as 0, which is"
-                " higher; leave out --top, or keep the largest positive ones with --threshold 0"
+                f"{text} --top {top}: it keeps only some negative values, and the others would be read as 0, which is"
+                " higher; leave out --top, or keep the largest positive values with --threshold 0"
             )
 
 

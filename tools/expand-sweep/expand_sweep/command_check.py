@@ -1,17 +1,33 @@
-"""Checks the commands of a sweep against what the tools themselves say that they take."""
+"""Checks the commands of a sweep before anything runs: programs, options and values.
+
+A console script of Python is checked with its own Click parser (click_check.py), all scripts of one interpreter in one
+process; any other program through the text of its --help, which tells the names of its options only.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from expand_sweep.tasks import Task
-from expand_sweep.tool_options import Option, ToolOptions, ask_tools, find_tool
 from saetools.cli.located_yaml import Value
 from saetools.errors import UserError, near_names
 
-_KINDS = {"integer": (int, "a whole number"), "float": (float, "a number")}
+_SHEBANG = re.compile(r"#!(\S*python[\d.]*)\n")
+_ENTRY = re.compile(r"^from ([\w.]+) import (\w+)", re.MULTILINE)
+_LONG_OPTION = re.compile(r"(?<![\w-])(--[a-z][\w-]*)")
+_RUNS_OTHERS = re.compile(r"python[\d.]*|(ba|da|z)?sh|env|make|nice|srun|mpirun|torchrun|time|timeout|xargs")
+SECONDS = 60  # for the programs to be imported, or to print their --help
+LINES_OF_A_COMMAND = 60  # among which the line with an option is looked for
+
+Fault = Mapping[str, Any]  # option, value: the words at fault; message, or the options that are known
 
 
 def find_programs(tasks: Iterable[Task]) -> dict[str, Path]:
@@ -25,7 +41,7 @@ def find_programs(tasks: Iterable[Task]) -> dict[str, Path]:
             )
         if words[0] in programs:
             continue
-        found = find_tool(words[0])
+        found = find_program(words[0])
         if found is None:
             raise UserError(
                 f"{task.template[0].where}: there is no program {words[0]!r} on PATH or beside expand-sweep;"
@@ -35,119 +51,98 @@ def find_programs(tasks: Iterable[Task]) -> dict[str, Path]:
     return programs
 
 
-def check_commands(tasks: Iterable[Task], programs: dict[str, Path]) -> None:
-    """Raise UserError, with the line of the sweep, at the first option or value that a tool does not know.
+def find_program(name: str) -> Path | None:
+    """The program: beside this one (its virtual environment need not be active), else on PATH."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    return Path(found).absolute() if found else None
 
-    Of joined tasks each is checked too, as if it ran by itself: the tool will read its values from a file.
+
+def check_commands(tasks: Iterable[Task], programs: Mapping[str, Path]) -> None:
+    """Raise UserError, with its place in the sweep, for the first command that its program would refuse.
+
+    Of joined tasks each is checked too, as if it ran by itself: the program will read its values from a file.
     """
     checked = [one for task in tasks if task.step.check for one in (*task.members, task)]
-    names = {task.template[0].words(task.values)[0] for task in checked}
-    options = ask_tools(sorted({programs[name] for name in names}))
-    known: set[tuple[str, ...]] = set()
+    by_program: dict[Path, list[Task]] = defaultdict(list)
     for task in checked:
-        words = task.command
-        tool = options[programs[words[0]]]
-        if tool is not None:
-            try:
-                _check(words[0], words[1:], tool, known)
-            except _Refused as refused:
-                raise UserError(f"{_where(task, refused)}: {refused}") from None
+        by_program[programs[task.command[0]]].append(task)
+    fault_of = _faults(by_program)
+    for task in checked:
+        if fault := fault_of.get(id(task)):
+            message = fault.get("message")
+            if message is None:
+                near = near_names(fault["option"], fault["known"])
+                message = f"has no option {fault['option']}{near or f'; see {task.command[0]} --help'}"
+            raise UserError(f"{_where(task, fault)}: {task.command[0]} {message}")
 
 
-class _Refused(Exception):
-    """Why a command cannot be; option, value: the words that are at fault."""
-
-    def __init__(self, message: str, option: str = "", value: str | None = None) -> None:
-        super().__init__(message)
-        self.option, self.value = option, value
-
-
-def _check(name: str, words: Sequence[str], tool: ToolOptions, known: set[tuple[str, ...]]) -> None:
-    """known: what was found good before, so that many like tasks are checked at little cost."""
-    n_arguments = 0
-    given: set[str] = set()
-    rest = iter(words)
-    for word in rest:
-        if word == "--":
-            n_arguments += len(list(rest))
-        elif not word.startswith("-") or word == "-":
-            if word in tool.commands:
-                _check(f"{name} {word}", list(rest), tool.commands[word], known)
-                return
-            n_arguments += 1
-        else:
-            flag, equals, value = word.partition("=")
-            option = tool.options.get(flag)
-            if option is None:
-                if _NUMBER.fullmatch(word) or not flag.startswith("--"):
-                    continue
-                near = near_names(flag, list(tool.options))
-                raise _Refused(f"{name} has no option {flag}{near or f'; see {name} --help'}", flag)
-            given.update(option.names)
-            if not tool.sure:
-                continue
-            if option.flag:
-                if equals:
-                    raise _Refused(f"{name} {flag} takes no value, but has {value!r}", flag)
-                continue
-            if not equals:
-                value = next(rest, None)  # type: ignore[assignment]
-                if value is None:
-                    raise _Refused(f"{name} {flag} has no value here; give one", flag)
-            if (name, flag, value) not in known:
-                _check_value(name, flag, value, option)
-                known.add((name, flag, value))
-    _check_complete(name, n_arguments, given, tool)
-
-
-_NUMBER = re.compile(r"-[\d.]+(e-?\d+)?")
-
-
-def _check_complete(name: str, n_arguments: int, given: set[str], tool: ToolOptions) -> None:
-    if not tool.sure:
-        return
-    for option in tool.options.values():
-        if option.required and not given & set(option.names):
-            raise _Refused(f"{name} needs {option.names[0]}, which the command does not give")
-    if n_arguments < tool.least_arguments:
-        raise _Refused(f"{name} needs {tool.least_arguments} arguments, but the command gives {n_arguments}")
-    if tool.most_arguments is not None and n_arguments > tool.most_arguments:
-        raise _Refused(
-            f"{name} takes {tool.most_arguments} arguments, but the command gives {n_arguments}; see {name} --help"
-        )
-
-
-def _check_value(name: str, flag: str, value: str, option: Option) -> None:
-    kind, expected = _KINDS.get(option.kind, (None, ""))
-    if kind is not None:
-        try:
-            number = kind(value)
-        except ValueError:
-            raise _Refused(f"{name} {flag} {value!r}: expected {expected}", flag, value) from None
-        low, high = option.least, option.most
-        if (low is not None and number < low) or (high is not None and number > high):
-            bounds = " and ".join(
-                f"{word} {bound:g}"
-                for word, bound in (("at least", low), ("at most", high))
-                if bound is not None
-            )
-            raise _Refused(f"{name} {flag} {value}: expected {bounds}", flag, value)
-    elif option.patterns and not any(pattern.fullmatch(value) for pattern in option.patterns):
-        listed = ", ".join(option.choices) or option.help
-        raise _Refused(f"{name} {flag} {value!r} is not what its --help knows: {listed}", flag, value)
-
-
-def _where(task: Task, refused: _Refused) -> str:
-    """The place of the value that the step varies, where the fault is in one; else that of the command."""
-    for template in task.template:
-        words = template.words(task.values)
-        if refused.value is None or not any(refused.value in word for word in words):
+def _faults(by_program: Mapping[Path, Sequence[Task]]) -> dict[int, Fault]:
+    """id of a task -> what is wrong with its command."""
+    faults: dict[int, Fault] = {}
+    scripts: dict[str, dict[str, Path]] = defaultdict(dict)
+    by_help: list[Path] = []
+    for program in by_program:
+        if _RUNS_OTHERS.fullmatch(program.name):  # most of the words are for another program
             continue
-        for name in template.names:
-            place = _place(task.choices.get(name), refused.value)
-            if place:
-                return place
-    return _line_of(task, refused.option)
+        interpreter, entry = _python_entry(program)
+        if interpreter:
+            scripts[interpreter][entry] = program
+        else:
+            by_help.append(program)
+    for interpreter, entries in scripts.items():
+        commands = {
+            entry: {"name": program.name, "words": [task.command[1:] for task in by_program[program]]}
+            for entry, program in entries.items()
+        }
+        script = Path(__file__).with_name("click_check.py")
+        answer = json.loads(_output([interpreter, "-P", str(script)], json.dumps(commands)) or "{}")
+        for entry, program in entries.items():
+            found = answer.get(entry)
+            if found is None:
+                by_help.append(program)
+            else:
+                tasks = by_program[program]
+                faults |= {id(task): fault for task, fault in zip(tasks, found, strict=True) if fault}
+    for program in by_help:
+        known = set(_LONG_OPTION.findall(_output([str(program), "--help"]) or ""))
+        for task in by_program[program] if known else ():
+            if unknown := [option for option in _long_options(task.command[1:]) if option not in known]:
+                faults[id(task)] = {"option": unknown[0], "known": sorted(known)}
+    return faults
+
+
+def _long_options(words: Sequence[str]) -> list[str]:
+    before = words[: words.index("--")] if "--" in words else words
+    return [word.partition("=")[0] for word in before if word.startswith("--")]
+
+
+def _python_entry(program: Path) -> tuple[str, str]:
+    """Interpreter and MODULE:FUNCTION of a console script as pip writes it; empty for other programs."""
+    with program.open("rb") as file:
+        text = file.read(2000).decode("utf-8", "replace")
+    shebang, entry = _SHEBANG.match(text), _ENTRY.search(text)
+    return (shebang[1], f"{entry[1]}:{entry[2]}") if shebang and entry else ("", "")
+
+
+def _output(command: Sequence[str], stdin: str = "") -> str | None:
+    try:
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _where(task: Task, fault: Fault) -> str:
+    """The place of the value that the step varies, where the fault is in one; else that of the command."""
+    value: str | None = fault.get("value")
+    for template in task.template:
+        if value is not None and any(value in word for word in template.words(task.values)):
+            for name in template.names:
+                if place := _place(task.choices.get(name), value):
+                    return place
+    return _line_of(task, fault.get("option", ""))
 
 
 def _place(value: Value | None, text: str) -> str | None:
@@ -157,11 +152,12 @@ def _place(value: Value | None, text: str) -> str | None:
 
 
 def _line_of(task: Task, option: str) -> str:
-    """A command over several lines of the file: the line with the option in it."""
+    """The place of an option in a command over several lines of the file, else that of the command."""
     path, first, _ = [*task.template[0].where.rsplit(":", 2), "", ""][:3]
     if option and first.isdecimal() and Path(path).is_file():
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-        for number in range(int(first), min(len(lines), int(first) + 60) + 1):
-            if at := re.search(rf"{re.escape(option)}(?![\w-])", lines[number - 1]):
+        start = int(first)
+        for number, line in enumerate(lines[start - 1 : start + LINES_OF_A_COMMAND], start=start):
+            if at := re.search(rf"{re.escape(option)}(?![\w-])", line):
                 return f"{path}:{number}:{at.start() + 1}"
     return task.template[0].where

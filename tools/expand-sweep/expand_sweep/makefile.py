@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from expand_sweep.place import FUNCTIONS, Place, describe_task
+from expand_sweep.context import FUNCTIONS, RunContext, describe_task
 from expand_sweep.quoting import quote, quote_all
 from expand_sweep.sweep import Sweep
 from expand_sweep.tasks import Task
@@ -22,7 +22,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 _RUN = """state={state}
 {functions}
-run() {{ # a task that describes itself in variables: its command
+run() {{ # COMMAND...: runs the task that the variables describe
     cd {root} || exit 1
     is_done && return 0
     printf '%s:' "$name" >&2; printf ' %q' "$@" >&2; echo >&2
@@ -32,10 +32,10 @@ run() {{ # a task that describes itself in variables: its command
 }}"""
 
 
-def render_makefile(sweep: Sweep, tasks: Mapping[str, Sequence[Task]], place: Place) -> Iterator[str]:
+def render_makefile(sweep: Sweep, tasks: Mapping[str, Sequence[Task]], context: RunContext) -> Iterator[str]:
     """The Makefile's text, piece by piece."""
     yield _HEAD.format(name=sweep.name, path=sweep.path.name, steps=", ".join(tasks))
-    run = _RUN.format(root=quote(str(place.root)), state=quote(str(place.state)), functions=FUNCTIONS)
+    run = _RUN.format(root=quote(str(context.root)), state=quote(str(context.state)), functions=FUNCTIONS)
     yield "export FUNCTIONS\ndefine FUNCTIONS\n" + run.replace("$", "$$") + "\nendef\n\n"
     yield f".PHONY: all {' '.join(tasks)}\nall: {' '.join(tasks)}\n\n"
     for name, found in tasks.items():
@@ -43,6 +43,6 @@ def render_makefile(sweep: Sweep, tasks: Mapping[str, Sequence[Task]], place: Pl
         yield f"{name}: {targets}\n.PHONY: {targets}\n"
         for task in found:
             needs = "".join(f" {step}.{index}" for step in task.needs for index in sorted(task.needs[step]))
-            recipe = f"{describe_task(task)}; run {quote_all(place.words(task))}".replace("$", "$$")
+            recipe = f"{describe_task(task)}; run {quote_all(context.words(task))}".replace("$", "$$")
             yield f'{name}.{task.index}:{needs}\n\t@eval "$$FUNCTIONS"; {recipe}\n'
         yield "\n"

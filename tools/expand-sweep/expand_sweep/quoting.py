@@ -1,4 +1,4 @@
-"""Words as bash and sbatch read them, so that every value arrives as it stands in the sweep."""
+"""Quoting for bash and sbatch, so that every value reaches its program as it is written in the sweep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ESCAPED = re.compile("[\x00-\x1f\x7f“”‘’]")  # control characters, and 
 
 
 def quote(word: str) -> str:
-    """A word of bash, on one line and silent in shellcheck; the plainest form that keeps it as it is."""
+    """The word quoted for bash, on one line, without warnings of shellcheck, in the plainest form."""
     if _SAFE.fullmatch(word) and not _RESERVED.fullmatch(word):
         return word
     if _ESCAPED.search(word):

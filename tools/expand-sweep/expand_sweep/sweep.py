@@ -1,4 +1,4 @@
-"""A sweep as its file describes it: steps, what each varies, reads and writes, and how it is run."""
+"""The sweep of a file: its steps, with the values that each varies, its inputs, outputs, commands and Slurm options."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ STEP_KEYS = (
 )  # fmt: skip
 REFERENCE_KEYS = ("outputs", "same")
 TOGETHER_KEYS = ("over", "command")
-REQUEUES = 20  # times that a task may continue after its time limit, where the step says nothing
+REQUEUES = 20  # default number of times that a task is requeued after its time limit
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
 class OutputsOf:
-    """An input that is what another step writes: all of it, or of the tasks with the `same` values."""
+    """An input that is the outputs of another step: of all its tasks, or of those with the `same` values."""
 
     step: Text
     output: Text | None
@@ -53,7 +53,7 @@ class OutputsOf:
 
 @dataclass(frozen=True)
 class Together:
-    """Tasks that differ in the values `over` alone become one: `command` then sees lists of these."""
+    """Tasks that differ only in the values `over` are joined into one, whose `command` gets lists of these values."""
 
     over: tuple[Text, ...]
     command: list[Template]
@@ -61,7 +61,7 @@ class Together:
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """options: of sbatch, long names; lines: further ones, as they are written on a command line"""
+    """options: those of sbatch, by their long names; lines: further ones, as on a command line"""
 
     options: dict[str, str]
     lines: list[str]
@@ -89,7 +89,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Sweep:
-    """values: what every step can refer to; state: folder of logs and of what is done"""
+    """values: for every step; state: folder of logs and of records of what is done"""
 
     path: Path
     name: str
@@ -106,7 +106,7 @@ def read_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
         _apply(table, setting)
     check_keys(table, SWEEP_KEYS, "a sweep")
     if "steps" not in table:
-        raise fail(table, "there are no `steps:`; a sweep has at least one step with a command and outputs")
+        raise fail(table, "there are no `steps:`; a sweep needs at least one step with a command and outputs")
     name = as_text(table.get("name", Text(path.stem, str(path))), "name")
     _check_name(name, "the sweep's name")
     values = resolve_all(as_table(table.get("values"), "values", table.where), {"name": str(name)})
@@ -229,7 +229,7 @@ def _read_input(key: Text, value: Value) -> list[Text] | OutputsOf:
         return as_texts(value, f"the input {key!r}")
     check_keys(value, REFERENCE_KEYS, f"the input {key!r}")
     if "outputs" not in value:
-        raise fail(value, f"the input {key!r} does not say whose outputs it is: outputs: STEP")
+        raise fail(value, f"the input {key!r} needs `outputs: STEP`, the step whose outputs it is")
     target = as_text(value["outputs"], "outputs")
     step, _, output = target.partition(".")
     same = tuple(as_text(item, "same") for item in as_items(value.get("same"), "same"))
@@ -249,7 +249,8 @@ def _read_together(value: Value) -> Together:
     for key in TOGETHER_KEYS:
         if not table.get(key):
             raise fail(
-                table, f"together has no `{key}:`; it needs the values to join, and the command for many"
+                table,
+                f"together has no `{key}:`; it needs the values that differ (over) and a command",
             )
     over = tuple(as_text(item, "over") for item in as_items(table["over"], "over"))
     return Together(over, _command(table["command"]))
@@ -260,7 +261,7 @@ def _read_slurm(table: Table, sweep: Table) -> SlurmSettings:
     for level in (sweep, table):
         for key, value in as_table(level.get("slurm"), "slurm").items():
             options.pop(key, None)
-            if value != []:  # nothing at all: the step does without what the sweep asks for
+            if value != []:  # empty: the step is submitted without this option of the sweep
                 options[key] = as_text(value, f"slurm: {key}")
     lines = [
         as_text(line, "sbatch")

@@ -1,4 +1,9 @@
-"""Expands a sweep into tasks: each with its command, what it reads and writes, and which tasks come first."""
+"""Expands a sweep into tasks: each with its command, its inputs and outputs, and the tasks that it waits for.
+
+Tasks that differ in a few values only are joined by `together`: many SAEs on one stream of activations. The values of
+each go into a small YAML file, `runs: [{lr: "1e-3", k: "8"}, ...]`, whose path the command has as {runs}, as `train-sae
+--sweep` takes it; {folder} is the folder of their outputs.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import hashlib
 import json
 import posixpath
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +21,7 @@ from expand_sweep.templates import Resolved, Template, compiled, resolve, resolv
 from saetools.cli.located_yaml import Text, Value, as_text_or_list, fail
 from saetools.cli.sweeps import Run
 from saetools.errors import UserError, near_names
+from saetools.files.atomic import write_text
 
 
 @dataclass(eq=False)
@@ -23,7 +29,8 @@ class Task:
     """One command of a step.
 
     values: all names of its templates; choices: the values that the step varies, as they stand in the file
-    members: the tasks that were joined into this one (see together.py); runs_file: what its command reads
+    members: the tasks that `together` joined into this one; runs_file, runs_text: the file of their values, which its
+        command reads
     inputs, outputs: paths by name; needs: step -> indices of the tasks that come first
     """
 
@@ -63,7 +70,7 @@ class Task:
 
     @property
     def folders(self) -> list[str]:
-        """The folders that must be there: those of its outputs, but none that the command names itself."""
+        """The folders to make before it runs: those of its outputs, except folders that the command itself makes."""
         named = {word.rpartition("=")[2] for word in self.command}
         found = dict.fromkeys(map(posixpath.dirname, self.output_paths))
         for folder in list(found):
@@ -79,27 +86,25 @@ class Task:
 
     @cached_property
     def digest(self) -> str:
-        """Tells this command from others for the same outputs."""
+        """Identifies the command among others with the same outputs."""
         return digest(self.command)
 
     @cached_property
     def stamp(self) -> str:
-        """The file's name under which it is noted that this task's outputs are complete."""
+        """The name of the file that records that this task's outputs are complete."""
         return f"{self.step.name}-{digest(self.output_paths)}"
 
 
 def digest(words: Sequence[str]) -> str:
-    """Twelve hexadecimal digits that tell lists of words apart."""
+    """Twelve hexadecimal digits of a SHA-256 that identify a list of words."""
     return hashlib.sha256(json.dumps(list(words)).encode()).hexdigest()[:12]
 
 
 def expand(sweep: Sweep, max_parallel: int) -> dict[str, list[Task]]:
     """The tasks of every step, steps in dependency order; raises UserError with file and line.
 
-    max_parallel: how many tasks of a step with `together` become one at most.
+    max_parallel: how many tasks of a step with `together` are joined into one, at most.
     """
-    from expand_sweep.together import join_tasks
-
     expanded: dict[str, list[Task]] = {}
     for name in _order({name: _named_steps(step, sweep) for name, step in sweep.steps.items()}, sweep):
         step = sweep.steps[name]
@@ -117,7 +122,7 @@ def expand(sweep: Sweep, max_parallel: int) -> dict[str, list[Task]]:
 
 
 def needs_own_only(tasks: Sequence[Task], step: str, before: Sequence[Task]) -> bool:
-    """Whether every task needs of `step` the task with its own index and no other."""
+    """Whether every task needs exactly one task of `step`, the one with its own index."""
     return len(tasks) == len(before) and all(task.needs.get(step) == {task.index} for task in tasks)
 
 
@@ -141,6 +146,35 @@ def maker_of(path: str, makers: Mapping[str, Task]) -> Task | None:
             return None
         place = parent
     return makers[place]
+
+
+def join_tasks(step: Step, tasks: Sequence[Task], max_parallel: int, state: Path) -> list[Task]:
+    """The tasks of a step with `together`, at most `max_parallel` of the old ones in each new one."""
+    assert step.together is not None
+    for name in step.together.over:
+        if tasks and name not in tasks[0].choices:
+            known = list(tasks[0].choices)
+            raise fail(name, f"over: the step does not vary {name!r}{near_names(name, known)}")
+    if max_parallel == 1:
+        return list(tasks)
+    groups: dict[str, list[Task]] = {}
+    for task in tasks:
+        same = {name: task.values[name] for name in task.choices if name not in step.together.over}
+        groups.setdefault(json.dumps(same), []).append(task)
+    chunks = (
+        group[start : start + max_parallel]
+        for group in groups.values()
+        for start in range(0, len(group), max_parallel)
+    )
+    return [_join(step, index, chunk, state) for index, chunk in enumerate(chunks)]
+
+
+def write_runs(tasks: Sequence[Task]) -> None:
+    """Write the files of values that the commands of joined tasks read; a digest of the text is in their names."""
+    for task in tasks:
+        if task.runs_file is not None and not task.runs_file.exists():
+            task.runs_file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(task.runs_file, task.runs_text)
 
 
 def _expand_run(step: Step, index: int, run: Run, sweep: Sweep, expanded: Mapping[str, list[Task]]) -> Task:
@@ -202,7 +236,7 @@ def _outputs_of(
 
 
 def _named_steps(step: Step, sweep: Sweep) -> dict[str, str]:
-    """The steps that a step names as coming first -> where."""
+    """The steps that a step names in `needs` and `inputs` -> where."""
     named = [*step.needs, *(found.step for found in step.inputs.values() if isinstance(found, OutputsOf))]
     for other in named:
         if other not in sweep.steps:
@@ -221,7 +255,7 @@ def _order(edges: Mapping[str, Mapping[str, str]], sweep: Sweep) -> list[str]:
         if name in path:
             cycle = [*path[path.index(name) :], name]
             raise UserError(
-                f"{where}: the steps wait for each other: {' needs '.join(cycle)}; break the cycle"
+                f"{where}: the steps wait for each other: {' needs '.join(cycle)}; remove one of these dependencies"
             )
         path.append(name)
         for needed, place in edges[name].items():
@@ -268,3 +302,46 @@ def _needs(task: Task, makers: Mapping[str, Task], expanded: Mapping[str, list[T
     for step in task.step.needs:
         needs[step].update(range(len(expanded[step])))
     return dict(needs)
+
+
+def _join(step: Step, index: int, tasks: Sequence[Task], state: Path) -> Task:
+    assert step.together is not None
+    over = step.together.over
+    first = tasks[0]
+    folders = {posixpath.dirname(path) for task in tasks for path in task.output_paths}
+    if len(folders) != 1:
+        raise fail(
+            over[0],
+            f"together: outputs are in {len(folders)} folders, {', '.join(sorted(folders)[:3])}; use one",
+        )
+    text = "".join(["runs:\n", *(f"- {json.dumps(row)}\n" for row in _rows(tasks, over))])
+    path = state / "together" / f"{step.name}-{digest([text])}.yml"
+    values: dict[str, Resolved] = dict(first.values)
+    for name in over:
+        values[name] = [word for task in tasks for word in _words(task.values[name])]
+    values |= {"runs": str(path), "folder": folders.pop()}
+    return Task(
+        step=step,
+        index=index,
+        values=values,
+        choices={name: value for name, value in first.choices.items() if name not in over},
+        inputs={name: _union(task.inputs[name] for task in tasks) for name in first.inputs},
+        outputs={name: _union(task.outputs[name] for task in tasks) for name in first.outputs},
+        template=step.together.command,
+        members=tuple(tasks),
+        runs_file=path,
+        runs_text=text,
+    )
+
+
+def _rows(tasks: Sequence[Task], over: Sequence[str]) -> Iterator[dict[str, Resolved]]:
+    for task in tasks:
+        yield {str(name): task.values[name] for name in over}
+
+
+def _words(value: Resolved) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _union(lists: Iterator[list[str]]) -> list[str]:
+    return list(dict.fromkeys(path for paths in lists for path in paths))

@@ -49,7 +49,7 @@ class Template:
         self._constant = None if self.names else "".join(map(str, self._parts))
 
     def words(self, values: Mapping[str, Resolved]) -> list[str]:
-        """The words it stands for: one, or as many as the list has that it refers to."""
+        """The words that it expands to: one, or one for each value of the list that it refers to."""
         if self._constant is not None:
             return [self._constant]
         filled: list[str] = []
@@ -62,8 +62,8 @@ class Template:
             if part.name not in values:
                 raise fail(
                     self,
-                    f"{{{part.name}}} is not known here{near_names(part.name, list(values))};"
-                    f" known: {', '.join(sorted(values))}",
+                    f"{{{part.name}}} is not defined here{near_names(part.name, list(values))};"
+                    f" defined are {', '.join(sorted(values))}",
                 )
             value = values[part.name]
             if isinstance(value, str):
@@ -87,11 +87,11 @@ class Template:
         )
 
     def word(self, values: Mapping[str, Resolved]) -> str:
-        """The single word it stands for; raises UserError where that is a list."""
+        """The single word that it expands to; raises UserError where it refers to a list."""
         words = self.words(values)
         if len(words) != 1:
             raise fail(
-                self, f"{self.text!r} stands for {len(words)} values; expected one: join them, {{name:,}}"
+                self, f"{self.text!r} has {len(words)} values; expected one: join them with {{name:,}}"
             )
         return words[0]
 
@@ -110,7 +110,7 @@ def resolve(value: Text | list[Text], values: Mapping[str, Resolved]) -> Resolve
         return value
     template = compiled(value, value.where)
     if len(template.names) == 1 and value == f"{{{template.names[0]}}}" and template.names[0] in values:
-        return values[template.names[0]]  # itself, which knows where it stands in the file
+        return values[template.names[0]]  # itself, with its place in the file
     words = template.words(values)
     return words if template.is_list(values) else words[0]
 

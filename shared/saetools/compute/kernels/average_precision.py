@@ -12,10 +12,13 @@ c_g = d_1 + ... + d_g positives and n_g images at s_g or above, P = c_G:
 The lowest group needs no sorting, as c_G = P and n_G = N: where 95% of the scores are zero, 5% are sorted.
 """
 
+from typing import Any
+
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
+
+from saetools.compute.kernels.flags import CACHED, PLAIN_KERNELS
 
 LABEL_BITS = 32  # traits in one word of label bits, which the CPU handles together
 RESAMPLES = 256  # resamples handled together
@@ -24,14 +27,24 @@ _DIGIT = 2047
 _IMAGE = 0xFFFFFFFF
 
 
-@intrinsic
-def _add_run(typingctx, words_n, order_m, weight_m, first, last, count_l, sum_l):  # noqa: ARG001
+def _add_run_plain(words_n, order_m, weight_m, first, last, count_l, sum_l):
     """For j in first..last-1 and every bit l of words_n[order_m[j]] that is set:
     count_l[l] += 1, then sum_l[l] += count_l[l] * weight_m[j].
-
-    Written in LLVM's language because the same loop in Python costs twice the time: there the counts and sums
-    return to memory at every step, and here they stay in registers, with the bits as masks.
     """
+    for j in range(first, last):
+        word = words_n[order_m[j]]
+        for bit in range(LABEL_BITS):
+            if (word >> np.uint32(bit)) & np.uint32(1):
+                count_l[bit] += 1.0
+                sum_l[bit] += count_l[bit] * weight_m[j]
+
+
+def _add_run_llvm(typingctx, words_n, order_m, weight_m, first, last, count_l, sum_l):  # noqa: ARG001
+    """`_add_run_plain` in LLVM's language (see intrinsics.py), because the plain loop takes twice the time: its counts
+    and sums return to memory at every step, and here they stay in registers, with the bits as masks.
+    """
+    from llvmlite import ir
+
     signature = types.void(words_n, order_m, weight_m, first, last, count_l, sum_l)
 
     def generate(context, builder, signature, args):
@@ -94,7 +107,12 @@ def _add_run(typingctx, words_n, order_m, weight_m, first, last, count_l, sum_l)
     return signature, generate
 
 
-@njit(nogil=True, cache=True)
+_add_run: Any = (
+    njit(nogil=True, fastmath={"contract"})(_add_run_plain) if PLAIN_KERNELS else intrinsic(_add_run_llvm)
+)
+
+
+@njit(nogil=True, cache=CACHED)
 def _descending_keys(bits_nk, first, width, keys_kn):
     """Bits of float32 scores -> uint32 keys that ascend where the scores descend, columns first..first+width-1.
 
@@ -124,7 +142,7 @@ def _descending_keys(bits_nk, first, width, keys_kn):
     return -1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=CACHED)
 def _descending_order(keys_n, packed_n, spare_n, digits_3, order_n, group_end_n, tie_start_n):
     """Sort the images above the lowest score: order_n[:m] are they, the highest score first.
 
@@ -181,7 +199,7 @@ def _descending_order(keys_n, packed_n, spare_n, digits_3, order_n, group_end_n,
     return m, n_ties
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=CACHED)
 def _sort_scratch(n):
     """Arrays for _descending_keys and _descending_order, reused for all columns of a call."""
     return (
@@ -195,7 +213,7 @@ def _sort_scratch(n):
     )
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=CACHED, error_model="numpy")
 def average_precision_columns(bits_nk, first, last, words_xn, positives_t, ap_kt):
     """AP of columns first..last-1 against all traits, into ap_kt[:last - first]. Returns as _descending_keys.
 
@@ -224,21 +242,21 @@ def average_precision_columns(bits_nk, first, last, words_xn, positives_t, ap_kt
                 for tie in range(n_ties - 1, -1, -1):
                     start = tie_start[tie]
                     end = group_end[start]
-                    _add_run(words_xn[x], order, weight, done, start, count, total)  # type: ignore[call-arg]
+                    _add_run(words_xn[x], order, weight, done, start, count, total)
                     before[:] = count
                     _add_run(words_xn[x], order, weight, start, end, count, total)
                     for lane in range(LABEL_BITS):
                         d = count[lane] - before[lane]
                         total[lane] += weight[start] * (0.5 * d * (d - 1.0))
                     done = end
-                _add_run(words_xn[x], order, weight, done, m, count, total)  # type: ignore[call-arg]
+                _add_run(words_xn[x], order, weight, done, m, count, total)
                 for lane in range(min(LABEL_BITS, positives_t.size - LABEL_BITS * x)):
                     t = LABEL_BITS * x + lane
                     ap_kt[column - first + k, t] = _close(total[lane], count[lane], positives_t[t], n)
     return -1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=CACHED, error_model="numpy")
 def _close(total, count, positives, n):
     """AP from the sum over all groups but the lowest, which adds (P - c) P / N; NaN without positives."""
     if positives == 0:
@@ -246,7 +264,7 @@ def _close(total, count, positives, n):
     return min(1.0, total / positives + (positives - count) / n)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=CACHED, error_model="numpy")
 def average_precision_masked_columns(
     bits_nk,
     first,
@@ -299,7 +317,7 @@ def average_precision_masked_columns(
     return -1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=CACHED, error_model="numpy")
 def average_precision_weighted_columns(bits_nt, first, last, label_tn, valid_tn, counts_xnr, debiased, ap_tr):
     """AP of column t against label t where image i is there counts_xnr[x, i, r] times, for t = first..last-1.
 
@@ -372,7 +390,7 @@ def average_precision_weighted_columns(bits_nt, first, last, label_tn, valid_tn,
     return -1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=CACHED, error_model="numpy")
 def _add_debiased(copies, count, seen, positives, total, alone):
     """Add, for the copies of one positive, their number times the precision at their score without them.
 

@@ -1,184 +1,97 @@
-"""Single operations that Python has no word for, as LLVM's portable instructions; only compiled code can call them."""
+"""Operations of kernels, two of which numba compiles badly: these stand here twice.
+
+`raise_maxima`, `bits_at_least` and `prefetch` are plain loops below, and LLVM instructions in llvm_intrinsics.py, which
+replace them unless SAETOOLS_PLAIN_KERNELS=1 is set. `python benchmarks/intrinsics.py` measures each: with plain ones
+`top_k_rows` takes 25 ms in place of 5 ms (17 ms with a plain raise_maxima, 11 ms with a plain bits_at_least). What
+gained nothing there or in a plain loop (the larger of two numbers, bfloat16, the lowest bit) is not written in LLVM.
+
+Tested by tests/saetools/test_selection_kernels.py, against float64 and in both ways, with equal results. The bounds of
+llvmlite in shared/pyproject.toml are the versions that were tested. Should a new numba or llvmlite break
+llvm_intrinsics.py, commands end with their error at the first kernel: set SAETOOLS_PLAIN_KERNELS=1 until it is mended.
+It is not imported then, results are the same, and kernels are slower and compiled anew in each process.
+"""
 
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+from numba import njit
 
+from saetools.compute.kernels.flags import PLAIN_KERNELS
 from saetools.compute.selection import SIMD_WIDTH
 
-I1, I16, I32, I64, F32 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+__all__ = ["LARGEST", "bits_at_least", "fmax32", "lowest_bit", "narrow", "prefetch", "raise_maxima", "widen"]
+
 LARGEST = np.finfo(np.float32).max
-LANES_I32, LANES_F32 = ir.VectorType(I32, SIMD_WIDTH), ir.VectorType(F32, SIMD_WIDTH)
+# Contraction only: bounds must not be reordered into others.
+PLAIN: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
-def _fmax32(_context, a, _b):
-    if a != types.float32:
-        return None
-    signature = types.float32(types.float32, types.float32)
-
-    def codegen(_context, builder, _signature, args):
-        maxnum = builder.module.declare_intrinsic("llvm.maxnum", [F32], ir.FunctionType(F32, [F32, F32]))
-        return builder.call(maxnum, args, fastmath=("nnan", "nsz"))
-
-    return signature, codegen
+@njit(**PLAIN)
+def fmax32(a, b):
+    """The larger of two float32; NaN in b is passed over."""
+    return b if b > a else a
 
 
-# The larger of two float32, as LLVM's maxnum: unlike `max` or a comparison, a loop of it vectorises.
-fmax32: Any = intrinsic(_fmax32)
+@njit(**PLAIN)
+def widen(bits):
+    """The float32 of a bfloat16's bits (uint16); a float32 as it is."""
+    if isinstance(bits, np.uint16):
+        return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+    return bits
 
 
-def _widen(_context, value):
-    if value == types.float32:
-        return types.float32(value), lambda _context, _builder, _signature, args: args[0]
-    if value != types.uint16:
-        return None
-
-    def codegen(_context, builder, _signature, args):
-        wide = builder.zext(args[0], I32)
-        return builder.bitcast(builder.shl(wide, ir.Constant(I32, 16)), F32)
-
-    return types.float32(value), codegen
+@njit(**PLAIN)
+def narrow(value):
+    """The bits (uint16) of the nearest bfloat16, ties to the even one."""
+    if value != value:
+        return np.uint16(0x7FC0)
+    bits = np.float32(value).view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return np.uint16((bits + odd + np.uint32(0x7FFF)) >> np.uint32(16))
 
 
-# The float32 of a bfloat16's bits; a float32 as it is.
-widen: Any = intrinsic(_widen)
+@njit(**PLAIN)
+def plain_raise_maxima(z_s, bias_s, first, error, share, maxima, n):
+    """maxima[n + j] becomes z + bias - (error + share |z|) of latent first + j where that is larger, for j < 16.
 
-
-def _narrow(_context, value):
-    if value != types.float32:
-        return None
-
-    def codegen(_context, builder, _signature, args):
-        bits = builder.bitcast(args[0], I32)
-        odd = builder.and_(builder.lshr(bits, ir.Constant(I32, 16)), ir.Constant(I32, 1))
-        up = builder.add(bits, builder.add(odd, ir.Constant(I32, 0x7FFF)))
-        is_nan = builder.fcmp_unordered("uno", args[0], args[0])
-        rounded = builder.select(is_nan, ir.Constant(I32, 0x7FC00000), up)
-        return builder.trunc(builder.lshr(rounded, ir.Constant(I32, 16)), I16)
-
-    return types.uint16(types.float32), codegen
-
-
-# The bits of the nearest bfloat16, ties to the even one.
-narrow: Any = intrinsic(_narrow)
-
-
-def _is_row(row):
-    is_array = isinstance(row, types.Array) and row.ndim == 1 and row.layout == "C"
-    return is_array and row.dtype in (types.float32, types.uint16)
-
-
-def _load(context, builder, kind, array, first):
-    """16 float32 from an index of a 1-D array on, widened if they are the bits of bfloat16."""
-    data = context.make_array(kind)(context, builder, array).data
-    element = F32 if kind.dtype == types.float32 else I16
-    place = builder.bitcast(builder.gep(data, [first]), ir.VectorType(element, SIMD_WIDTH).as_pointer())
-    loaded = builder.load(place)
-    loaded.align = 4 if element is F32 else 2
-    if element is F32:
-        return loaded
-    wide = builder.shl(builder.zext(loaded, LANES_I32), ir.Constant(LANES_I32, [16] * SIMD_WIDTH))
-    return builder.bitcast(wide, LANES_F32)
-
-
-def _spread(builder, value):
-    undefined = ir.Constant(LANES_F32, ir.Undefined)
-    one = builder.insert_element(undefined, value, ir.Constant(I32, 0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(LANES_I32, [0] * SIMD_WIDTH))
-
-
-def _value_and_margin(context, builder, signature, args):
-    """z + bias, and error + share |z|, of 16 latents; args = (z, bias, first, error, share, ...).
-
-    The margin of an infinite z is finite, since 0 times infinity would hide it.
+    z is a row of float32 or of the bits of bfloat16, bias and maxima are float32, error and share too; indices uint64.
     """
-    z = _load(context, builder, signature.args[0], args[0], args[2])
-    value = builder.fadd(z, _load(context, builder, signature.args[1], args[1], args[2]))
-    without_sign = builder.and_(
-        builder.bitcast(z, LANES_I32), ir.Constant(LANES_I32, [0x7FFFFFFF] * SIMD_WIDTH)
-    )
-    size, largest = (
-        builder.bitcast(without_sign, LANES_F32),
-        ir.Constant(LANES_F32, [float(LARGEST)] * SIMD_WIDTH),
-    )
-    size = builder.select(builder.fcmp_ordered("<", size, largest), size, largest)
-    product = builder.fmul(_spread(builder, args[4]), size, flags=("contract",))
-    return value, builder.fadd(_spread(builder, args[3]), product, flags=("contract",))
+    for j in range(SIMD_WIDTH):
+        i = first + np.uint64(j)
+        z = widen(z_s[i])
+        lower = (z + bias_s[i]) - (error + share * min(abs(z), LARGEST))
+        at = n + np.uint64(j)
+        if lower > maxima[at]:
+            maxima[at] = lower
 
 
-def _raise_maxima(_context, z, bias, first, error, share, maxima, n):
-    if not (_is_row(z) and _is_row(bias)):
-        return None
-
-    def codegen(context, builder, signature, args):
-        value, margin = _value_and_margin(context, builder, signature, args)
-        before = _load(context, builder, signature.args[5], args[5], args[6])
-        lower = builder.fsub(value, margin)
-        larger = builder.select(builder.fcmp_ordered(">", lower, before), lower, before)
-        data = context.make_array(signature.args[5])(context, builder, args[5]).data
-        place = builder.bitcast(builder.gep(data, [args[6]]), LANES_F32.as_pointer())
-        builder.store(larger, place).align = 4
-        return context.get_dummy_value()
-
-    return types.void(z, bias, first, error, share, maxima, n), codegen
+@njit(**PLAIN)
+def plain_bits_at_least(z_s, bias_s, first, error, share, bound):
+    """Bit j < 16 of an uint64: whether z + bias + (error + share |z|) >= bound for latent first + j. NaN is not."""
+    bits = np.uint64(0)
+    for j in range(SIMD_WIDTH):
+        i = first + np.uint64(j)
+        z = widen(z_s[i])
+        if (z + bias_s[i]) + (error + share * min(abs(z), LARGEST)) >= bound:
+            bits |= np.uint64(1) << np.uint64(j)
+    return bits
 
 
-# maxima[n + j] becomes z + bias - (error + share |z|) of latent first + j where that is larger, for j < 16.
-# z is a row of float32 or of the bits of bfloat16, bias and maxima are float32, error and share too; indices uint64.
-raise_maxima: Any = intrinsic(_raise_maxima)
+@njit(**PLAIN)
+def lowest_bit(bits):
+    """The index of the lowest bit of an uint64 that is set; undefined for 0."""
+    n = np.uint64(0)
+    while not (bits >> n) & np.uint64(1):
+        n += np.uint64(1)
+    return n
 
 
-def _bits_at_least(_context, z, bias, first, error, share, bound):
-    if not (_is_row(z) and _is_row(bias)):
-        return None
-
-    def codegen(context, builder, signature, args):
-        value, margin = _value_and_margin(context, builder, signature, args)
-        reach = builder.fcmp_ordered(">=", builder.fadd(value, margin), _spread(builder, args[5]))
-        return builder.zext(builder.bitcast(reach, I16), I64)
-
-    return types.uint64(z, bias, first, error, share, bound), codegen
+@njit(**PLAIN)
+def plain_prefetch(table, row):
+    """Starts to bring the beginning of a row (an uint64) of a 2-D array into the cache; plain: nothing."""
 
 
-# Bit j < 16 of an uint64: whether z + bias + (error + share |z|) >= bound for latent first + j. NaN is not.
-bits_at_least: Any = intrinsic(_bits_at_least)
-
-
-def _lowest_bit(_context, bits):
-    if bits != types.uint64:
-        return None
-    return types.uint64(bits), lambda _context, builder, _signature, args: builder.cttz(
-        args[0], ir.Constant(I1, 1)
-    )
-
-
-# The index of the lowest bit that is set; undefined for 0.
-lowest_bit: Any = intrinsic(_lowest_bit)
-
-
-def _prefetch(_context, table, row):
-    if not (
-        isinstance(table, types.Array) and table.ndim == 2 and table.layout == "C" and row == types.uint64
-    ):
-        return None
-
-    def codegen(context, builder, signature, args):
-        array = context.make_array(signature.args[0])(context, builder, args[0])
-        stride = builder.extract_value(array.strides, 0)
-        pointer = ir.IntType(8).as_pointer()
-        start = builder.gep(builder.bitcast(array.data, pointer), [builder.mul(stride, args[1])])
-        kind = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
-        for line in range(2):  # the first cache lines: what follows them the processor foresees
-            place = builder.gep(start, [ir.Constant(I64, 64 * line)])
-            builder.call(function, [place, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
-        return context.get_dummy_value()
-
-    return types.void(table, row), codegen
-
-
-# Starts to bring the beginning of a row (an uint64) of a 2-D array into the cache.
-prefetch: Any = intrinsic(_prefetch)
+if PLAIN_KERNELS:
+    bits_at_least, prefetch, raise_maxima = plain_bits_at_least, plain_prefetch, plain_raise_maxima
+else:
+    from saetools.compute.kernels.llvm_intrinsics import bits_at_least, prefetch, raise_maxima

@@ -1,4 +1,4 @@
-"""Which Slurm arrays a sweep needs, and which of them wait for which."""
+"""The Slurm arrays of a sweep, and the dependencies between them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from expand_sweep.tasks import Task, needs_own_only
 class Array:
     """Tasks that are submitted as one job array.
 
-    offset: what to add to an index of the array to get the task's, since the cluster limits indices
-    after: the arrays it waits for, each with the kind of dependency as sbatch names it
+    offset: added to an index of the array gives the index of the task, since the cluster limits array indices
+    after: the arrays that it waits for, each with the kind of dependency in sbatch's terms
     """
 
     name: str
@@ -34,8 +34,8 @@ def plan_arrays(
 ) -> list[Array]:
     """Arrays of the `wanted` tasks of every step, in the order in which they can be submitted.
 
-    limit: indices are below it. A task that waits for its own predecessor alone does so by `aftercorr`, any other
-    by `afterok` on all the arrays of that step. Tasks whose predecessors are done wait for none.
+    limit: array indices are below it. Where each task needs only the task of the same index, the dependency is
+    `aftercorr`, else `afterok` on all arrays of that step. Tasks whose predecessors are done wait for none.
     """
     arrays: dict[str, list[Array]] = {}
     for name, tasks in expanded.items():
@@ -84,7 +84,7 @@ def plan_arrays(
 
 @dataclass(frozen=True)
 class _Awaited:
-    """one: arrays in which a task waits for its own index; whole: those of which it waits for all"""
+    """one: arrays where a task waits for the task of its own index; whole: arrays where it waits for all tasks"""
 
     one: list[Array]
     whole: list[Array]

@@ -1,4 +1,4 @@
-"""What Slurm says of the arrays that a sweep has submitted, where there is a Slurm."""
+"""The tasks of a sweep in Slurm's queue, and the limits of the cluster."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from expand_sweep.place import Place
+from expand_sweep.context import RunContext
 
-SLURMS_DEFAULT_LIMIT = 1001  # MaxArraySize of a cluster that does not say otherwise
+SLURMS_DEFAULT_LIMIT = 1001  # MaxArraySize where the cluster sets no other
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING")
 
 
@@ -19,10 +19,10 @@ def array_limit() -> int:
     return int(found[1]) if found else SLURMS_DEFAULT_LIMIT
 
 
-def queued_tasks(place: Place) -> dict[tuple[str, int], str] | None:
+def queued_tasks(context: RunContext) -> dict[tuple[str, int], str] | None:
     """(step, index) of this sweep's tasks in the queue -> state and reason; None where Slurm does not answer."""
     submitted = {}
-    for job, step, offset in read_jobs(place):
+    for job, step, offset in read_jobs(context):
         submitted[job] = (step, offset)
     if not submitted:
         return {}
@@ -38,11 +38,11 @@ def queued_tasks(place: Place) -> dict[tuple[str, int], str] | None:
     return queued
 
 
-def read_jobs(place: Place) -> list[tuple[str, str, int]]:
+def read_jobs(context: RunContext) -> list[tuple[str, str, int]]:
     """Job id, step and offset of every array that was submitted, oldest first."""
-    if not place.jobs.exists():
+    if not context.jobs.exists():
         return []
-    lines = [line.split("\t") for line in place.jobs.read_text(encoding="utf-8").splitlines()]
+    lines = [line.split("\t") for line in context.jobs.read_text(encoding="utf-8").splitlines()]
     return [(job, step, int(offset)) for job, step, offset in lines]
 
 

@@ -1,4 +1,4 @@
-"""What was submitted, kept beside the scripts and in the state folder, so that --status asks for the same tasks."""
+"""The record of a submission, beside the scripts and in the state folder, by which --status finds the same tasks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def save_submitted(folder: Path, state: Path, sweep: Sweep, found: Submitted) ->
 
 
 def read_submitted(folder: Path) -> Submitted | None:
-    """What a folder of scripts, or a state folder, says; None where it has no such file; raises UserError."""
+    """The record in a folder of scripts or a state folder; None where it has none; raises UserError."""
     path = folder / SUBMITTED
     if not path.is_file():
         return None
@@ -44,7 +44,7 @@ def read_submitted(folder: Path) -> Submitted | None:
         return Submitted(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{path}: it is broken ({error}); write it again with expand-sweep --sbatch or --resubmit"
+            f"{path}: the file is broken ({error}); write it again with expand-sweep --sbatch or --resubmit"
         ) from error
 
 
@@ -53,8 +53,8 @@ def check_as_submitted(
 ) -> None:
     """Raise UserError where a sweep was submitted with other settings than are given now.
 
-    exactly: with the same values; otherwise each KEY that was set must be set again, to whatever value. Without a
-    submission on record, as of an earlier version, nothing is known.
+    exactly: the values must be the same; otherwise each KEY that was set must be set again, to any value. Nothing is
+    checked where there is no record, as of an earlier version.
     """
     found = read_submitted(state)
     if found is None:
@@ -65,6 +65,6 @@ def check_as_submitted(
     if forgotten or new or max_parallel != found.max_parallel:
         before = [*(f"--set '{one}'" for one in found.settings), f"--max-parallel {found.max_parallel}"]
         raise UserError(
-            f"{state}: this sweep was submitted with {' '.join(before)}, not as it is given now: its tasks would be"
-            f" taken for others;\ngive the same, or: expand-sweep {found.scripts} {option}"
+            f"{state}: this sweep was submitted with {' '.join(before)}, not with the settings given now, so"
+            f" finished tasks would be taken for others;\ngive the same, or: expand-sweep {found.scripts} {option}"
         )

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from expand_sweep.arrays import Array
-from expand_sweep.place import FUNCTIONS, Place, describe_task
-from expand_sweep.quoting import quote, quote_all
-from expand_sweep.slurm_header import render_header, seconds_before_limit
+from expand_sweep.context import FUNCTIONS, RunContext, describe_task
+from expand_sweep.quoting import quote, quote_all, quote_header
+from expand_sweep.slurm.arrays import Array, compress
+from expand_sweep.slurm.status import log_name
 from expand_sweep.sweep import Sweep
 from expand_sweep.tasks import Task
 from expand_sweep.templates import Resolved
+from saetools.errors import UserError
 from saetools.files.atomic import write_text
 
 MARK = "written by expand-sweep"
+SECONDS_BEFORE_LIMIT = 120  # at which a task is asked to stop, where the sweep does not say (slurm: signal:)
+
+# What the scripts set themselves -> what to write in the sweep instead.
+_OURS = {
+    "array": "use `throttle:` to limit how many run at a time",
+    "dependency": "steps depend on each other by inputs, outputs and `needs:`",
+    "output": "logs are in the folder `state:`",
+    "error": "logs are in the folder `state:`",
+    "open-mode": "logs are appended to",
+    "requeue": "use `requeues:`, 0 for never",
+    "no-requeue": "use `requeues: 0`",
+    "kill-on-invalid-dep": "it is always yes",
+    "parsable": "submit.sh sets it",
+    "wait": "use submit.sh --wait",
+    "wrap": "the command is the step's `command:`",
+    "chdir": "commands run where expand-sweep was run",
+}
+_VALUE_AFTER_EQUALS = ("exclusive", "nice", "propagate", "get-user-env")  # for sbatch their value is optional
 
 _BODY = r"""
 {functions}
@@ -109,10 +130,10 @@ exit "$failed"
 """
 
 
-def write_scripts(folder: Path, sweep: Sweep, arrays: Sequence[Array], place: Place) -> list[Path]:
+def write_scripts(folder: Path, sweep: Sweep, arrays: Sequence[Array], context: RunContext) -> list[Path]:
     """Write the scripts into `folder`, replacing those of an earlier call; returns their paths, submit.sh last."""
-    scripts = {folder / f"{array.name}.sbatch": render_script(sweep, array, place) for array in arrays}
-    place.make_folders()
+    scripts = {folder / f"{array.name}.sbatch": render_script(sweep, array, context) for array in arrays}
+    context.make_folders()
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.sbatch"):
         if MARK in old.read_text(encoding="utf-8", errors="replace")[:20000]:
@@ -122,28 +143,28 @@ def write_scripts(folder: Path, sweep: Sweep, arrays: Sequence[Array], place: Pl
     stamps = "".join(f"{task.stamp} {task.digest} {task.name}\n" for array in arrays for task in array.tasks)
     write_text(folder / "tasks", stamps)
     submit = folder / "submit.sh"
-    write_text(submit, _render_submit(folder, sweep, arrays, place))
+    write_text(submit, _render_submit(folder, sweep, arrays, context))
     submit.chmod(0o755)
     return [*scripts, submit]
 
 
-def render_script(sweep: Sweep, array: Array, place: Place) -> str:
+def render_script(sweep: Sweep, array: Array, context: RunContext) -> str:
     """The batch script of one array."""
     slurm = array.step.slurm
     seconds = seconds_before_limit(array)
     cases = "\n".join(
-        f"{task.index - array.offset})\n{_render_task(task, place)}\n    ;;" for task in array.tasks
+        f"{task.index - array.offset})\n{_render_task(task, context)}\n    ;;" for task in array.tasks
     )
     preamble = (
         f"# shellcheck disable=all\n{{\n{slurm.preamble.rstrip()}\n}}\n" if slurm.preamble.strip() else ""
     )
     return "\n".join(
         [
-            render_header(sweep, array, place, seconds),
+            render_header(sweep, array, context, seconds),
             f"# The step {array.step.name} of {sweep.path.name}; {MARK}.",
             preamble,
-            f"cd {quote(str(place.root))} || exit 1",
-            f"state={quote(str(place.state))}",
+            f"cd {quote(str(context.root))} || exit 1",
+            f"state={quote(str(context.state))}",
             'case "$SLURM_ARRAY_TASK_ID" in',
             cases,
             '*)\n    echo "there is no task $SLURM_ARRAY_TASK_ID in this array" >&2\n    exit 1\n    ;;',
@@ -160,15 +181,15 @@ def render_script(sweep: Sweep, array: Array, place: Place) -> str:
     )
 
 
-def _render_task(task: Task, place: Place) -> str:
+def _render_task(task: Task, context: RunContext) -> str:
     staged = task.step.slurm.stage
     paths = {name: task.inputs[name] for name in staged}
     numbered = iter(range(sum(map(len, paths.values()))))
-    # A path on the node is known only there: words hold a mark in its place, which becomes "$node" once quoted.
+    # A path on the node is known only there: words hold a mark in its context, which becomes "$node" once quoted.
     copies = {
         name: [f"\0{next(numbered)}/{Path(path).name}" for path in found] for name, found in paths.items()
     }
-    words = [_quote_staged(word) for word in place.words(task, _as_values(task, copies))]
+    words = [_quote_staged(word) for word in context.words(task, _as_values(task, copies))]
     lines = [f"    {describe_task(task)}"]
     if staged:
         lines.append(f"    staged=({quote_all(path for found in paths.values() for path in found)})")
@@ -191,14 +212,14 @@ def _quote_staged(word: str) -> str:
     return first + "".join('"$node"' + quote(f"/{part}") for part in parts[1:])
 
 
-def _render_submit(folder: Path, sweep: Sweep, arrays: Sequence[Array], place: Place) -> str:
+def _render_submit(folder: Path, sweep: Sweep, arrays: Sequence[Array], context: RunContext) -> str:
     if not arrays:
         return f'#!/bin/bash\n# {MARK}\necho "everything is done; nothing to submit" >&2\n'
     return _SUBMIT.format(
         name=sweep.name,
         mark=MARK,
-        root=quote(str(place.root)),
-        state=quote(str(place.state)),
+        root=quote(str(context.root)),
+        state=quote(str(context.state)),
         scripts=quote(str(folder.absolute())),
         submits="\n".join(_submit_lines(arrays)),
     )
@@ -213,3 +234,56 @@ def _submit_lines(arrays: Sequence[Array]) -> Iterator[str]:
         yield f"submit {array.name} {array.step.name} {array.offset}{quoted}"
         if array in awaited:
             yield f"{variables[array]}=$id"
+
+
+def render_header(sweep: Sweep, array: Array, context: RunContext, seconds: int) -> str:
+    """The #SBATCH lines."""
+    slurm = array.step.slurm
+    options = {
+        "job-name": f"{sweep.name}-{array.step.name}",
+        **slurm.options,
+        "array": compress(array.indices) + (f"%{slurm.throttle}" if slurm.throttle else ""),
+        "output": f"{str(context.logs).replace('%', '%%')}/{log_name(array.step.name, array.offset, '%a')}",
+        "open-mode": "append",
+        "signal": f"B:USR1@{seconds}",
+        "kill-on-invalid-dep": "yes",
+    }
+    lines = [line if line.startswith("-") else f"--{line}" for line in slurm.lines]
+    if slurm.requeues:
+        lines.append("--requeue")
+    for name in [name for name in _VALUE_AFTER_EQUALS if options.get(name)]:
+        value = options.pop(name)
+        lines.append(f"--{name}" if value == "true" else f"--{name}={quote_header(value)}")
+    return _render_options(options, array) + "".join(f"#SBATCH {line}\n" for line in lines)
+
+
+def _render_options(options: dict[str, str], array: Array) -> str:
+    from simple_slurm import Slurm  # type: ignore[import-untyped]
+
+    slurm = Slurm()
+    for name, value in options.items():
+        where = getattr(array.step.slurm.options.get(name), "where", array.step.where)
+        if name in _OURS and name in array.step.slurm.options:
+            raise UserError(f"{where}: slurm: {name} is set by expand-sweep; {_OURS[name]}")
+        if "\n" in value or value.startswith("-"):
+            raise UserError(f"{where}: slurm: {name} has the value {value!r}, which no #SBATCH line can hold")
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                slurm.add_arguments(name.replace("-", "_"), "" if value == "true" else quote_header(value))
+        except SystemExit:
+            raise UserError(
+                f"{where}: slurm: simple-slurm knows no option {name!r} of sbatch; where sbatch does,"
+                f" write it under `sbatch:`, as on a command line: - --{name}={value}"
+            ) from None
+    return slurm.script(shell="/bin/bash", convert=False)
+
+
+def seconds_before_limit(array: Array) -> int:
+    """How long before its time limit a task is asked to stop."""
+    given = array.step.slurm.options.get("signal", str(SECONDS_BEFORE_LIMIT))
+    if not given.isdecimal():
+        raise UserError(
+            f"{getattr(given, 'where', array.step.where)}: slurm: signal: {given!r}; expected the number of seconds"
+            " before the time limit at which a task is asked to stop"
+        )
+    return int(given)

@@ -1,4 +1,4 @@
-"""Where a sweep keeps what it knows of its own progress, and how a task notes there that it is done."""
+"""Where a sweep runs and keeps its logs, and how a task records there that it is done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from expand_sweep.templates import Resolved
 
 
 @dataclass(frozen=True)
-class Place:
+class RunContext:
     """root: where commands run; state: the folder of logs and notes; both absolute.
 
     programs: full path of every program, for jobs that start without the shell that wrote them
@@ -36,7 +36,7 @@ class Place:
 
     @property
     def jobs(self) -> Path:
-        """One line for each submitted array: job id, step, what to add to an array index to get the task's."""
+        """The file with a line for each submitted array: job id, step, and the index of its task 0 in the step."""
         return self.state / "jobs"
 
     def words(self, task: Task, replaced: Mapping[str, Resolved] | None = None) -> list[str]:
@@ -50,13 +50,13 @@ class Place:
 
 
 def make_folders(tasks: Iterable[Task]) -> None:
-    """Make the folders in which tasks write, for commands that run by themselves."""
+    """Make the folders for the outputs of tasks, for commands that are printed."""
     for folder in {folder for task in tasks for folder in task.folders}:
         Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def describe_task(task: Task) -> str:
-    """The bash variables that `FUNCTIONS` work on."""
+    """The task as bash variables, for `FUNCTIONS`."""
     return (
         f"name={quote(task.name)} stamp={quote(task.stamp)} digest={task.digest}"
         f" outputs=({quote_all(task.output_paths)}) folders=({quote_all(task.folders)})"
@@ -64,10 +64,10 @@ def describe_task(task: Task) -> str:
     )
 
 
-def is_noted(task: Task, place: Place) -> bool | None:
-    """Whether the note says that this very command is done; None where there is no note at all."""
+def is_noted(task: Task, context: RunContext) -> bool | None:
+    """Whether this very command is recorded as done; None where nothing is recorded for its outputs."""
     try:
-        return (place.done / task.stamp).read_text(encoding="utf-8").strip() == task.digest
+        return (context.done / task.stamp).read_text(encoding="utf-8").strip() == task.digest
     except FileNotFoundError:
         return None
 

@@ -1,1 +1,0 @@
-"""numba kernels of encode-acts; their callers check the arguments."""

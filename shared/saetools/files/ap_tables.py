@@ -1,4 +1,4 @@
-"""Which scorer the rows of an AP table are of: its name for people, and the rows of one scorer."""
+"""AP tables: the rows of one scorer, the names that scorers are shown by, and mAP of groups of rows."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def rows_of_scorer(
     layer: int | None = None,
     file: Path | None = None,
 ) -> pd.DataFrame:
-    """The rows of the AP table at `path` that are of one scorer, that of some latents: never none.
+    """The rows of the AP table at `path` that belong to one scorer; at least one.
 
-    uid, kind: of the scorer, as in the latents' header and in a scorer file's provenance; n_prototypes: K.
-    Since version 2 the table's sidecar lists the uid of every scorer file, which decides; rows of `const`, `units` and
-    the like, which have no file, are found by their kind. In tables of version 1, and in tables without a sidecar, rows
-    are of the scorer where kind and K agree (and `layer`, if it is given); of several checkpoints among them those with
-    the name of `file`, the scorer's own file.
-    Raises UserError where no row is of the scorer, or where the table cannot say which of several is meant.
+    uid, kind: the scorer's, as in the header of latents and in the provenance of a scorer file; n_prototypes: K.
+    Since version 2, the table's sidecar lists the uid of each scorer file, and rows are selected by uid; rows of
+    `const`, `units` and others without a file are selected by kind. In tables of version 1, and without a sidecar, rows
+    are selected by kind and K (and `layer`, if it is given); if these have several checkpoints, by the name of `file`,
+    the scorer's own file.
+    Raises UserError where no row belongs to the scorer, or where several scorers are possible.
     """
     check_columns(path, table, ["scorer", "n_prototypes"], "finding the rows of a scorer")
     here = table[(table["scorer"] == kind) & (table["n_prototypes"] == n_prototypes)]
@@ -69,10 +69,10 @@ def rows_of_scorer(
 
 
 def scorer_files(path: Path) -> list[dict[str, Any]] | None:
-    """What the sidecar of the AP table at `path` says of scorer files; None of version 1, or without a sidecar.
+    """The list of scorer files in the sidecar of the AP table at `path`; None for version 1, or without a sidecar.
 
-    spec: as it was given (`checkpoint`, with `{seed}`), or `random:K` and the like of those that were saved; kind,
-    n_prototypes and layer as in the rows; seed: None where it is one file for all; n_train: of `linear` alone; uid.
+    spec: as it was given (`checkpoint`, with `{seed}`), or `random:K` and the like for those that were saved; kind,
+    n_prototypes and layer as in the rows; seed: None where one file is used for all; n_train: for `linear` only; uid.
     """
     if not sidecar_path(path).is_file():
         return None
@@ -90,28 +90,28 @@ def scorer_files(path: Path) -> list[dict[str, Any]] | None:
 
 
 def list_scorer_files(path: Path, files: Sequence[Mapping[str, Any]]) -> None:
-    """Bring the list of an AP table that is made already up to date: the same scorers in files written anew.
+    """Update the list of scorer files of an existing AP table, where the same scorers were written to files again.
 
-    Scorers that were saved when it was made stay listed. A table of version 1 stays as it is.
+    Scorers that were saved with the table stay in the list. A table of version 1 is not changed.
     """
     before = scorer_files(path)
     if before is None:
         return
 
-    def place(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    def key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(entry.get(name) for name in ("spec", "kind", "layer", "seed", "n_train"))
 
-    now = [*{place(entry): dict(entry) for entry in [*before, *files]}.values()]
+    now = [*{key(entry): dict(entry) for entry in [*before, *files]}.values()]
     if now != before:
         write_sidecar(path, {**sidecar_values(path), SCORER_FILES: now})
 
 
 def name_scorers(table: pd.DataFrame) -> list[str]:
-    """A name for people for the scorer of every row: its kind, and where files of a kind are several the file's too.
+    """The name to show for the scorer of each row: its kind, and the file's name if there are several files of a kind.
 
-    From the columns `scorer`, and `checkpoint` and `layer` where they are there. A file's name is its stem without
-    `{seed}` and without `layerL` of its own layer, so that one SAE per layer or per seed has one name; with folders
-    before it where stems alone are equal. uids are never in it.
+    Uses the column `scorer`, and `checkpoint` and `layer` if they exist. A file's name is its stem without `{seed}` and
+    without `layerL` of its own layer, so that one SAE per layer or per seed has one name; with its folders if two stems
+    are equal. It never contains a uid.
     """
     kinds = [str(kind) for kind in table["scorer"]]
     if "checkpoint" not in table:
@@ -151,7 +151,7 @@ def mean_ap(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def spread(groups: SeriesGroupBy) -> pd.Series:
-    """The standard deviation of each group's values (over seeds, ...): empty where nothing varied, never 0."""
+    """The standard deviation of each group's values (over seeds, ...); NaN instead of 0 where all are equal."""
     return groups.std().where(groups.max() > groups.min())
 
 
@@ -164,7 +164,7 @@ def _plain_path(checkpoint: str, layer: object) -> str:
 
 
 def _short(file: str, several: set[str | None]) -> str:
-    """The end of the path, of as few parts as tell it from the other files."""
+    """The shortest end of the path that differs from those of the other files."""
     parts = Path(file).parts
     others = [Path(other).parts for other in several if other is not None and other != file]
     n = 1
@@ -174,7 +174,7 @@ def _short(file: str, several: set[str | None]) -> str:
 
 
 def _is_of(entry: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether a row of the entry's kind is of this file."""
+    """Whether a row, of the entry's kind, belongs to the entry's file."""
     checkpoint = row.get("checkpoint")
     if isinstance(checkpoint, str):
         spec_fits = entry["spec"].removeprefix("untrained:") == checkpoint

@@ -22,7 +22,7 @@ class Scorer(Protocol):
 class Const:
     """One prototype that scores everything alike: its AP is the trait's prevalence, by definition.
 
-    A table whose `const` row is high is a table read wrongly.
+    If the mAP of `const` is high, the labels were parsed wrongly.
     """
 
     n_prototypes = 1

@@ -25,8 +25,8 @@ app = new_app()
 
 @app.command(
     epilog=examples(
-        "audit-latents --train latents/train --test latents/test --labels target --out audit",
-        "audit-latents --train latents/train --test latents/test --labels target --ignore 0 --budgets 5,10 --null 20"
+        "audit-latents --train latents/train --test latents/test --labels target --budgets 5,10 --null 20 --out audit",
+        "audit-latents --train latents/train --test latents/test --labels target --ignore 0 --budgets 10 --null 0"
         " --out audit-parts",
     )
 )

@@ -26,7 +26,7 @@ FAR_LISTS = 64  # chunks whose far patches are kept at a time
 
 
 def draw_random(train: ShardSet, layer: int, k: int, seed: int) -> Linear:
-    """K of the training patches, each set of K equally likely, scored by inner product."""
+    """K training patches, drawn uniformly without replacement, scored by inner product."""
     n_patches, d_model = train.shape(layer)
     n_tokens = train.n_images * n_patches
     if k > n_tokens:

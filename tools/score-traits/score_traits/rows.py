@@ -87,7 +87,7 @@ class Subset:
 
 
 def subsets_of(train: KnownRows, settings: ScoringSettings, seeds: Sequence[int]) -> list[Subset]:
-    """Every seed's training subsets, from the smallest number of images as it was asked for."""
+    """The training subsets of every seed, in the order of `settings.n_train`."""
     found = []
     for seed in seeds:
         for images in training_subsets(train.n_images, settings.n_train, seed):
@@ -103,7 +103,7 @@ def choice_rows(
     settings: ScoringSettings,
     columns: dict[str, Any],
 ) -> Iterator[pd.DataFrame]:
-    """Rows of a scorer whose best prototypes are chosen; scores of the train and the test split."""
+    """Rows of a scorer whose best prototypes are chosen; scores: of the training and of the test images."""
     on_train, on_test = scores
     seeds = settings.seeds if run.seed is None else [run.seed]
     subsets = subsets_of(labels.train, settings, seeds)
@@ -132,7 +132,7 @@ def probe_rows(
     settings: ScoringSettings,
     columns: dict[str, Any],
 ) -> Iterator[tuple[Subset, ProbeScores, pd.DataFrame]]:
-    """Rows of `linear`, fitted anew on every subset; with it the probes."""
+    """Rows of `linear`, which is fitted on each subset, and its probes."""
     seeds = settings.seeds if run.seed is None else [run.seed]
     for subset in subsets_of(labels.train, settings, seeds):
         on_train, on_test = features
@@ -181,7 +181,7 @@ def _rows(
 
 
 def _add_null(table: pd.DataFrame, maps: Sequence[float]) -> None:
-    """The mean and the 95% quantile of what shuffled labels reached."""
+    """Columns for the null distribution: mean and 95% quantile of mAP with shuffled labels."""
     table["null_map"] = np.mean(maps)
     table["null_map_95"] = np.quantile(maps, 0.95)
 
@@ -209,7 +209,7 @@ def _add_detection(
 
 
 class Scores(Protocol):
-    """Scores of all rows for the prototypes with these numbers, float32 {n_rows, len(prototypes)}; of -1, zeros."""
+    """`columns(prototypes)`: scores of all rows for these prototypes, float32 {n_rows, n}; zeros for -1."""
 
     n_rows: int
 
@@ -227,7 +227,7 @@ class Choice:
 def choose_prototypes(
     scores: ScoreFile, split: KnownRows, subsets: Sequence[np.ndarray], orders: Sequence[np.ndarray | None]
 ) -> list[Choice]:
-    """The best prototype of every trait by AP on each subset of the split's rows (the first of equals).
+    """For each trait, the prototype with the highest AP on each subset of the split's rows (the first of equals).
 
     orders: for each subset None, or indices {M, len(subset)} that shuffle its labels M times; the choice
     is then of M T traits, shuffle by shuffle. One read of the scores serves all subsets.
@@ -251,7 +251,7 @@ def choose_prototypes(
 
 
 def ap_on_test(scores_nt: np.ndarray, test: KnownRows) -> np.ndarray:
-    """AP {T} of column t for trait t: of zeros the prevalence; NaN without positives."""
+    """AP {T} of column t for trait t; the prevalence for a column of zeros; NaN without positives."""
     once = np.ones((1, len(scores_nt)), np.int64)
     return average_precision_weighted(scores_nt, test.labels_nt, once, valid_nt=test.valid_nt)[0]
 
@@ -284,9 +284,8 @@ def rows_of(
 ) -> pd.DataFrame:
     """One row per trait, in the order of COLUMNS; `columns` are those of the whole group of rows.
 
-    A trait without a positive in train has no best prototype: then nothing was learnt, `prototype` and
-    `ap_train` are empty, and `ap` is that of a constant scorer, the prevalence. `ap` is empty for a trait
-    without a positive in test.
+    For a trait without a positive training row there is no best prototype: `prototype` and `ap_train` are empty, and
+    `ap` is that of a constant scorer, the prevalence. `ap` is empty for a trait without a positive test row.
     """
     n_test, n_pos = test.n_known, test.n_positives
     chosen = choice.prototype_t >= 0

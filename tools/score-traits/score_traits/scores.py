@@ -116,7 +116,7 @@ def new_score_file(
 
 
 class ScoreStore:
-    """Scores of all runs on both splits, in files of a folder; what is there already is not made again."""
+    """Scores of all runs on both splits, in files of a folder; files that exist are not computed again."""
 
     def __init__(
         self,
@@ -136,12 +136,12 @@ class ScoreStore:
         return ScoreFile(self._path(run, shards))
 
     def fill(self, runs: Sequence[ScorerRun]) -> None:
-        """Score both splits with every run that lacks scores, in one pass where the scorers fit into memory."""
+        """Score both splits with each run that has no scores yet, in one pass if the scorers fit into memory."""
         different = list({self._path(run, self._train): run for run in runs}.values())
         missing = [run for run in different if any(not self._path(run, s).exists() for s in self._splits)]
         if len(missing) < len(different):
             found = len(different) - len(missing)
-            logger.info("scores of %d of %d scorers are in %s already", found, len(different), self._folder)
+            logger.info("scores of %d of %d scorers are already in %s", found, len(different), self._folder)
         for group in self._groups(missing):
             scorers = [_on(self._device, scorer) for _, scorer in group]
             for shards, what in ((self._train, "training images"), (self._test, "test images")):
@@ -155,7 +155,7 @@ class ScoreStore:
                         score_shards(shards, scorings, self._pool, self._device, what)
 
     def scorer(self, run: ScorerRun) -> Scorer:
-        """The scorer of a run: loaded, or fitted and kept."""
+        """The scorer of a run: loaded from its file, or fitted and saved."""
         if run.spec.kind == "const":
             return Const()
         if run.spec.kind == "units":
@@ -167,7 +167,7 @@ class ScoreStore:
         return load_scorer(self.scorer_path(run)).scorer
 
     def scorer_path(self, run: ScorerRun) -> Path:
-        """The scorer file of a run that is fitted; fits it where it is not there."""
+        """The scorer file of a fitted scorer; fits it if the file does not exist."""
         path = self._folder / f"scorer-{run.identity}.h5"
         if not path.exists():
             logger.info("fitting %s on layer %d", run.spec.text, run.layer)
@@ -185,7 +185,7 @@ class ScoreStore:
         return self._train, self._test
 
     def _groups(self, runs: Sequence[ScorerRun]) -> Iterator[list[tuple[ScorerRun, Scorer]]]:
-        """Jobs with their scorers, as many at a time as take half of the memory."""
+        """Runs with their scorers, in groups that take at most half of the memory."""
         group: list[tuple[ScorerRun, Scorer]] = []
         size = 0
         for run in runs:
@@ -219,7 +219,7 @@ class ScoreStore:
 
 @dataclass(frozen=True)
 class Scoring:
-    """A scorer on the device, the layer it scores, and where its scores go."""
+    """A scorer on the device, the layer it scores, and the file for its scores."""
 
     layer: int
     scorer: Scorer

@@ -1,4 +1,4 @@
-"""How sure a row of the AP table is: 95% intervals of AP and mAP, and what shuffled labels reach.
+"""95% intervals of AP and mAP by bootstrap, and shuffles of the labels for the null distribution.
 
 Formulas, their sources and the coverage that was measured: docs/metrics.md, section Intervals.
 """
@@ -105,6 +105,6 @@ def positive_groups(test: KnownRows, group_n: np.ndarray) -> np.ndarray:
 
 
 def shuffles(n_rows: int, n_shuffles: int, seed: int) -> np.ndarray:
-    """Orders {M, n_rows} that take the labels of the training rows away from their scores."""
+    """Orders {M, n_rows} that permute the labels of the training rows."""
     rng = np.random.default_rng([seed, 4])
     return np.array([rng.permutation(n_rows) for _ in range(n_shuffles)])

@@ -33,7 +33,7 @@ def peak_bytes(settings: TrainingSettings, d_model: int) -> int:
 
 
 def groups(runs: Sequence[Run], memory: int, d_model: int) -> Iterator[list[Run]]:
-    """Runs that share a stream, in groups whose estimated memory is at most `memory` bytes (or that are one run)."""
+    """Groups of runs that share a stream and fit in `memory` bytes by estimate; a run that does not fit is alone."""
     by_stream: dict[object, list[Run]] = {}
     for run in runs:
         by_stream.setdefault(run.settings.stream, []).append(run)
@@ -94,5 +94,5 @@ class FreshMemory:
 
     def _populate(self, address: int, length: int) -> None:
         assert self._madvise is not None
-        # Where it fails, pages come as they are written to.
+        # If it fails, pages are allocated when they are written to.
         self._madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), POPULATE_WRITE)

@@ -31,7 +31,7 @@ READ_AHEAD = 8  # blocks
 
 @dataclass(frozen=True)
 class Read:
-    """Tokens {n, D} of a block, and the memory that they may stand in."""
+    """Tokens {n, D} of a block, and the buffer that they may share memory with."""
 
     tokens_nd: torch.Tensor
     buffer: np.ndarray
@@ -50,10 +50,10 @@ class TokenStream:
         dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(source.dtype, torch.float32)
         capacity = pool_capacity(source, batch_size, pool_bytes)
         self._source = source
-        # Memory is used where tokens are written, from the first slot on; torch.zeros would touch all of it.
+        # Only slots that are written to use memory; torch.zeros would touch all of it.
         self._pool = torch.empty(capacity, source.d_model, dtype=dtype)
         self._fresh = FreshMemory(self._pool)
-        # The same memory with a token as one value, which is copied in one go.
+        # The same memory with one value per token, which is copied at once.
         self._pool_rows = _as_rows(self._pool)
         self._image_of, self._patch_of = np.zeros(capacity, np.int32), np.zeros(capacity, np.int32)
         self._batch = torch.empty(batch_size, source.d_model, dtype=dtype)
@@ -63,22 +63,22 @@ class TokenStream:
         )
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="stream")
         self._row_bytes = source.d_model * dtype.itemsize
-        # Blocks are read into memory that was used before: fresh pages take longer to get than to fill.
+        # Blocks are read into used buffers: allocating fresh pages takes longer than filling them.
         self._buffers: deque[np.ndarray] = deque()
-        self._to_come: deque[Block] = deque()  # will be read, and the system does not know of it yet
+        self._to_come: deque[Block] = deque()  # will be read; the system has not been told yet
         self._block_bytes = IMAGES_PER_BLOCK * source.n_patches * source.d_model * 4
         self._n_loaded, self._bytes_read, self._reported = 0, 0, (time.monotonic(), 0)
         if skip:
             self._replay(skip, capacity)
         self._actions = self._with_tokens()
-        self._next = self._load_until_draw()  # so that there is a sample
+        self._next = self._load_until_draw()  # fills the pool, for `sample`
 
     def sample(self, seed: int) -> torch.Tensor:
         """float32 {n, D}: distinct random tokens from the pool, before the first batch is drawn.
 
         `saetools.scorers.start.read_sample` gives the same without filling the pool.
         """
-        slots = draw_sample(self._n_loaded, seed)  # they are taken in order as long as nothing has been drawn
+        slots = draw_sample(self._n_loaded, seed)  # slots are filled in order until the first draw
         return self._pool[torch.from_numpy(slots)].float()
 
     def __iter__(self) -> Iterator[torch.Tensor]:

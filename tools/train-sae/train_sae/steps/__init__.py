@@ -67,7 +67,7 @@ class TrainingStep(Protocol):
 
     @property
     def threshold_s(self) -> np.ndarray | None:
-        """What the activation needs on single tokens, float32 {S}: JumpReLU's threshold, or BatchTopK's running one."""
+        """The threshold at inference, float32 {S}: JumpReLU's, or BatchTopK's running one; None for others."""
         ...
 
     def step(

@@ -1,4 +1,4 @@
-"""The trainable arrays of one SAE and their Adam moments."""
+"""The parameters of one SAE in training, their Adam moments, and Adam's step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training step on the CPU."""
+"""The training step on the CPU: on lists of active latents while they are few, else on dense matrices."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from train_sae.steps.parameters import Adam, SAEParameters
 from train_sae.steps.prefixes import prefixes_of_step
 from train_sae.steps.settings import StepSettings
 
-# ReLU's and JumpReLU's codes begin dense and end sparse. Below this share of active values the sparse
-# step is faster; the next step's way is chosen by this step's share.
+# The latents of ReLU and JumpReLU can start dense and become sparse. Below this fraction of active values the
+# sparse step is faster; the fraction in one step decides how the next one is computed.
 SPARSE_BELOW = 0.08
 
 
 class CpuStep:
-    """The fast path: the step of `torch_step.TorchStep`, equal to rounding, in less time and memory."""
+    """The step of `torch_step.TorchStep` in less time and memory; equal up to rounding."""
 
     def __init__(self, parameters: SAEParameters, settings: StepSettings, batch_size: int, seed: int) -> None:
         self.parameters, self.settings, self.batch_size, self.seed = parameters, settings, batch_size, seed
@@ -43,7 +43,7 @@ class CpuStep:
         self.sparse = SparseBackward(parameters, settings, batch_size, self.workers)
         self.signed = settings.activation in ("relu", "jumprelu")
         self.dead = DeadSelector(parameters, settings.aux_k, self.signed, batch_size, self.workers)
-        # Their buffers are large, and only one of the two is in use at a time.
+        # Both have large buffers; only one of the two exists at a time.
         self._selector: Selector | None = None
         self.dense: DenseBackward | None = None
 
@@ -67,7 +67,7 @@ class CpuStep:
 
     @property
     def threshold_s(self) -> np.ndarray | None:
-        """What the activation needs on single tokens, float32 {S}: JumpReLU's or BatchTopK's threshold, else None."""
+        """The threshold at inference, float32 {S}: JumpReLU's, or BatchTopK's running one; None for others."""
         selector = self._selector
         if self.settings.activation == "batchtopk":
             total, weight = selector.running if isinstance(selector, BatchTopKSelector) else (0.0, 0.0)
@@ -131,7 +131,7 @@ class CpuStep:
         return self._report(mse_p, l1 * values / n, l0, n_active / n, aux_loss, norm if log_norm else None)
 
     def _aux(self, centred_bd: Tensor, ends_p: np.ndarray) -> tuple[ActiveLatents | None, float]:
-        """AuxK's active latents, decoded, and its weighted loss."""
+        """The latents of the AuxK loss, decoded, and the weighted loss."""
         if self.settings.aux_k == 0:
             return None, 0.0
         active = self.dead.select(centred_bd, self.fired_s >= self.settings.dead_after_tokens)
@@ -203,7 +203,7 @@ class CpuStep:
 def make_selector(
     parameters: SAEParameters, settings: StepSettings, batch_size: int, workers: Workers
 ) -> Selector:
-    """The selector of the settings' activation, screened by bfloat16 products where that is faster."""
+    """The selector of the activation; with candidates from bfloat16 products where that is faster."""
     s, k = parameters.n_latents, settings.k
     screens = settings.prescreen
     if screens is None:

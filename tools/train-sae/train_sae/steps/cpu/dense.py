@@ -1,4 +1,4 @@
-"""The step on dense codes: five matrix products per block of latents, everything else in between."""
+"""The step on dense codes: five matrix products per block of latents, with elementwise kernels between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selection at the rate of bfloat16 products, with the result of float32."""
+"""Selection by bfloat16 products, with the result of float32: candidates are scored again in float32."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from train_sae.steps.parameters import SAEParameters
 UNIT = 2.0**-8  # bfloat16's unit roundoff: it has 8 significant bits
 # |r - z| <= UNIT |z| where r is z rounded, so |r - z| <= UNIT / (1 - UNIT) |r|.
 OUTPUT = np.float32(1.01 * UNIT)
-# More candidates than this share of the latents, and the products in float32 are the faster way; every
-# 64th step looks again.
+# With more candidates than this fraction of the latents, float32 products are faster; screening is then tried again
+# in every 64th step.
 TOO_MANY = 0.05
 PAUSE = 63
 Norms = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -39,7 +39,7 @@ def has_fast_bfloat16() -> bool:
 
 
 class Screen:
-    """Pre-activations in bfloat16, a few hundred tokens at a time, with what bounds their error.
+    """Pre-activations in bfloat16, a few hundred tokens at a time, with bounds of their error.
 
     With x~ and w~ for a token and an encoder row rounded to bfloat16, z~ = <x~, w~> summed in float32 and rounded:
 
@@ -64,7 +64,7 @@ class Screen:
             yield start, stop, z_bs.view(torch.uint16).numpy(), _of_tokens(norms, start, stop)
 
     def at_once(self, centred_bd: Tensor, take: Callable[[int, int, np.ndarray, Norms], None]) -> None:
-        """`take` of the same for all chunks, as many at a time as threads."""
+        """Calls `take` with the same for all chunks, on several threads."""
         x_bd, norms = self._rounded(centred_bd)
 
         def take_bits(start: int, stop: int, z_bs: Tensor) -> None:
@@ -175,7 +175,7 @@ class ScreenedAboveThreshold(AboveThreshold):
         return self.collect_exactly(centred_bd, cut_s, theta_s, at_most)
 
     def collect_screened(self, centred_bd: Tensor, cut_s: np.ndarray, theta_s: np.ndarray) -> bool:
-        """Fills the buffer, or gives up if there are too many candidates."""
+        """Fills the buffer and returns True, or returns False if there are too many candidates."""
         from train_sae.steps.cpu.kernels.prescreen import count_candidate_rows, score_candidate_rows
         from train_sae.steps.cpu.kernels.sparse import drop_marked
 

@@ -76,7 +76,7 @@ class Selector(Protocol):
         ...
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """What later selections depend on."""
+        """The state that later selections depend on."""
         ...
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
@@ -93,7 +93,7 @@ class EncoderChunks:
         self.workers = workers
         whole = -(-batch_size * n_latents * dtype.itemsize // CHUNK_BYTES)
         self.tokens = max(min(MIN_CHUNK_TOKENS, batch_size), -(-batch_size // whole))
-        # Of each chunk's memory a half, whatever the number of threads, so that results do not depend on it.
+        # Half a chunk each, for any number of threads, so that results do not depend on that number.
         self.tokens_each = min(self.tokens, max(MIN_CHUNK_TOKENS, -(-self.tokens // 2)))
         n_at_once = min(workers.n_threads, -(-batch_size // self.tokens_each))
         self.z_bs = torch.empty(max(self.tokens, self.tokens_each * n_at_once), n_latents, dtype=dtype)
@@ -148,7 +148,7 @@ def choose_top_k(
 
 
 class TopKSelector:
-    """f = ReLU of the k largest pre-activations of each token, 0 elsewhere; of equal ones the lower latents."""
+    """f = ReLU of the k largest pre-activations of each token, 0 elsewhere; ties go to the lower latent."""
 
     def __init__(self, parameters: SAEParameters, k: int, batch_size: int, workers: Workers) -> None:
         self.parameters, self.k = parameters, k
@@ -182,7 +182,7 @@ class AboveThreshold:
     def collect(
         self, centred_bd: Tensor, cut_s: np.ndarray, theta_s: np.ndarray, at_most: int | None = None
     ) -> ActiveLatents:
-        """As `collect_exactly`, in the way that is fastest for a few percent of the latents."""
+        """As `collect_exactly`; subclasses are faster where few latents are above the cut."""
         return self.collect_exactly(centred_bd, cut_s, theta_s, at_most)
 
     def collect_exactly(
@@ -250,7 +250,7 @@ class ThresholdSelector:
 
 
 class BatchTopKSelector:
-    """f = ReLU(z) for the k B largest of the batch, 0 elsewhere; of equal ones those of lower tokens and latents.
+    """f = ReLU(z) for the k B largest of the batch, 0 elsewhere; ties go to the lower token, then the lower latent.
 
     `running` is (sum, weight) of the moving average of the smallest active value, which replaces the selection
     when the SAE is used on single tokens: threshold = sum / weight (arXiv 2412.06410, section 3; the average is
@@ -262,7 +262,9 @@ class BatchTopKSelector:
         self.cut_s = np.zeros(above.parameters.n_latents, np.float32)
         self.zero_s = np.zeros(above.parameters.n_latents, np.float32)
         self.running = np.zeros(2)
-        self.smallest = 0.0  # the smallest active value of the last batch: this one's will not be far from it
+        self.smallest = (
+            0.0  # the smallest active value of the last batch, near which the next one's is expected
+        )
 
     def select(self, centred_bd: Tensor) -> ActiveLatents:
         n, wanted = len(centred_bd), self.k * len(centred_bd)

@@ -1,4 +1,4 @@
-"""The step on sparse codes: what comes after the encoder costs as many rows as there are active latents."""
+"""The step on sparse codes: after the encoder, the work is proportional to the number of active latents."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class SparseBackward:
     def update(
         self, centred_bd: Tensor, adam: Adam, lr: float, g_log_threshold_s: Tensor | None, with_norm: bool
     ) -> float | None:
-        """Adam on everything. Returns the gradient's global norm if `with_norm`, which clipping needs."""
+        """Gradients and Adam for all parameters. Returns the gradient's norm if `with_norm` (needed for clipping)."""
         from train_sae.steps.cpu.kernels.update import square_norms, update_from_active
 
         parameters, settings = self.parameters, self.settings

@@ -12,7 +12,7 @@ from saetools.errors import UserError
 
 @dataclass(frozen=True)
 class Latents:
-    """A block of latents in CSC order: the events of latent k are `indptr[k]:indptr[k + 1]`.
+    """A block of latents in CSC order: latent k is active in `indptr[k]:indptr[k + 1]`.
 
     Each row at most once per latent, in any order. Explicit zeros are allowed and count as zeros.
     """
@@ -42,7 +42,9 @@ class Latents:
                 f"{self.n_rows - 1}; do the latents and the labels belong together?"
             )
         if nnz and int(np.diff(self.indptr).max()) > self.n_rows:
-            raise UserError(f"latents: a latent has more events than the {self.n_rows} rows; rows repeat")
+            raise UserError(
+                f"latents: a latent is active more often than there are rows ({self.n_rows}); rows repeat"
+            )
         if self.rows.dtype not in (np.int32, np.int64):
             raise UserError(f"latents: rows are {self.rows.dtype}, expected int32 or int64")
         if self.values.dtype not in (np.float16, np.float32, np.float64):

@@ -30,10 +30,10 @@ MIN_ACTIVE = 1 << 16  # in a piece or a block, however little memory is granted
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Shares of `--memory` in events: of one piece, of all pieces before they go to disk, of one block of latents.
+    """Shares of `memory` in active latents: for a piece, for all pieces before they go to disk, for a block of latents.
 
-    An event is a row number and a value (8 or 12 bytes). A piece exists twice while it is made; a block needs as much
-    again for fitting or ranking its events.
+    Each is a row number and a value (8 or 12 bytes). A piece exists twice while it is made; a block needs as much again
+    for fitting or ranking.
     """
 
     piece: int
@@ -41,16 +41,16 @@ class MemoryPlan:
     block: int
 
     @staticmethod
-    def of(n_bytes: int, event_bytes: int) -> MemoryPlan:
-        eighth = max(n_bytes // 8 // event_bytes, MIN_ACTIVE)
+    def of(n_bytes: int, active_bytes: int) -> MemoryPlan:
+        eighth = max(n_bytes // 8 // active_bytes, MIN_ACTIVE)
         return MemoryPlan(piece=eighth, held=3 * eighth, block=eighth)
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Events of some rows in CSC order: those of latent k from indptr[k] to indptr[k + 1].
+    """Active latents of some rows in CSC order: those of latent k from indptr[k] to indptr[k + 1].
 
-    offset: of its rows and values in the spill file, in events; rows and values are None then.
+    offset: of its rows and values in the temporary file, counted in values; rows and values are None then.
     """
 
     indptr: npt.NDArray[np.int64]
@@ -97,7 +97,7 @@ class Columns:
 
     @property
     def spilled(self) -> bool:
-        """Whether the events went to disk."""
+        """Whether the pieces went to disk."""
         return self._spill is not None
 
     def blocks(self, max_latents: int = 4096) -> Iterator[tuple[int, Latents]]:

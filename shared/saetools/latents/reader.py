@@ -1,4 +1,4 @@
-"""Reads CSR latents: checks a file when it is opened, then maps its events into memory."""
+"""Reads CSR latents: checks a file when it is opened, then memory-maps its active latents."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class LatentsFile:
     """The latents of one activation shard.
 
     Opening it checks format, version, types and sizes; raises UserError where something is wrong. It keeps no file
-    open: events are memory-mapped when they are read.
+    open: active latents are memory-mapped when they are read.
 
-    count {K}: events of each latent.
+    count {K}: in how many patches each latent is active.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,7 +87,7 @@ class LatentsFile:
         indptr = np.array(self._map("indptr", start, stop + 1))
         first, last = int(indptr[0]), int(indptr[-1])
         if first < 0 or last > self.n_active or np.any(np.diff(indptr) < 0):
-            raise UserError(f"{self.path}: indptr does not count the events; {AGAIN}")
+            raise UserError(f"{self.path}: indptr does not count the active latents; {AGAIN}")
         indices = self._map("indices", first, last)
         if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < self.n_latents):
             raise UserError(
@@ -101,7 +101,7 @@ class LatentsFile:
         return self.rows(start * self.n_patches, stop * self.n_patches)
 
     def blocks(self, max_active: int) -> Iterator[tuple[int, int]]:
-        """Bounds (start, stop) of images, one after the other, with at most that many events or a single image."""
+        """Bounds (start, stop) of consecutive images, with at most that many active latents, or of a single image."""
         ends = np.array(self._map("indptr", 0, self.n_images * self.n_patches + 1)[:: self.n_patches])
         start = 0
         while start < self.n_images:
@@ -135,7 +135,7 @@ class LatentsFile:
                 raise UserError(f"{self.path}: {name} has shape {found}, expected {expected}; {AGAIN}")
         ends = self._map("indptr", 0, n * p + 1)[[0, -1]]
         if ends[0] != 0 or ends[1] != self.n_active or self.count.sum() != self.n_active:
-            raise UserError(f"{self.path}: indptr or count do not count the events; {AGAIN}")
+            raise UserError(f"{self.path}: indptr or count do not count the active latents; {AGAIN}")
 
 
 class LatentsSet:
@@ -160,7 +160,7 @@ class LatentsSet:
 
     @cached_property
     def count(self) -> np.ndarray:
-        """Events of each latent {K}, int64."""
+        """In how many patches each latent is active {K}, int64."""
         return np.sum([file.count for file in self.files], axis=0)
 
     def __len__(self) -> int:

@@ -37,7 +37,7 @@ class LatentsWriter:
         self._target, self._dtype, self._n_rows = target, VALUE_TYPES[dtype], n_rows
         self._indptr, self._done = np.zeros(n_rows + 1, np.int64), 0
         self.count = np.zeros(n_latents, np.int64)
-        self._events = {"indices": indices, "data": data}
+        self._parts = {"indices": indices, "data": data}
 
     def append(self, counts_b: np.ndarray, latent_e: np.ndarray, value_e: np.ndarray) -> None:
         """The next b rows: how many latents each has, these latents ascending row by row, and their values.
@@ -46,7 +46,7 @@ class LatentsWriter:
         """
         n = len(counts_b)
         assert self._done + n <= self._n_rows, "more rows than the file was made for"
-        assert len(latent_e) == len(value_e) == counts_b.sum(), "rows and events do not fit"
+        assert len(latent_e) == len(value_e) == counts_b.sum(), "counts and values do not fit"
         with np.errstate(over="ignore"):
             stored_e = value_e.astype(self._dtype)
         if not np.isfinite(stored_e).all():
@@ -57,8 +57,8 @@ class LatentsWriter:
         start = self._indptr[self._done]
         self._indptr[self._done + 1 : self._done + n + 1] = start + np.cumsum(counts_b)
         self.count += np.bincount(latent_e, minlength=len(self.count))
-        self._events["indices"].write(np.ascontiguousarray(latent_e, "<i4").data)
-        self._events["data"].write(stored_e.data)
+        self._parts["indices"].write(np.ascontiguousarray(latent_e, "<i4").data)
+        self._parts["data"].write(stored_e.data)
         self._done += n
 
     def finish(self, zip: zipfile.ZipFile, plain: dict[str, np.ndarray]) -> None:
@@ -76,8 +76,8 @@ class LatentsWriter:
             if name in ("indices", "data"):
                 dtype: np.dtype[Any] = self._dtype if name == "data" else np.dtype("<i4")
                 with _member(zip, name, dtype, (n_active,)) as stream:
-                    self._events[name].seek(0)
-                    shutil.copyfileobj(self._events[name], stream, 1 << 22)
+                    self._parts[name].seek(0)
+                    shutil.copyfileobj(self._parts[name], stream, 1 << 22)
             elif name in arrays:
                 dtype = arrays[name].dtype if MEMBERS[name][0] == "text" else np.dtype(MEMBERS[name][0])
                 array = np.ascontiguousarray(arrays[name], dtype)

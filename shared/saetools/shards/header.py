@@ -1,4 +1,4 @@
-"""What an activation shard is: its names, its header, and when two shards belong together.
+"""Names and header of activation shards, and which shards can be used together.
 
 See docs/formats.md. A shard holds a run of consecutive images of a data set, HDF5 data sets of
 shapes {N images, P patches, D model width}.
@@ -39,13 +39,13 @@ def layer_group(layer: int) -> str:
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """The root attributes that say what was recorded.
+    """The root attributes: what was recorded.
 
-    model: the name it was asked for by, `timm/NAME` or `open_clip/NAME/PRETRAINED`
+    model: its name, `timm/NAME` or `open_clip/NAME/PRETRAINED`
     weights: SHA-256 over the model's parameters and buffers
     layers: 0-based blocks, ascending
-    hook: where in the block
-    preprocess: what was done to an image before the model saw it
+    hook: where in the block activations are taken
+    preprocess: how images become model input
     n_examples_total: images in the whole data set, over all of its n_shards shards
     """
 
@@ -93,8 +93,8 @@ class Examples:
 
     path {N} relative to the data set's root; index {N} int64 position in the whole data set;
     target {N} int64 class, -1 unknown; grid {N, 2} int16 rows and columns of patches; size {N, 2} int32
-    height and width in pixels of the image as it was decoded; digest {N} str of 32 characters, what
-    `saetools.vision.pictures.picture_digest` says of it. size and digest are None where they were not recorded.
+    height and width in pixels of the image as it was decoded; digest {N} str of 32 characters,
+    that of `saetools.vision.pictures.picture_digest`. size and digest are None where they were not recorded.
     """
 
     path: np.ndarray

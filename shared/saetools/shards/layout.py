@@ -1,4 +1,4 @@
-"""What stands where in the HDF5 file of an activation shard, checked against its layout.
+"""Finds and checks the data sets in the HDF5 file of an activation shard.
 
 Every function raises UserError where something is missing, has another size or type, or is cut short.
 """
@@ -26,7 +26,7 @@ AGAIN = f"record the shard again with {SHARDS.made_by}"
 
 @dataclass(frozen=True)
 class ByteRange:
-    """Where in the file the contiguous bytes of a data set stand; dtype: float16, ..., int8, or uint16."""
+    """Offset and shape of the contiguous bytes of a data set in the file; dtype: float16, ..., int8, or uint16."""
 
     offset: int
     shape: tuple[int, ...]

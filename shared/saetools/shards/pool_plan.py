@@ -1,4 +1,4 @@
-"""What happens to the pool of the stream, as pure bookkeeping: which tokens go where, and which make a batch."""
+"""The shuffle plan: which tokens go where in the pool, and which make a batch, without reading any."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def pool_capacity(source: ShardSource, batch_size: int, pool_bytes: int) -> int:
 def plan(
     source: ShardSource, batch_size: int, capacity: int, rng: np.random.Generator
 ) -> Iterator[Load | Draw]:
-    """What happens to a pool of `capacity` slots, without touching activations.
+    """The loads and draws of a pool of `capacity` slots, in order.
 
-    It has no end, unless the source's shards are consumed: then it is one epoch, without the tokens that are left
-    over when they do not fill a batch.
+    They go on without end, unless the shards are consumed: then for one epoch, whose last tokens are left over where
+    they do not fill a batch.
     """
     freed = np.empty(0, dtype=np.int64)  # slots that held a token; they are used before those that never did
     n_used = 0
@@ -81,7 +81,7 @@ def plan(
 
 
 class Replay:
-    """Follows a plan up to a batch without reading, and knows which tokens are in the pool then."""
+    """Replays a plan up to a batch without reading, to find which tokens are in the pool then."""
 
     def __init__(self, capacity: int) -> None:
         self._loads: list[Load] = []

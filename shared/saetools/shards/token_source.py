@@ -1,4 +1,4 @@
-"""The shards to train on: all known, or arriving on stdin while training goes on."""
+"""The shards to train on: all given at the start, or arriving on stdin during training."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ class Block:
 
 
 class ShardSource:
-    """Gives the blocks of every epoch, without the held-out images and the patches of excluded labels.
+    """The blocks of every epoch, without the held-out images and the patches of excluded labels.
 
-    arriving: whether `paths` come in while training goes on. Then the first epoch takes shards in their
-    order of arrival. Otherwise all are opened at once, and every epoch takes blocks from all over.
+    arriving: whether `paths` arrive during training. Then the first epoch takes shards in their order of arrival.
+    Otherwise all are opened at once, and every epoch shuffles the blocks of all.
     consume: delete each shard after its last block has been read; there is one epoch then.
-    allow_incomplete: take a part of the shards of a recording. Otherwise IncompleteShards is raised: at once, or of
-    arriving ones after the last that came.
-    check: is given every shard once, when it arrives, before it is used.
-    rank, world: of several processes, each takes every world-th shard.
+    allow_incomplete: accept a part of the shards of a recording. Otherwise IncompleteShards is raised, at once, or
+    after the last one where they arrive.
+    check: called with every shard once, when it arrives, before it is used.
+    rank, world: each of several processes takes every world-th shard.
     """
 
     def __init__(
@@ -111,12 +111,12 @@ class ShardSource:
 
     @property
     def all_arrived(self) -> bool:
-        """Whether no shard is waited for any more."""
+        """Whether the last shard has arrived."""
         return self._all_arrived[0]
 
     @property
     def order(self) -> dict[str, Any]:
-        """What the order of tokens depends on, beside the settings, the shards and their order (see StartSettings)."""
+        """What the order of tokens depends on besides the settings, the shards and their order (see StartSettings)."""
         return {"arriving": self.arriving, "processes": self.world}
 
     def epoch(self, number: int, rng: np.random.Generator) -> Iterator[list[Block]]:
@@ -144,14 +144,14 @@ class ShardSource:
         return list(self._arrivals())
 
     def identities(self) -> list[str]:
-        """What the shards hold that have arrived, in order: the same for a shard that was recorded again."""
+        """Digests of the shards that have arrived, in order; equal for a shard that was recorded again."""
         return [
             hashlib.sha256(canonical_json([shard.header.source(), shard.digests]).encode()).hexdigest()[:16]
             for shard in self._shards
         ]
 
     def held_out_blocks(self) -> list[Block]:
-        """The images of all shards that are never trained on; raises UserError where there are none."""
+        """The held-out images of all shards; raises UserError where there are none."""
         blocks = [
             block for shard in self.all_shards() for block in self._blocks(shard, self._held_out(shard))
         ]
@@ -163,7 +163,7 @@ class ShardSource:
         return blocks
 
     def _arrivals(self) -> Iterator[Shard]:
-        """The shards in order of arrival, those that are here already first."""
+        """The shards in order of arrival, first those that have arrived already."""
         yield from self._shards
         for shard in self._remaining:
             if self._shards:

@@ -189,7 +189,7 @@ def count_above_rows(_piece, lo, hi, z_bs, bias_s, cut_s, n_b):
 
 @njit(**FAST)
 def take_above_rows(_piece, lo, hi, z_bs, bias_s, cut_s, theta_s, ptr_b, latent_e, f_e):
-    """Lists them from event `ptr_b[b]` on, with f = z + bias where that exceeds theta, else 0."""
+    """Lists them from position `ptr_b[b]` on, with f = z + bias where that exceeds theta, else 0."""
     s = z_bs.shape[1]
     for b in range(lo, hi):
         e = ptr_b[b]
@@ -198,7 +198,7 @@ def take_above_rows(_piece, lo, hi, z_bs, bias_s, cut_s, theta_s, ptr_b, latent_
             n = np.int32(0)
             for i in range(start, stop):
                 n += np.int32(z_bs[b, i] + bias_s[i] > cut_s[i])
-            # Every latent is written where the next event belongs, which moves on behind those that are kept:
+            # Every latent is written where the next kept one belongs; the position moves on behind kept ones:
             # a branch for each would be guessed wrongly half the time where half are kept.
             end, i = e + n, start
             while e < end and i < stop:

@@ -1,11 +1,11 @@
-"""Events of rows to events of latents: transposed, max-pooled over images, and put together from pieces."""
+"""Active latents of rows, transposed to rows of latents, max-pooled over images, and put together from pieces."""
 
 from numba import njit
 
 
 @njit(error_model="numpy", cache=True, nogil=True)
 def count_columns(indptr, indices, keep_b, count_k):
-    """count_k += events of each column in the rows that are kept."""
+    """count_k += number of values in each column, in the rows that are kept."""
     for b in range(keep_b.size):
         if keep_b[b]:
             for e in range(indptr[b], indptr[b + 1]):
@@ -14,7 +14,7 @@ def count_columns(indptr, indices, keep_b, count_k):
 
 @njit(error_model="numpy", cache=True, nogil=True)
 def fill_columns(indptr, indices, values, keep_b, first_row, place_k, rows, out_values):
-    """Write the kept rows' events column by column, ascending by row; place_k: where each column's next one goes."""
+    """Write the kept rows' values column by column, ascending by row; place_k: where each column's next value goes."""
     for b in range(keep_b.size):
         if keep_b[b]:
             for e in range(indptr[b], indptr[b + 1]):
@@ -27,9 +27,9 @@ def fill_columns(indptr, indices, values, keep_b, first_row, place_k, rows, out_
 
 @njit(error_model="numpy", cache=True, nogil=True)
 def pool_columns(indptr, rows, values, n_patches, pooled_indptr):
-    """In place: each image's events of a column become their maximum, row the image; returns how many are left.
+    """In place: each image's values in a column become their maximum, row the image; returns how many are left.
 
-    Patches without an event are zeros, so the maximum is at least 0 unless every patch of the image has one. Images
+    Patches without a value are zeros, so the maximum is at least 0 unless every patch of the image has one. Images
     whose maximum is 0 are left out.
     """
     n = 0

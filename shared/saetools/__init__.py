@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from saetools.vision.new_images import load_model as load_model
     from saetools.vision.new_images import overlay as overlay
     from score_traits.api import score_traits as score_traits
+    from train_sae.api import train_sae as train_sae
 
     __version__: str
 

@@ -15,6 +15,7 @@ from small_shards import write_shards
 
 from convert_sae.cli import app
 from saetools.errors import UserError
+from saetools.log import logger
 from saetools.scorers.compatibility import check_scorer_fits
 from saetools.scorers.file import load_scorer
 from saetools.scorers.sae import SAE, SAEConfig
@@ -188,8 +189,12 @@ def test_a_saelens_export_says_what_it_was_trained_on(
 
 @pytest.mark.parametrize("metadata", [None, {}, {"sae_lens_version": "6.0", "model_name": "gpt2"}])
 def test_a_folder_that_saelens_made_does_not_say(
-    metadata: dict[str, str] | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    metadata: dict[str, str] | None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logger, "propagate", True)  # a command that ran in this process has turned it off
     folder = tmp_path / "lens"
     shutil.copytree(HERE / "saelens_folders" / "topk", folder)
     cfg = json.loads((folder / "cfg.json").read_text())

@@ -38,8 +38,7 @@ def test_the_import_brings_nothing_heavy_and_the_names_are_there() -> None:
     code += "print([n for n in ('torch', 'numpy', 'pandas', 'typer', 'h5py', 'PIL') if n in sys.modules])"
     assert python(code).splitlines() == ["[]", "[]"]
     for name in st.__all__:
-        if name != "train_sae":
-            assert callable(getattr(st, name))
+        assert callable(getattr(st, name))
     with pytest.raises(AttributeError, match="no attribute 'open_shard'"):
         _ = st.open_shard  # type: ignore[attr-defined]
 

@@ -1,1 +1,1 @@
-"""Average precision, its intervals, and fronts. Formulas: docs/metrics.md."""
+"""Average precision and its intervals, image scores, F1 at a threshold, Pareto fronts. Formulas: docs/metrics.md."""

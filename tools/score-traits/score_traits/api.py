@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from saetools.cli.quantities import parse_bytes
-from saetools.compute.devices import choose_device
+from saetools.compute import devices
 from saetools.errors import UsageError
 from saetools.files.ap_tables import SCORER_FILES, list_scorer_files
 from saetools.files.formats import AP_TABLE
@@ -105,7 +105,7 @@ def score_traits(
         raise UsageError(f"`{'n_train' if specs else 'scorers'}`: expected at least one")
     parse_pool(pool)
     memory_bytes = parse_bytes("`memory`", memory) if isinstance(memory, str) else memory
-    chosen_device = choose_device(device)
+    chosen_device = devices.choose_device(device)
     train_set, test_set = _opened(train), _opened(test)
     layers = [layer] if layer is None or isinstance(layer, int) else layer
     settings = ScoringSettings(

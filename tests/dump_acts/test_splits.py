@@ -107,7 +107,7 @@ def test_an_image_keeps_its_side_when_others_go(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("split", [None, "test", "a"])
 def test_it_divides_nothing_but_train(tmp_path: Path, split: str | None) -> None:
-    with pytest.raises(UsageError, match="--split train or --split validation"):
+    with pytest.raises(UsageError, match="`split` train or `split` validation"):
         list_divided(plain(tmp_path / "set"), "auto", split, 0.3)
 
 

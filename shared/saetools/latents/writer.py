@@ -52,7 +52,7 @@ class LatentsWriter:
         if not np.isfinite(stored_e).all():
             raise UserError(
                 f"{self._target}: a latent's value is {value_e[~np.isfinite(stored_e)][0]}, which"
-                f" {self._dtype.name} cannot hold; use --dtype float32, or check the activations"
+                f" {self._dtype.name} cannot hold; use `dtype` float32, or check the activations"
             )
         start = self._indptr[self._done]
         self._indptr[self._done + 1 : self._done + n + 1] = start + np.cumsum(counts_b)

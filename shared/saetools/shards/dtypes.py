@@ -44,7 +44,7 @@ def to_stored(
         count = int((~torch.isfinite(acts)).sum())
         raise UserError(
             f"{what}: {count} activations are NaN or infinite before they are stored;"
-            " the weights or the images are broken (try --device cpu, or --precision float32)"
+            " the weights or the images are broken (try `device` cpu, or `precision` float32)"
         )
     if dtype == "int8":
         assert scale is not None, "int8 needs a scale"
@@ -53,7 +53,7 @@ def to_stored(
         count = int((acts.abs() >= OVERFLOW[dtype]).sum())
         raise UserError(
             f"{what}: {count} activations do not fit into {dtype}"
-            f" (largest magnitude {max(-low, high):.6g}); use --dtype bfloat16 or float32"
+            f" (largest magnitude {max(-low, high):.6g}); use `dtype` bfloat16 or float32"
         )
     if dtype == "bfloat16":
         return acts.bfloat16().cpu().view(torch.int16).numpy().view("<u2"), 0

@@ -63,7 +63,7 @@ def list_images(source: Path, layout: str, split: str | None) -> ImageSet:
     if layout == "csv":
         if split is not None:
             raise UserError(
-                f"{source}: a CSV has no splits; leave --split out, or write one CSV for each split"
+                f"{source}: a CSV has no splits; leave `split` out, or write one CSV for each split"
             )
         images = _list_csv(source)
     else:
@@ -85,10 +85,10 @@ def list_divided(source: Path, layout: str, split: str | None, share: float) -> 
     UserError where the data set has a validation split of its own, or one side would be empty.
     """
     if not 0 < share < 1:
-        raise UsageError(f"--split-validation {share:g}: expected a share above 0 and below 1, such as 0.2")
+        raise UsageError(f"`split_validation` {share:g}: expected a share above 0 and below 1, such as 0.2")
     if split not in (*TRAIN_NAMES, "validation"):
         raise UsageError(
-            f"--split-validation {share:g}: it divides the images to train on: add --split train or --split"
+            f"`split_validation` {share:g}: it divides the images to train on: add `split` train or `split`"
             f" validation{f' (not {split})' if split else ''}, or leave it out"
         )
     divided = _divided_split(source, _recognise(source) if layout == "auto" else layout, split)
@@ -96,7 +96,7 @@ def list_divided(source: Path, layout: str, split: str | None, share: float) -> 
     wanted = (uniform_of_paths(whole.path, VALIDATION) < share) == (split == "validation")
     if not wanted.any():
         raise UserError(
-            f"{source}: --split-validation {share:g} leaves {split} without any of {len(whole)} images;"
+            f"{source}: `split_validation` {share:g} leaves {split} without any of {len(whole)} images;"
             " choose another share"
         )
     rows = np.flatnonzero(wanted).tolist()
@@ -120,14 +120,14 @@ def _divided_split(source: Path, layout: str, split: str) -> str | None:
     there = [name for name in SPLIT_NAMES if (top / name).is_dir()]
     if own := [name for name in there if name in ("validation", "valid", "val", "dev")]:
         raise UserError(
-            f"{top / own[0]}: the data set has a validation split of its own; leave --split-validation out and"
-            f" record --split {own[0]}"
+            f"{top / own[0]}: the data set has a validation split of its own; leave `split_validation` out and"
+            f" record `split` {own[0]}"
         )
     train = [name for name in TRAIN_NAMES if name in there and split in (name, "train", "validation")]
     if not train and (there or split == "training"):
         raise UserError(
-            f"{top}: found no split {split if split in TRAIN_NAMES else 'train'!r} to divide by --split-validation,"
-            f" only {', '.join(there) or 'images without splits: use --split train'}"
+            f"{top}: found no split {split if split in TRAIN_NAMES else 'train'!r} to divide by `split_validation`,"
+            f" only {', '.join(there) or 'images without splits: use `split` train'}"
         )
     return train[0] if train else None
 
@@ -173,7 +173,7 @@ def _list_masks(root: Path, split: str | None) -> ImageSet:
         if not there:
             raise UserError(
                 f"{file}: its mask {stem}.png does not exist; every image needs one (or record the images"
-                " without masks: --layout folder)"
+                " without masks: `layout` folder)"
             )
         masks.append(there[0].relative_to(root).as_posix())
     paths = [path.relative_to(root).as_posix() for path in files]

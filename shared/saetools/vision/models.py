@@ -197,7 +197,7 @@ def outline_model(
                 raise UserError(
                     f"{name}: it does not take a grid of {rows} x {columns} patches of {edge} pixels"
                     f" ({str(error).splitlines()[0] if str(error) else type(error).__name__});"
-                    " leave --grid out, or take a model of timm with position embeddings that can be interpolated"
+                    " leave `grid` out, or take a model of timm with position embeddings that can be interpolated"
                 ) from error
     preprocess = replace(
         preprocess,

@@ -123,7 +123,7 @@ def _parse(name: str, weights: Path | None) -> None:
     if not tag and weights is None:
         raise UserError(
             f"open_clip/{name}: which weights? give open_clip/{architecture}/PRETRAINED with one of"
-            f" {', '.join(tags) or '(none are published)'}, or a local file with --weights"
+            f" {', '.join(tags) or '(none are published)'}, or a local file as `weights`"
         )
 
 
@@ -142,8 +142,8 @@ def _create(architecture: str, tag: str | None, tag_config: dict[str, Any], publ
     except (OSError, RuntimeError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"open_clip/{architecture}: its published configuration or weights could not be had"
-            f" ({first_line}); check the network, or give a local file with --weights"
+            f"open_clip/{architecture}: its published configuration or weights could not be downloaded"
+            f" ({first_line}); check the network, or give a local file as `weights`"
         ) from error
     finally:
         logging.disable(logging.NOTSET)

@@ -24,7 +24,7 @@ def check_name(name: str, weights: Path | None) -> None:
     if "." in name and name not in tags:
         raise UserError(f"timm/{name}: timm knows no such weights; known are {', '.join(tags) or 'none'}")
     if weights is None and not tags:
-        raise UserError(f"timm/{name}: no weights of it are published; give a local file with --weights")
+        raise UserError(f"timm/{name}: no weights of it are published; give a local file as `weights`")
 
 
 def create(name: str, *, published: bool, any_grid: bool) -> torch.nn.Module:
@@ -95,8 +95,8 @@ def _create(name: str, published: bool, options: dict[str, Any]) -> Any:
             raise
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"timm/{name}: its published weights could not be had ({first_line});"
-            " check the network, or give a local file with --weights"
+            f"timm/{name}: its published weights could not be downloaded ({first_line});"
+            " check the network, or give a local file as `weights`"
         ) from error
 
 

@@ -193,5 +193,7 @@ def _read(file: h5py.File, name: str, shape: tuple[int | None, ...], path: Path)
         raise UserError(f"{path}: /{name} has shape {found}, expected {shape}; train again")
     values = file[name][...].astype(np.float32)
     if not np.isfinite(values).all():
-        raise UserError(f"{path}: /{name} holds NaN or infinite values; train again with a lower learning rate")
+        raise UserError(
+            f"{path}: /{name} holds NaN or infinite values; train again with a lower learning rate"
+        )
     return torch.from_numpy(values)

@@ -56,3 +56,11 @@ def test_groups_of_the_shared_package_import_lower_ones() -> None:
                 mine, theirs = group(name), group(found)
                 if theirs and theirs != mine:
                     assert layer[theirs] < layer[mine], f"{name} imports {found}"
+
+
+def test_only_programs_import_the_command_line_kit() -> None:
+    for name, path in MODULES.items():
+        if "saetools.cli.app" in imported(path):
+            assert name.startswith("saetools.cli.") or name.split(".")[0] != "saetools", name
+        if name.startswith(("saetools.files", "saetools.compute", "saetools.errors")):
+            assert not any(found.startswith("saetools.cli") for found in imported(path)), name

@@ -23,7 +23,6 @@ def group(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-@pytest.mark.xfail(reason="saetools.scorers.sae and saetools.scorers.file import each other", strict=True)
 def test_no_import_circle() -> None:
     graph = {name: set(imported(path)) - {name} for name, path in MODULES.items()}
     try:

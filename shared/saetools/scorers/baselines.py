@@ -5,7 +5,7 @@ An SAE's latents are its scores (`saetools.scorers.sae`); here are the baselines
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -73,6 +73,10 @@ class Linear:
     @property
     def d_model(self) -> int:
         return self.vectors.shape[1]
+
+    def contents(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """What a scorer file holds of it: attributes, and float32 tensors by name."""
+        return {}, {"vectors": self.vectors, "bias": self.bias}
 
 
 def both_signs(scorer: Linear) -> Linear:

@@ -1,11 +1,8 @@
-"""Scorers on disk: one HDF5 file each, see docs/formats.md."""
+"""Reads scorers: one HDF5 file each (docs/formats.md), or a checkpoint of another library."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +12,11 @@ import torch
 
 from saetools.errors import UserError
 from saetools.files.formats import SCORERS
-from saetools.files.hdf5 import new_hdf5, open_hdf5
-from saetools.files.provenance import Provenance, canonical_json
+from saetools.files.hdf5 import open_hdf5
+from saetools.files.provenance import Provenance
 from saetools.scorers.baselines import Linear, Nearest
 from saetools.scorers.hub import HUB, download
-from saetools.scorers.record import TrainedScorer
+from saetools.scorers.record import LATENTS, TrainedScorer, sae_digest, save_scorer
 from saetools.scorers.sae import SAE, SAEConfig, check_config
 from saetools.scorers.saelens import read_saelens
 from saetools.scorers.saev import read_saev
@@ -30,44 +27,12 @@ __all__ = [
     "load_sae",
     "load_scorer",
     "needs_threshold",
-    "save_sae",
     "save_scorer",
     "with_origin",
 ]
 
-LATENTS = ("frequency", "mean_value")  # of each latent in the evaluation
 SAE_KINDS = ("sae", "untrained")  # untrained: as it was before its training
-CHANGED_FROM = (
-    "changed_from"  # setting of an SAE that was saved from Python with other weights: the first one's uid
-)
 LINEAR_KINDS = ("random", "random-centred", "kmeans", "pca", "pca-both", "units-both", "linear")
-
-
-def save_scorer(target: Path, contents: TrainedScorer) -> None:
-    """Write a scorer file, complete or not at all."""
-    scorer = contents.scorer
-    attributes: dict[str, Any] = {"kind": contents.kind, **contents.provenance.to_attributes()}
-    attributes["trained_on"] = canonical_json(contents.trained_on)
-    attributes["evaluation"] = canonical_json(contents.evaluation)
-    if isinstance(scorer, SAE):
-        attributes["config"] = canonical_json(asdict(scorer.config))
-        attributes["scale"] = scorer.scale
-        tensors = {name: getattr(scorer, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "mean")}
-        if scorer.threshold is not None:
-            tensors["threshold"] = scorer.threshold
-    else:
-        tensors = {"vectors": scorer.vectors, "bias": scorer.bias}
-    for name in LATENTS:
-        if (tensor := getattr(contents, f"{name}_s")) is not None:
-            tensors[name] = tensor
-    n_bytes = sum(4 * tensor.numel() for tensor in tensors.values()) + sum(
-        len(str(v)) for v in attributes.values()
-    )
-    with new_hdf5(target, n_bytes) as file:
-        for name, tensor in tensors.items():
-            file[name] = np.ascontiguousarray(tensor.detach().cpu().numpy(), "<f4")
-        for name, value in attributes.items():
-            file.attrs[name] = value
 
 
 def load_scorer(path: str | Path) -> TrainedScorer:
@@ -120,37 +85,8 @@ def with_origin(found: TrainedScorer, what: str = "the scorer") -> SAE:
         raise UserError(
             f"{what}: found a scorer of kind {found.kind!r}, expected an SAE; use load_scorer for it"
         )
-    sae.origin, sae.origin_digest = found, _digest(sae)
+    sae.origin, sae.origin_digest = found, sae_digest(sae)
     return sae
-
-
-def save_sae(path: Path, sae: SAE) -> None:
-    """See `SAE.save`."""
-    save_scorer(path, sae_record(sae))
-
-
-def sae_record(sae: SAE) -> TrainedScorer:
-    """What is known of an SAE in memory: its own record, or a new one where its weights were changed since then."""
-    found = sae.origin
-    if found is not None and found.provenance.format == SCORERS.name and _digest(sae) == sae.origin_digest:
-        return replace(found, scorer=sae)
-    settings: dict[str, Any] = {"activation": sae.config.activation, "sparsity": sae.config.k}
-    parents: Sequence[str] = ()
-    if found is not None:
-        settings = {**found.provenance.settings, CHANGED_FROM: found.provenance.uid}
-        parents = found.provenance.parents
-    # Of changed weights, what was counted and measured after the training holds no longer.
-    trained_on = {name: value for name, value in sae.trained_on.items() if name != "tokens"}
-    return TrainedScorer("sae", sae, Provenance.of(SCORERS, "saetools", settings, parents), trained_on)
-
-
-def _digest(sae: SAE) -> str:
-    """SHA-256 of the weights and of all else that decides what the SAE computes."""
-    digest = hashlib.sha256(repr((sae.config, sae.scale)).encode())
-    for name, tensor in sae.state_dict().items():
-        digest.update(name.encode() + str(tensor.dtype).encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _read_sae(file: h5py.File, path: Path) -> SAE:

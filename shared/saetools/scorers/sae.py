@@ -11,7 +11,7 @@ the weights, so that nobody can forget to apply them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from torch import nn
 
 from saetools.compute.devices import in_float64
 from saetools.errors import UserError
+from saetools.files.provenance import canonical_json
 
 if TYPE_CHECKING:
     from saetools.scorers.baselines import Scorer
@@ -102,6 +103,17 @@ class SAE(nn.Module):
         return self.config.d_sae
 
     @property
+    def d_model(self) -> int:
+        return self.config.d_model
+
+    def contents(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """What a scorer file holds of it: attributes, and float32 tensors by name."""
+        tensors = {name: getattr(self, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "mean")}
+        if self.threshold is not None:
+            tensors["threshold"] = self.threshold
+        return {"config": canonical_json(asdict(self.config)), "scale": self.scale}, tensors
+
+    @property
     def trained_on(self) -> Mapping[str, Any]:
         """model, weights, hook, preprocess, layer, and the number of tokens; empty where that is not known."""
         return {} if self.origin is None else self.origin.trained_on
@@ -126,7 +138,7 @@ class SAE(nn.Module):
         A copy of an unchanged file has its record: what it was trained on, its settings, evaluation and uid. Of changed
         weights there is a new uid, with that of the file they come from as the parent.
         """
-        from saetools.scorers.file import save_sae
+        from saetools.scorers.record import save_sae
 
         save_sae(Path(path), self)
 

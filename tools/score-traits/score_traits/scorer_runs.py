@@ -22,7 +22,8 @@ from saetools.files.formats import SCORERS
 from saetools.files.provenance import Provenance, canonical_json, first_difference
 from saetools.scorers.baselines import Linear, Scorer, both_signs
 from saetools.scorers.compatibility import check_scorer_fits, trained_on_these, warn_if_trained_on
-from saetools.scorers.file import TrainedScorer, load_scorer, sae_record
+from saetools.scorers.file import load_scorer
+from saetools.scorers.record import TrainedScorer, sae_record
 from saetools.scorers.sae import SAE
 from saetools.scorers.start import rebuild_start, training_shards, untrained_topk
 from saetools.shards.header import layer_group

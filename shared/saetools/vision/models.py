@@ -7,7 +7,6 @@ patch grid, class token and preprocessing come from the model, never from the us
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from saetools.errors import UserError
 from saetools.vision.pictures import open_picture
 from saetools.vision.preprocess import Preprocess, native_grid
+from saetools.vision.weights import digest_weights
 
 if TYPE_CHECKING:
     from saetools.vision.pictures import Picture
@@ -97,7 +97,7 @@ class VisionModel:
         self, outline: Outline, module: torch.nn.Module, device: torch.device, precision: str = "float32"
     ) -> None:
         self.outline, self.device, self.precision = outline, device, precision
-        self.weights = _digest(module)
+        self.weights = digest_weights(module)
         self._module = module.eval().requires_grad_(False).to(device)
         self._family, _ = _family(outline.name)
         self._mean = torch.tensor(outline.preprocess.mean, device=device).view(1, 3, 1, 1)
@@ -263,13 +263,3 @@ def _has_cls(family: ModuleType, module: torch.nn.Module, size: Sequence[int]) -
     images = torch.zeros(1, 3, *size, device="meta")
     ((_, prefix_bnd),) = family.intermediates(module, images, [0], "NCHW")
     return prefix_bnd is not None and prefix_bnd.shape[1] > family.n_registers(module)
-
-
-def _digest(module: torch.nn.Module) -> str:
-    """SHA-256 over the names and float32 bytes of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        values = tensor.float() if tensor.is_floating_point() else tensor
-        digest.update(name.encode() + b"\0")
-        digest.update(values.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,3 +65,13 @@ def fit_weights(
 
 def _starts_with(key: str, prefixes: Sequence[str]) -> bool:
     return any(key == prefix or key.startswith(prefix + ".") for prefix in prefixes)
+
+
+def digest_weights(module: torch.nn.Module) -> str:
+    """SHA-256 over the names and float32 bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(name.encode() + b"\0")
+        digest.update(values.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from saetools.vision.new_images import overlay as overlay
     from score_traits.api import score_traits as score_traits
     from train_sae.api import train_sae as train_sae
+    from train_sae.config import SAETraining as SAETraining
 
     __version__: str
 
 _MODULES = {
     "SAE": "saetools.scorers.sae",
+    "SAETraining": "train_sae.config",
     "UserError": "saetools.errors",
     "encode_image": "saetools.vision.new_images",
     "load_model": "saetools.vision.new_images",
@@ -42,10 +44,12 @@ _MODULES = {
     "score_traits": "score_traits.api",
     "train_sae": "train_sae.api",
 }
-_COMMANDS = {"score_traits": "score-traits", "train_sae": "train-sae"}  # names that live in a tool
+# Names that live in a tool, and the command of that tool
+_COMMANDS = {"SAETraining": "train-sae", "score_traits": "score-traits", "train_sae": "train-sae"}
 
 __all__ = [
     "SAE",
+    "SAETraining",
     "UserError",
     "encode_image",
     "load_model",

@@ -179,7 +179,7 @@ def test_pictures_without_a_known_range_are_refused_or_left_out(
         "float": "pixels are floating-point numbers",
         "int32": "pixels are integers of 32 bits",
         "signed": "or with a sign",
-        "misnamed": "name it .png or .tif",
+        "misnamed": "rename it to .png or .tif",
     }[kind]
     said = error_lines(dump(*command(images, weights, tmp_path / "fail"), code=1))
     assert str(bad) in said

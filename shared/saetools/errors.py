@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Something the user can mend: a bad file, settings that do not fit, a full disk.
+    """Something the user can mend: a bad file, settings that do not fit.
 
     The message is one to three lines: `FILE: what was found, what was expected, what to do`.
     Commands print it as `tool: error: MESSAGE` and exit with 1 (see `saetools.cli.app`).

@@ -57,8 +57,6 @@ def fake_device(kind: str):
     """--device cuda (or mps) is a fake one."""
     with (
         mock.patch("saetools.compute.devices.choose_device", torch.device),
-        mock.patch("train_sae.api.choose_device", torch.device),
-        mock.patch("score_traits.api.choose_device", torch.device),
         mock.patch("dump_acts.storing.ThreadPoolExecutor", InTurn),
         FakeDevice(kind) as fake,
     ):

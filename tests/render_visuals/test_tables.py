@@ -14,7 +14,7 @@ from pictured_latents import CROPPED, sparse_latents, write_images, write_pictur
 from processes import error_lines
 
 from render_visuals.cli import app
-from render_visuals.page.table import read_tables
+from render_visuals.page.annotations import read_tables
 from render_visuals.tables import read_table
 from saetools.files.ap_tables import SCORER_FILES
 from saetools.files.formats import (

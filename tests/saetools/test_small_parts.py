@@ -24,7 +24,7 @@ from saetools.scorers.baselines import Const, Linear
 from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.shards.header import Examples
-from saetools.shards.splits import check_no_overlap
+from saetools.shards.held_out import check_no_overlap
 
 THING = Format("saetools-thing", 2, "make-things")
 

@@ -27,7 +27,7 @@ from saetools.latents.header import (
 )
 from saetools.log import logger
 from saetools.shards.header import Examples, as_paths
-from saetools.shards.splits import check_no_overlap
+from saetools.shards.held_out import check_no_overlap
 
 if TYPE_CHECKING:
     import pandas as pd

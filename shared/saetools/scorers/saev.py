@@ -26,7 +26,7 @@ from saetools.scorers.record import TrainedScorer
 from saetools.scorers.sae import SAE, SAEConfig
 
 NEWEST_SCHEMA = 5
-ACTIVATIONS = {"Relu": "relu", "TopK": "topk", "BatchTopK": "batchtopk"}
+NAME_OF_CLASS = {"Relu": "relu", "TopK": "topk", "BatchTopK": "batchtopk"}
 
 
 def read_saev(
@@ -55,11 +55,11 @@ def read_saev(
         )
     cfg = header if schema == 0 else header["cfg"]
     activation, k = _activation(header, cfg)
-    if activation not in ACTIVATIONS:
-        raise UserError(f"{path}: unknown activation {activation!r}; known are {', '.join(ACTIVATIONS)}")
+    if activation not in NAME_OF_CLASS:
+        raise UserError(f"{path}: unknown activation {activation!r}; known are {', '.join(NAME_OF_CLASS)}")
     d_model = cfg.get("d_model", cfg.get("d_vit"))
     d_sae = cfg.get("d_sae") or (d_model or 0) * cfg.get("exp_factor", 0)
-    name = "topk" if as_topk else ACTIVATIONS[activation]
+    name = "topk" if as_topk else NAME_OF_CLASS[activation]
     tensors = take(
         path,
         state,

@@ -15,8 +15,8 @@ import torch
 from saetools.errors import UserError
 from saetools.files.provenance import canonical_json
 from saetools.log import logger
+from saetools.shards.held_out import HOLDOUT, uniform_of_paths
 from saetools.shards.reader import Shard, check_complete, choose_layer, iterate_shards
-from saetools.shards.splits import HOLDOUT, uniform_of_paths
 
 IMAGES_PER_BLOCK = 16
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from saetools.errors import UsageError, UserError, near_names
 from saetools.labels import cub200
-from saetools.shards.splits import VALIDATION, uniform_of_paths
+from saetools.shards.held_out import VALIDATION, uniform_of_paths
 
 LAYOUTS = ("auto", "folder", "cub200", "masks", "csv")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}

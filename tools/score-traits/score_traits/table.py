@@ -19,8 +19,8 @@ from saetools.log import logger
 from saetools.scorers.baselines import Linear
 from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
 from saetools.shards.header import check_same_source
+from saetools.shards.held_out import check_no_overlap
 from saetools.shards.reader import ShardSet
-from saetools.shards.splits import check_no_overlap
 from score_traits.linear_probes import Probes
 from score_traits.rows import ScoringSettings, Subset, choice_rows, probe_rows
 from score_traits.scorer_runs import ScorerRun, Spec, list_entry, list_runs

@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 
 from saetools.cli.paths import iterate_paths
-from saetools.compute.devices import choose_device
+from saetools.compute import devices
 from saetools.errors import UsageError, UserError, near_names
 from saetools.log import logger
 from saetools.scorers.file import with_origin
 from saetools.scorers.sae import SAE
 from saetools.shards.header import check_same_source
+from saetools.shards.held_out import check_no_overlap
 from saetools.shards.reader import Shard, ShardSet, check_complete, choose_layer, open_shards
-from saetools.shards.splits import check_no_overlap
 from saetools.shards.token_source import ShardSource, all_blocks
 from train_sae.checkpoint import Trained, describe, load_trained, result, save
 from train_sae.config import SAETraining
@@ -130,7 +130,7 @@ def train_all(
     ranks = Ranks.join()
     if ranks.world > 1 and (arriving or consume):
         raise UsageError("with several processes the shards must be there: no stdin, no `consume`")
-    place = ranks.device(choose_device(device))
+    place = ranks.device(devices.choose_device(device))
     if place.type == "cpu" and any(config.autocast for config in configs.values()):
         raise UsageError("`autocast`: on a CPU it does nothing; leave it out")
     validation = open_shards(val, allow_incomplete=allow_incomplete) if val else None

@@ -17,8 +17,8 @@ from saetools.log import logger
 from saetools.scorers.evaluation import SAEEvaluation
 from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
 from saetools.scorers.sae import SAE
+from saetools.shards.held_out import count_overlap
 from saetools.shards.reader import ShardSet, count_shards
-from saetools.shards.splits import count_overlap
 from saetools.shards.token_source import ShardSource
 from train_sae.config import TrainingSettings
 from train_sae.resuming import state_path

@@ -18,7 +18,7 @@ from saetools.cli.quantities import parse_bytes, parse_count
 from saetools.errors import UsageError
 from saetools.log import logger
 from saetools.scorers.start_settings import B_DEC_STARTS, NORMALIZATIONS, POOL_MEMORY, START_L0, StartSettings
-from train_sae.steps.settings import ACTIVATIONS, OBJECTIVES, StepSettings
+from train_sae.steps.settings import OBJECTIVES, TRAINABLE, StepSettings
 
 OPTIMIZERS = ("adam", "muon")
 DECAYS = ("cosine", "linear", "none")
@@ -65,7 +65,7 @@ class SAETraining:
     expansion: int = option(
         8, "Number of latents per model dimension, if --d-sae is not given.", bounds=AT_LEAST_1)
     activation: str = option(
-        StartSettings.activation, "Activation function: topk, batchtopk, relu or jumprelu.", choices=ACTIVATIONS)
+        StartSettings.activation, "Activation function: topk, batchtopk, relu or jumprelu.", choices=TRAINABLE)
     objective: str = option(
         "mse", "Reconstruction loss: mse, or matryoshka: the mean MSE over random prefixes of the latents.",
         choices=OBJECTIVES)

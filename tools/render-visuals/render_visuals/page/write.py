@@ -17,8 +17,8 @@ from render_visuals.analysis.kernels import lower_edge
 from render_visuals.analysis.similar import nearest_latents
 from render_visuals.analysis.survey import ImageIndex, Survey, survey
 from render_visuals.page import data as page_data
+from render_visuals.page.annotations import Annotations, Column, read_tables
 from render_visuals.page.data import write_chunk
-from render_visuals.page.table import Annotations, Column, read_tables
 from render_visuals.page.thumbnails import draw_thumbnails, thumbnail_name
 from render_visuals.pictures.redraw import content_key, file_stat
 from saetools.errors import UserError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from saetools.scorers.start_settings import StartSettings
 
-ACTIVATIONS = ("topk", "batchtopk", "relu", "jumprelu")
+TRAINABLE = ("topk", "batchtopk", "relu", "jumprelu")
 OBJECTIVES = ("mse", "matryoshka")
 
 
@@ -48,7 +48,7 @@ class StepSettings:
     prescreen: bool | None = None
 
     def __post_init__(self) -> None:
-        assert self.activation in ACTIVATIONS, self.activation
+        assert self.activation in TRAINABLE, self.activation
         assert self.objective in OBJECTIVES, self.objective
         assert self.k >= 1 and self.aux_k >= 0 and self.dead_after_tokens >= 1
         assert self.n_prefixes >= 1 and self.prefix_min >= 1 and self.prefix_power > 0

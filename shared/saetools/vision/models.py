@@ -179,8 +179,14 @@ def outline_model(
     """
     family, short = _family(name)
     family.check_name(short, weights)
-    with torch.device("meta"):  # tensors that have shapes and no values
-        module = family.create(short, published=False, any_grid=native is not None).eval()
+    any_grid = native is not None
+    try:
+        with torch.device("meta"):  # tensors that have shapes and no values
+            module = family.create(short, published=False, any_grid=any_grid).eval()
+    except (
+        NotImplementedError
+    ):  # RegNets compute with values while they are made; older versions of torch cannot
+        module = family.create(short, published=False, any_grid=any_grid).eval().to("meta")
     preprocess = family.preprocess(module)
     strides = family.strides(module)
     token_format = _token_format(family, module, preprocess.size)

@@ -135,7 +135,9 @@ def _create(architecture: str, tag: str | None, tag_config: dict[str, Any], publ
             architecture,
             pretrained=tag if published else None,
             load_weights=published,
-            device=torch.get_default_device(),
+            device=torch.empty(
+                0
+            ).device,  # of `with torch.device(...)` too, which older versions of torch do not report
             # open_clip only warns where the weights were trained with the other GELU
             force_quick_gelu=bool(tag_config.get("quick_gelu", False)),
         )

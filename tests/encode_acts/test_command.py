@@ -25,8 +25,9 @@ from saetools.cli.slices import parse_slice
 from saetools.errors import UserError
 from saetools.files.formats import LATENTS, SCORERS
 from saetools.files.provenance import Provenance
+from saetools.latents.file import LatentsFile
 from saetools.latents.header import LatentsHeader
-from saetools.latents.reader import LatentsFile, open_latents
+from saetools.latents.reader import open_latents
 from saetools.latents.writer import new_latents
 from saetools.scorers.baselines import Linear, Nearest
 from saetools.scorers.file import TrainedScorer, save_scorer

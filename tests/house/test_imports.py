@@ -24,7 +24,11 @@ def group(module: str) -> str:
 
 
 def test_no_import_circle() -> None:
-    graph = {name: set(imported(path)) - {name} for name, path in MODULES.items()}
+    # The front door names its modules for type checkers, and every module may ask it for the version.
+    graph = {
+        name: set(imported(path, types=name != "saetools")) - {name, "saetools"}
+        for name, path in MODULES.items()
+    }
     try:
         list(TopologicalSorter(graph).static_order())
     except CycleError as error:

@@ -103,7 +103,7 @@ def test_columns_are_the_transposed_rows(
     latents = open_latents([write_latents(tmp_path / "l", f_npk, n_shards=3)])
     keep = rng.random(17 if pooled else 85) < 0.7
     dense = (f_npk.max(axis=1) if pooled else f_npk.reshape(85, 12)) * keep[:, None]
-    with Columns(latents, keep, pooled, 1, tmp_path) as columns:
+    with Columns(latents.files, keep, pooled, 1, tmp_path) as columns:
         assert columns.spilled == (least == 10)
         found = np.zeros_like(dense)
         blocks = list(columns.blocks(max_latents=5))

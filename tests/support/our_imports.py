@@ -24,9 +24,10 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imported(path: Path) -> Iterator[str]:
-    """The modules of ours that a file imports, at its head or inside a function, not for type checkers alone."""
-    for node in _running(ast.parse(path.read_text())):
+def imported(path: Path, types: bool = False) -> Iterator[str]:
+    """The modules of ours that a file imports, at its head or inside a function; types: for type checkers alone too."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if types else _running(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

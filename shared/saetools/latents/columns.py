@@ -8,7 +8,7 @@ every piece. Images can be max-pooled on the way: a piece is whole images.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from saetools.errors import UserError
 from saetools.latents.block import Latents
 
 if TYPE_CHECKING:
-    from saetools.latents.reader import LatentsFile, LatentsSet
+    from saetools.latents.file import LatentsFile
 
 SHORT_ROWS = 2**31  # fewer rows are numbered by int32
 MIN_ACTIVE = 1 << 16  # in a piece or a block, however little memory is granted
@@ -66,23 +66,29 @@ class Columns:
     """
 
     def __init__(
-        self, latents: LatentsSet, keep: npt.NDArray[np.bool_], pooled: bool, memory: int, folder: Path
+        self,
+        files: Sequence[LatentsFile],
+        keep: npt.NDArray[np.bool_],
+        pooled: bool,
+        memory: int,
+        folder: Path,
     ) -> None:
-        self._latents, self._pooled = latents, pooled
-        self.n_rows = latents.n_images if pooled else latents.n_images * latents.n_patches
+        n_images = sum(file.n_images for file in files)
+        self._n_patches, self._pooled = files[0].n_patches, pooled
+        n_patch_rows = n_images * self._n_patches
+        self.n_rows = n_images if pooled else n_patch_rows
         assert keep.shape == (self.n_rows,), "one entry for each row"
         self._keep = keep
-        n_patch_rows = latents.n_images * latents.n_patches
         self._row_type: np.dtype[Any] = np.dtype(np.int32 if n_patch_rows < SHORT_ROWS else np.int64)
-        self._value_type = np.result_type(*(file.value_type for file in latents.files))
+        self._value_type = np.result_type(*(file.value_type for file in files))
         self._plan = MemoryPlan.of(memory, self._row_type.itemsize + self._value_type.itemsize)
         self._pieces: list[_Piece] = []
         self._spill: _Spill | None = None
         self._folder = folder
-        self.count = np.zeros(latents.n_latents, np.int64)
-        with Progress("transposing", total=latents.n_images, unit="images") as progress:
+        self.count = np.zeros(files[0].n_latents, np.int64)
+        with Progress("transposing", total=n_images, unit="images") as progress:
             first_image = 0
-            for file in latents.files:
+            for file in files:
                 for start, stop in file.blocks(self._plan.piece):
                     self._add(file, start, stop, first_image)
                     progress.advance(stop - start)
@@ -112,7 +118,7 @@ class Columns:
 
     def _add(self, file: LatentsFile, start: int, stop: int, first_image: int) -> None:
         """Transpose the images from start to stop of a file whose first image has that number in the set."""
-        p = self._latents.n_patches
+        p = self._n_patches
         indptr, indices, values = file.images(start, stop)
         if not np.isfinite(values).all():
             raise UserError(

@@ -1,32 +1,21 @@
-"""Reads CSR latents: checks a file when it is opened, then memory-maps its active latents."""
+"""Reads sets of CSR latents: the files of a folder, as one, with what belongs to each image."""
 
 from __future__ import annotations
 
-import json
-import struct
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from saetools.errors import UserError
 from saetools.files.formats import LATENTS
-from saetools.files.provenance import Provenance, check_format
-from saetools.latents.header import (
-    HEADER,
-    MEMBERS,
-    OPTIONAL,
-    VALUE_TYPES,
-    LatentsHeader,
-    check_same_encoding,
-    latents_name,
-)
+from saetools.latents.file import LatentsFile
+from saetools.latents.header import check_same_encoding, latents_name
 from saetools.log import logger
-from saetools.shards.header import Examples, as_paths
+from saetools.shards.header import as_paths
 from saetools.shards.held_out import check_no_overlap
 
 if TYPE_CHECKING:
@@ -34,108 +23,6 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 POOLING_MEMORY = 1 << 30  # bytes, before values go to disk
-AGAIN = f"write it again with {LATENTS.made_by}"
-
-
-class LatentsFile:
-    """The latents of one activation shard.
-
-    Opening it checks format, version, types and sizes; raises UserError where something is wrong. It keeps no file
-    open: active latents are memory-mapped when they are read.
-
-    count {K}: in how many patches each latent is active.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._places = _find_members(path)
-        values = json.loads(str(self._load(HEADER)[()]))
-        check_format(values, LATENTS, path)
-        self.header = LatentsHeader.from_settings(values.pop("header", {}), path)
-        self.provenance = Provenance(**values)
-        self.count = self._load("count")
-        size = self._load("size") if "size" in self._places else None
-        digest = np.char.decode(self._load("digest"), "latin1") if "digest" in self._places else None
-        paths, index, target, grid = map(self._load, ("path", "index", "target", "grid"))
-        self.examples = Examples(paths, index, target, grid, size, digest)
-        self.n_images, self.n_patches, self.n_latents = (
-            len(self.examples),
-            self.header.n_patches,
-            self.header.n_latents,
-        )
-        self._check_sizes()
-
-    @property
-    def n_active(self) -> int:
-        return int(self._places["data"][2][0])
-
-    @property
-    def value_type(self) -> np.dtype[Any]:
-        """float32 or float16."""
-        return self._places["data"][1]
-
-    @property
-    def labels(self) -> np.ndarray | None:
-        """uint16 {N, P}, 65535 = ignore; None where the data set has no masks."""
-        return self._load("labels") if "labels" in self._places else None
-
-    def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(indptr {stop - start + 1} from 0, indices int32, values as stored) of the rows from `start` on.
-
-        Raises UserError where a latent's number is not below K.
-        """
-        indptr = np.array(self._map("indptr", start, stop + 1))
-        first, last = int(indptr[0]), int(indptr[-1])
-        if first < 0 or last > self.n_active or np.any(np.diff(indptr) < 0):
-            raise UserError(f"{self.path}: indptr does not count the active latents; {AGAIN}")
-        indices = self._map("indices", first, last)
-        if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < self.n_latents):
-            raise UserError(
-                f"{self.path}: it names latents from {indices.min()} to {indices.max()} where there are"
-                f" {self.n_latents}; {AGAIN}"
-            )
-        return indptr - first, indices, self._map("data", first, last)
-
-    def images(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`rows` of whole images."""
-        return self.rows(start * self.n_patches, stop * self.n_patches)
-
-    def blocks(self, max_active: int) -> Iterator[tuple[int, int]]:
-        """Bounds (start, stop) of consecutive images, with at most that many active latents, or of a single image."""
-        ends = np.array(self._map("indptr", 0, self.n_images * self.n_patches + 1)[:: self.n_patches])
-        start = 0
-        while start < self.n_images:
-            stop = int(np.searchsorted(ends, ends[start] + max_active, side="right")) - 1
-            stop = min(max(stop, start + 1), self.n_images)
-            yield start, stop
-            start = stop
-
-    def _map(self, name: str, first: int, last: int) -> np.ndarray:
-        offset, dtype, _ = self._places[name]
-        if first == last:
-            return np.empty(0, dtype)
-        place = offset + first * dtype.itemsize
-        return np.memmap(self.path, dtype, "r", place, (last - first,))
-
-    def _load(self, name: str) -> np.ndarray:
-        offset, dtype, shape = self._places[name]
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            count = int(np.prod(shape, dtype=np.int64))
-            return np.frombuffer(file.read(count * dtype.itemsize), dtype, count).reshape(shape)
-
-    def _check_sizes(self) -> None:
-        n, p, k = self.n_images, self.n_patches, self.n_latents
-        sizes = {"2": 2, "N*P+1": n * p + 1, "N": n, "P": p, "K": k, "E": self.n_active}
-        for name, (_, shape) in MEMBERS.items():
-            if name not in self._places:
-                continue
-            expected = tuple(sizes[part] for part in shape.split(",") if part)
-            if (found := self._places[name][2]) != expected:
-                raise UserError(f"{self.path}: {name} has shape {found}, expected {expected}; {AGAIN}")
-        ends = self._map("indptr", 0, n * p + 1)[[0, -1]]
-        if ends[0] != 0 or ends[1] != self.n_active or self.count.sum() != self.n_active:
-            raise UserError(f"{self.path}: indptr or count do not count the active latents; {AGAIN}")
 
 
 class LatentsSet:
@@ -192,11 +79,11 @@ class LatentsSet:
     def _image_max(self) -> sparse.csc_array:
         from scipy import sparse
 
-        from saetools.latents.columns import Columns
+        from saetools.latents.columns import Columns  # numba, which most users of this module need not load
 
         keep = np.ones(self.n_images, bool)
         with tempfile.TemporaryDirectory() as folder:
-            columns = Columns(self, keep, pooled=True, memory=POOLING_MEMORY, folder=Path(folder))
+            columns = Columns(self.files, keep, pooled=True, memory=POOLING_MEMORY, folder=Path(folder))
             with columns:
                 blocks = [
                     sparse.csc_array(
@@ -299,59 +186,3 @@ def _open_folder(folder: Path) -> Iterator[LatentsFile]:
         )
     for name in names:
         yield LatentsFile(folder / name)
-
-
-_ByteRange = tuple[int, np.dtype[Any], tuple[int, ...]]
-
-
-def _find_members(path: Path) -> dict[str, _ByteRange]:
-    """Where in the file each array's bytes are, their type and shape."""
-    try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as zip:
-            members = {info.filename.removesuffix(".npy"): info for info in zip.infolist()}
-            needed = [name for name in MEMBERS if name not in OPTIONAL]
-            if HEADER not in members:
-                raise UserError(
-                    f"{path}: it has no member {HEADER!r} that says where it comes from; expected latents as"
-                    f" {LATENTS.made_by} writes them"
-                )
-            if missing := [name for name in needed if name not in members]:
-                raise UserError(f"{path}: the member {missing[0]!r} is missing; {AGAIN}")
-            places = {name: _find(file, info, path) for name, info in members.items() if name in MEMBERS}
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: no such file; expected latents, as {LATENTS.made_by} writes them"
-        ) from error
-    except (zipfile.BadZipFile, struct.error) as error:
-        raise UserError(
-            f"{path}: not a whole .npz file ({error}); it was cut short or is none; {AGAIN}"
-        ) from error
-    for name, (_, dtype, _shape) in places.items():
-        allowed = {"text": dtype.kind == "U", "values": dtype in VALUE_TYPES.values()}
-        wanted = MEMBERS[name][0]
-        if not allowed.get(wanted, dtype == np.dtype(wanted) if wanted not in allowed else False):
-            raise UserError(f"{path}: {name} is of type {dtype}, expected {wanted}; {AGAIN}")
-    return places
-
-
-def _find(file: Any, info: zipfile.ZipInfo, path: Path) -> _ByteRange:
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise UserError(f"{path}: {info.filename} is compressed, expected plain bytes; {AGAIN}")
-    file.seek(info.header_offset + 26)
-    name_length, extra_length = struct.unpack("<HH", file.read(4))
-    begin = info.header_offset + 30 + name_length + extra_length
-    file.seek(begin)
-    try:
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, fortran, dtype = read(file)
-    except ValueError as error:
-        raise UserError(f"{path}: {info.filename} is no NumPy array ({error}); {AGAIN}") from error
-    if fortran or dtype.hasobject:
-        raise UserError(f"{path}: {info.filename} is stored in another way than expected; {AGAIN}")
-    count = int(np.prod(shape, dtype=np.int64))
-    if file.tell() + count * dtype.itemsize > begin + info.file_size:
-        raise UserError(f"{path}: {info.filename} ends after the end of its bytes; {AGAIN}")
-    return file.tell(), dtype, shape

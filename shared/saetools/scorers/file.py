@@ -16,8 +16,8 @@ from saetools.files.hdf5 import open_hdf5
 from saetools.files.provenance import Provenance
 from saetools.scorers.baselines import Linear, Nearest
 from saetools.scorers.hub import HUB, download
-from saetools.scorers.record import LATENTS, TrainedScorer, sae_digest, save_scorer
-from saetools.scorers.sae import SAE, SAEConfig, check_config
+from saetools.scorers.record import LATENTS, TrainedScorer, save_scorer
+from saetools.scorers.sae import SAE, SAEConfig, check_config, sae_digest
 from saetools.scorers.saelens import read_saelens
 from saetools.scorers.saev import read_saev
 

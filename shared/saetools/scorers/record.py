@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from saetools.files.formats import SCORERS
 from saetools.files.hdf5 import new_hdf5
 from saetools.files.provenance import Provenance, canonical_json
-
-if TYPE_CHECKING:
-    from saetools.scorers.baselines import Linear
-    from saetools.scorers.sae import SAE
+from saetools.scorers.baselines import Scorer
 
 LATENTS = ("frequency", "mean_value")  # of each latent in the evaluation
-# setting of an SAE that was saved from Python with other weights: the uid of the first one
-CHANGED_FROM = "changed_from"
+
+
+class StoredScorer(Scorer, Protocol):
+    """A scorer that has a file: an `SAE`, or a `Linear` one."""
+
+    @property
+    def d_model(self) -> int: ...
+
+    def contents(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """What its file holds: attributes, and float32 tensors by name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class TrainedScorer:
     """
 
     kind: str
-    scorer: SAE | Linear
+    scorer: StoredScorer
     provenance: Provenance
     trained_on: Mapping[str, Any]
     evaluation: Mapping[str, float] = field(default_factory=dict)
@@ -65,32 +69,3 @@ def save_scorer(target: Path, contents: TrainedScorer) -> None:
             file[name] = np.ascontiguousarray(tensor.detach().cpu().numpy(), "<f4")
         for name, value in attributes.items():
             file.attrs[name] = value
-
-
-def save_sae(path: Path, sae: SAE) -> None:
-    """What `SAE.save` does."""
-    save_scorer(path, sae_record(sae))
-
-
-def sae_record(sae: SAE) -> TrainedScorer:
-    """What is known of an SAE in memory: its own record, or a new one where its weights were changed since then."""
-    found = sae.origin
-    if found is not None and found.provenance.format == SCORERS.name and sae_digest(sae) == sae.origin_digest:
-        return replace(found, scorer=sae)
-    settings: dict[str, Any] = {"activation": sae.config.activation, "sparsity": sae.config.k}
-    parents: Sequence[str] = ()
-    if found is not None:
-        settings = {**found.provenance.settings, CHANGED_FROM: found.provenance.uid}
-        parents = found.provenance.parents
-    # Of changed weights, what was counted and measured after the training holds no longer.
-    trained_on = {name: value for name, value in sae.trained_on.items() if name != "tokens"}
-    return TrainedScorer("sae", sae, Provenance.of(SCORERS, "saetools", settings, parents), trained_on)
-
-
-def sae_digest(sae: SAE) -> str:
-    """SHA-256 of the weights and of all else that decides what the SAE computes."""
-    digest = hashlib.sha256(repr((sae.config, sae.scale)).encode())
-    for name, tensor in sae.state_dict().items():
-        digest.update(name.encode() + str(tensor.dtype).encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -10,8 +10,9 @@ the weights, so that nobody can forget to apply them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,16 @@ from torch import nn
 
 from saetools.compute.devices import in_float64
 from saetools.errors import UserError
-from saetools.files.provenance import canonical_json
+from saetools.files.formats import SCORERS
+from saetools.files.provenance import Provenance, canonical_json
+from saetools.scorers.record import TrainedScorer, save_scorer
 
 if TYPE_CHECKING:
     from saetools.scorers.baselines import Scorer
-    from saetools.scorers.record import TrainedScorer
+
+
+# setting of an SAE that was saved from Python with other weights: the uid of the first one
+CHANGED_FROM = "changed_from"
 
 
 @dataclass(frozen=True)
@@ -138,9 +144,7 @@ class SAE(nn.Module):
         A copy of an unchanged file has its record: what it was trained on, its settings, evaluation and uid. Of changed
         weights there is a new uid, with that of the file they come from as the parent.
         """
-        from saetools.scorers.record import save_sae
-
-        save_sae(Path(path), self)
+        save_scorer(Path(path), sae_record(self))
 
     def get_extra_state(self) -> torch.Tensor:
         return torch.tensor(self.scale, dtype=torch.float64)
@@ -243,3 +247,27 @@ def check_config(config: SAEConfig, what: str) -> None:
         raise UserError(
             f"{what}: k is {config.k}; {config.activation} needs 1 <= k <= {config.d_sae} latents"
         )
+
+
+def sae_record(sae: SAE) -> TrainedScorer:
+    """What is known of an SAE in memory: its own record, or a new one where its weights were changed since then."""
+    found = sae.origin
+    if found is not None and found.provenance.format == SCORERS.name and sae_digest(sae) == sae.origin_digest:
+        return replace(found, scorer=sae)
+    settings: dict[str, Any] = {"activation": sae.config.activation, "sparsity": sae.config.k}
+    parents: Sequence[str] = ()
+    if found is not None:
+        settings = {**found.provenance.settings, CHANGED_FROM: found.provenance.uid}
+        parents = found.provenance.parents
+    # Of changed weights, what was counted and measured after the training holds no longer.
+    trained_on = {name: value for name, value in sae.trained_on.items() if name != "tokens"}
+    return TrainedScorer("sae", sae, Provenance.of(SCORERS, "saetools", settings, parents), trained_on)
+
+
+def sae_digest(sae: SAE) -> str:
+    """SHA-256 of the weights and of all else that decides what the SAE computes."""
+    digest = hashlib.sha256(repr((sae.config, sae.scale)).encode())
+    for name, tensor in sae.state_dict().items():
+        digest.update(name.encode() + str(tensor.dtype).encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

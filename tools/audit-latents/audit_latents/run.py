@@ -96,7 +96,7 @@ def _tables(
             )
         shuffled = shuffled_rankings(design, y_nc[keep_n], n_proposals, settings, threads, progress)
 
-    with Columns(test, held.test.keep, False, memory, out) as columns:
+    with Columns(test.files, held.test.keep, False, memory, out) as columns:
         audited = audit(columns.blocks(), test.n_latents, patches, set(map(int, ranking.latent)), threads)
     good_k = audited.best_ap >= tau
     rng = np.random.default_rng([settings.seed, 1])
@@ -134,7 +134,7 @@ def _labels(
 def _whole(train: LatentsSet, keep_n: np.ndarray, memory: int, folder: Path) -> Latents:
     """The largest value of every latent in the kept images, those numbered from 0."""
     number_n = np.cumsum(keep_n) - 1
-    with Columns(train, keep_n, True, memory, folder) as columns:
+    with Columns(train.files, keep_n, True, memory, folder) as columns:
         blocks = [block for _, block in columns.blocks()]
     sizes = np.concatenate([np.diff(block.indptr) for block in blocks])
     rows = np.concatenate([block.rows for block in blocks])

@@ -22,7 +22,8 @@ from saetools.files.hdf5 import open_hdf5
 from saetools.files.npz import HEADER
 from saetools.files.provenance import Provenance, check_format
 from saetools.files.tables import read_csv, sidecar_values
-from saetools.latents.reader import LatentsFile, open_latents
+from saetools.latents.file import LatentsFile
+from saetools.latents.reader import open_latents
 from saetools.scorers.file import load_scorer
 
 ANY = Format("any format of saetools", 1, "the tool that made it")

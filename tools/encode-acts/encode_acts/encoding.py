@@ -17,8 +17,8 @@ from saetools.errors import UserError
 from saetools.files.formats import LATENTS
 from saetools.files.provenance import Provenance, first_difference
 from saetools.files.reuse import check_reusable
+from saetools.latents.file import LatentsFile
 from saetools.latents.header import LatentsHeader, latents_name
-from saetools.latents.reader import LatentsFile
 from saetools.latents.writer import new_latents
 from saetools.shards.reader import Shard, choose_layer
 

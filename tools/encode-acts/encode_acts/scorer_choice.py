@@ -58,6 +58,7 @@ class ScorerChoice:
             return Units(shard.shape(layer)[1])
         check_scorer_fits(self.file, self.path, shard, layer)
         scorer = self.file.scorer
+        assert isinstance(scorer, SAE | Linear)
         return Triangle(scorer.vectors) if isinstance(scorer, Nearest) else scorer
 
     def check_what_is_kept(self, threshold: float, top: int | None) -> None:

@@ -127,7 +127,7 @@ class ProbeRun:
 
     def _tables(self, probes: Probes) -> dict[str, pd.DataFrame]:
         choice, labels = choose(probes), self.splits.test
-        with Columns(self.test, labels.keep, self.splits.pooled, self._memory, self.out) as columns:
+        with Columns(self.test.files, labels.keep, self.splits.pooled, self._memory, self.out) as columns:
             found = evaluate(labels, choice, columns.blocks(), self._threads)
         classes = class_table(probes, choice, found.classes, labels)
         latents = latent_table(probes, choice, found.latents)
@@ -187,7 +187,7 @@ def fit_classes(
         probes.prior[positions], probes.prior_loss[positions] = prior_c, prior_loss_c
     probes.n_positives[:] = labels.positives[classes]
     with (
-        Columns(train, labels.keep, splits.pooled, resources.memory, resources.folder) as columns,
+        Columns(train.files, labels.keep, splits.pooled, resources.memory, resources.folder) as columns,
         Progress("fitting", total=train.n_latents, unit="latents") as progress,
     ):
         for first, latents in columns.blocks():

@@ -23,8 +23,8 @@ from saetools.files.provenance import Provenance, canonical_json, first_differen
 from saetools.scorers.baselines import Linear, Scorer, both_signs
 from saetools.scorers.compatibility import check_scorer_fits, trained_on_these, warn_if_trained_on
 from saetools.scorers.file import load_scorer
-from saetools.scorers.record import TrainedScorer, sae_record
-from saetools.scorers.sae import SAE
+from saetools.scorers.record import TrainedScorer
+from saetools.scorers.sae import SAE, sae_record
 from saetools.scorers.start import rebuild_start, training_shards, untrained_topk
 from saetools.shards.header import layer_group
 from saetools.shards.reader import ShardSet

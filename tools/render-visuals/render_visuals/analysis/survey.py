@@ -13,7 +13,8 @@ import numpy as np
 from render_visuals.analysis import kernels
 from render_visuals.analysis.kernels import N_BINS
 from saetools.cli.progress import Progress
-from saetools.latents.reader import LatentsFile, LatentsSet
+from saetools.latents.file import LatentsFile
+from saetools.latents.reader import LatentsSet
 from saetools.vision.model_input import Recorded
 
 BLOCK_ACTIVE = 1 << 22

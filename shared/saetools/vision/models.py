@@ -183,9 +183,7 @@ def outline_model(
     try:
         with torch.device("meta"):  # tensors that have shapes and no values
             module = family.create(short, published=False, any_grid=any_grid).eval()
-    except (
-        NotImplementedError
-    ):  # RegNets compute with values while they are made; older versions of torch cannot
+    except NotImplementedError:  # a RegNet, made of values that older versions of torch lack there
         module = family.create(short, published=False, any_grid=any_grid).eval().to("meta")
     preprocess = family.preprocess(module)
     strides = family.strides(module)
@@ -205,11 +203,8 @@ def outline_model(
                     f" ({str(error).splitlines()[0] if str(error) else type(error).__name__});"
                     " leave `grid` out, or take a model of timm with position embeddings that can be interpolated"
                 ) from error
-    preprocess = replace(
-        preprocess,
-        mean=preprocess.mean if mean is None else list(mean),
-        std=preprocess.std if std is None else list(std),
-    )
+    mean, std = mean or preprocess.mean, std or preprocess.std
+    preprocess = replace(preprocess, mean=list(mean), std=list(std))
     return replace(outline, preprocess=preprocess, shapes=shapes)
 
 

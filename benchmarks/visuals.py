@@ -25,7 +25,7 @@ from saetools.files.formats import LATENTS, SCORERS
 from saetools.files.provenance import Provenance
 from saetools.latents.header import LatentsHeader, latents_name
 from saetools.latents.writer import new_latents
-from saetools.scorers.file import TrainedScorer, save_scorer
+from saetools.scorers.record import TrainedScorer, save_scorer
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.shards.header import Examples
 

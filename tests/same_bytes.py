@@ -18,6 +18,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -243,8 +244,6 @@ def steps() -> Iterator[list[str | Path]]:
 
 
 def _quoted(command: list[Any]) -> str:
-    import shlex
-
     return shlex.join(map(str, command))
 
 

@@ -16,6 +16,11 @@ class UsageError(UserError):
     """The command line itself is wrong, whatever the files hold; the exit code is 2."""
 
 
+def some_of(items: Sequence[object], most: int) -> str:
+    """The first of many, for a message: 'A, B, ...'."""
+    return ", ".join(map(str, items[:most])) + (", ..." if len(items) > most else "")
+
+
 def near_names(name: str, known: Sequence[str]) -> str:
     """'; did you mean A, B or C?' for a misspelt name, else ''."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)

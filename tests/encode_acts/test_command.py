@@ -30,7 +30,7 @@ from saetools.latents.header import LatentsHeader
 from saetools.latents.reader import open_latents
 from saetools.latents.writer import new_latents
 from saetools.scorers.baselines import Linear, Nearest
-from saetools.scorers.file import TrainedScorer, save_scorer
+from saetools.scorers.record import TrainedScorer, save_scorer
 from saetools.scorers.sae import SAE, SAEConfig, as_scorer
 from saetools.shards.header import Examples
 from saetools.shards.reader import Shard

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,15 +82,14 @@ def cross_entropy(y_n: np.ndarray, t_n: np.ndarray) -> float:
     return float(-np.mean(y_n * special.log_expit(t_n) + (1 - y_n) * special.log_expit(-t_n)))
 
 
+def read_exactly(path: Path, **settings: Any) -> pd.DataFrame:
+    """A table with its numbers as Python reads them; the default parser of older pandas may miss the last bit."""
+    return pd.read_csv(path, engine="python", **settings)
+
+
 def assert_table_is_right(folder: Path, names: list[str], train: Pairs, test: Pairs) -> None:
     """Every number of probes.csv from its definition; train, test: (rows z {n, K}, y {n}) of each class."""
-    table = pd.read_csv(
-        folder / "probes.csv",
-        engine="python",
-        dtype={"class": str},
-        keep_default_na=False,
-        na_values=[""],
-    )
+    table = read_exactly(folder / "probes.csv", dtype={"class": str}, keep_default_na=False, na_values=[""])
     assert list(table["class"]) == names
     with np.load(folder / "probes.npz") as probes:
         for c, row in table.iterrows():
@@ -126,13 +126,7 @@ def assert_latents_are_right(
     folder: Path, names: list[str], test_nk: np.ndarray, y_nc: np.ndarray, *, one_class: bool = True
 ) -> None:
     """Every number of latents.csv from its definition, on the test rows."""
-    table = pd.read_csv(
-        folder / "latents.csv",
-        engine="python",
-        dtype={"class": str},
-        keep_default_na=False,
-        na_values=[""],
-    )
+    table = read_exactly(folder / "latents.csv", dtype={"class": str}, keep_default_na=False, na_values=[""])
     with np.load(folder / "probes.npz") as probes:
         r_kc = 1 - probes["loss"] / probes["prior_loss"]
         r_kc[(probes["weight"] <= 0) | (probes["flags"] & 15 > 0)] = -np.inf
@@ -325,12 +319,12 @@ def test_r_by_hand_and_a_latent_that_never_fires(tool: Tool, tmp_path: Path) -> 
     assert done.stdout.split() == [
         str(tmp_path / "out" / name) for name in ("probes.npz", "probes.csv", "latents.csv", "summary.csv")
     ]
-    table = pd.read_csv(tmp_path / "out" / "probes.csv", engine="python").set_index("class")
+    table = read_exactly(tmp_path / "out" / "probes.csv").set_index("class")
     entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
     assert table.loc[1, "r"] == pytest.approx(1 - entropy / np.log(2), abs=1e-12)
     assert table.loc[1, "ap"] == pytest.approx(0.75 * 0.75 + 0.25 * 0.5)
     assert table.loc[1, ["precision", "recall", "f1"]].tolist() == [0.75, 0.75, 0.75]
-    latents = pd.read_csv(tmp_path / "out" / "latents.csv", engine="python")
+    latents = read_exactly(tmp_path / "out" / "latents.csv")
     assert latents.loc[1, "flags"] == "never-fires" and latents.loc[1, "frequency"] == 0
     with np.load(tmp_path / "out" / "probes.npz") as probes:
         assert (probes["loss"][1] == probes["prior_loss"]).all() and (probes["weight"][1] == 0).all()
@@ -348,13 +342,13 @@ def test_classes_absent_in_a_split_are_reported(tmp_path: Path) -> None:
     done = fit_probes("--train", tmp_path / "train", "--test", tmp_path / "test", "--out", tmp_path / "out")
     assert "1 of 4 classes have no positive row in the training latents: 9" in done.stderr
     assert "1 of 4 classes have no positive row in the test latents: 7" in done.stderr
-    table = pd.read_csv(tmp_path / "out" / "probes.csv", engine="python").set_index("class")
+    table = read_exactly(tmp_path / "out" / "probes.csv").set_index("class")
     absent = table.loc[9]
     assert np.isnan(absent["latent"]) and absent["r"] == 0 and absent["flags"] == "no-positives"
     assert absent["ap"] == absent["prevalence"] == 5 / 30
     assert absent["baseline_loss"] == absent["test_loss"] == np.inf
     assert np.isnan(table.loc[7, "ap"]) and np.isfinite(table.loc[7, "test_loss"])
-    summary = pd.read_csv(tmp_path / "out" / "summary.csv", engine="python").iloc[0]
+    summary = read_exactly(tmp_path / "out" / "summary.csv").iloc[0]
     tested = table.loc[[0, 1, 9]]
     assert summary["n_tested"] == 3 and summary["absent_in_train"] == 1
     assert summary["map"] == pytest.approx(tested["ap"].mean()) and summary["r"] == pytest.approx(
@@ -366,10 +360,10 @@ def test_classes_absent_in_a_split_are_reported(tmp_path: Path) -> None:
 
 
 def test_tau_moves_the_coverage(case: Case) -> None:
-    table = pd.read_csv(case("tau-low", "--tau", "0.43") / "probes.csv", engine="python")
+    table = read_exactly(case("tau-low", "--tau", "0.43") / "probes.csv")
     coverage = []
     for tau, name in ((0.43, "tau-low"), (0.6, "tau-high")):
-        summary = pd.read_csv(case(name, "--tau", tau) / "summary.csv", engine="python").iloc[0]
+        summary = read_exactly(case(name, "--tau", tau) / "summary.csv").iloc[0]
         coverage.append(summary[f"coverage@{tau}"])
         assert coverage[-1] == (table["ap"] >= tau).mean()
         assert summary[f"coverage@{tau}_n"] == len(table)
@@ -393,8 +387,8 @@ def test_a_tau_that_a_constant_reaches_is_refused(case: Case) -> None:
 def test_every_mean_comes_with_its_count(case: Case) -> None:
     """A latent that fires on fewer than k rows has no purity@k, so a mean of purities is not of all latents."""
     folder = case("counts")
-    summary = pd.read_csv(folder / "summary.csv", engine="python").iloc[0]
-    classes, latents = (pd.read_csv(folder / name, engine="python") for name in ("probes.csv", "latents.csv"))
+    summary = read_exactly(folder / "summary.csv").iloc[0]
+    classes, latents = (read_exactly(folder / name) for name in ("probes.csv", "latents.csv"))
     best = latents.set_index("latent").loc[classes["latent"]]
     for k in (16, 64, 256):
         for name, table in ((f"purity@{k}", best), (f"purity@{k}_all", latents)):

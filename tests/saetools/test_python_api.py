@@ -18,7 +18,8 @@ from saetools.errors import UsageError, UserError
 from saetools.files.formats import AP_TABLE, SCORERS
 from saetools.files.provenance import Provenance
 from saetools.files.tables import write_csv
-from saetools.scorers.file import TrainedScorer, with_origin
+from saetools.scorers.file import with_origin
+from saetools.scorers.record import TrainedScorer
 from saetools.scorers.sae import SAEConfig
 from saetools.vision.heat import with_heat
 from saetools.vision.models import VisionModel

@@ -15,7 +15,8 @@ from saetools.errors import UserError
 from saetools.files.formats import SCORERS
 from saetools.files.provenance import Provenance
 from saetools.scorers.baselines import Linear
-from saetools.scorers.file import TrainedScorer, load_sae, load_scorer, save_scorer
+from saetools.scorers.file import load_sae, load_scorer
+from saetools.scorers.record import TrainedScorer, save_scorer
 from saetools.scorers.sae import SAE, SAEConfig, as_scorer
 
 D, S, K = 5, 9, 3

@@ -21,7 +21,8 @@ from saetools.files.formats import SCORERS, Format
 from saetools.files.hdf5 import new_hdf5
 from saetools.files.provenance import Provenance, first_difference
 from saetools.scorers.baselines import Const, Linear
-from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
+from saetools.scorers.file import load_scorer
+from saetools.scorers.record import TrainedScorer, save_scorer
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.shards.header import Examples
 from saetools.shards.held_out import check_no_overlap

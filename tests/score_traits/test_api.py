@@ -15,7 +15,7 @@ from saetools.errors import UsageError, UserError
 from saetools.files.formats import SCORERS
 from saetools.files.provenance import Provenance
 from saetools.scorers.baselines import Linear
-from saetools.scorers.file import TrainedScorer, save_scorer
+from saetools.scorers.record import TrainedScorer, save_scorer
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.shards.reader import open_shards
 from score_traits.api import score_traits as call

@@ -10,7 +10,7 @@ import torch
 
 from saetools.files.formats import SCORERS
 from saetools.files.provenance import Provenance
-from saetools.scorers.file import TrainedScorer, save_scorer
+from saetools.scorers.record import TrainedScorer, save_scorer
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.shards.reader import open_shards
 

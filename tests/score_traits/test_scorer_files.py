@@ -16,7 +16,8 @@ from sklearn.metrics import average_precision_score
 from saetools.files.ap_tables import rows_of_scorer, scorer_files
 from saetools.files.formats import SCORERS
 from saetools.files.provenance import Provenance
-from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
+from saetools.scorers.file import load_scorer
+from saetools.scorers.record import TrainedScorer, save_scorer
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.shards.reader import open_shards
 

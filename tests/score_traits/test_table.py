@@ -86,7 +86,7 @@ def test_ap_of_a_known_direction_is_that_of_scikit_learn(birds, score_traits, tm
     from saetools.files.formats import SCORERS
     from saetools.files.provenance import Provenance
     from saetools.scorers.baselines import Linear
-    from saetools.scorers.file import TrainedScorer, save_scorer
+    from saetools.scorers.record import TrainedScorer, save_scorer
     from saetools.shards.reader import open_shards
 
     path = tmp_path / "dimensions.h5"
@@ -173,7 +173,7 @@ def test_an_sae_stands_in_the_table_with_what_is_known_of_it(birds, score_traits
 
     from saetools.files.formats import SCORERS
     from saetools.files.provenance import Provenance
-    from saetools.scorers.file import TrainedScorer, save_scorer
+    from saetools.scorers.record import TrainedScorer, save_scorer
     from saetools.scorers.sae import SAE, SAEConfig
     from saetools.shards.reader import open_shards
 
@@ -206,7 +206,7 @@ def test_checkpoints_of_other_libraries_are_scorers(kind, score_traits, new_shar
 
     from saetools.files.formats import SCORERS
     from saetools.files.provenance import Provenance
-    from saetools.scorers.file import TrainedScorer, save_scorer
+    from saetools.scorers.record import TrainedScorer, save_scorer
     from saetools.scorers.sae import SAE, SAEConfig
     from saetools.scorers.saelens import write_saelens
     from saetools.scorers.saev import write_saev

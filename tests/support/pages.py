@@ -17,7 +17,7 @@ from pictured_latents import CROPPED, write_images
 
 from saetools.files.formats import SCORERS, SHARDS
 from saetools.files.provenance import Provenance
-from saetools.scorers.file import TrainedScorer, save_scorer
+from saetools.scorers.record import TrainedScorer, save_scorer
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.shards.header import Examples, ShardHeader, shard_name
 from saetools.shards.writer import new_shard

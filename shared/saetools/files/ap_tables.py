@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saetools.errors import UserError
+from saetools.errors import UserError, some_of
 from saetools.files.tables import check_columns, sidecar_path, sidecar_values, write_sidecar
 
 if TYPE_CHECKING:
@@ -189,4 +189,4 @@ def _is_of(entry: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
 def _held(table: pd.DataFrame) -> str:
     pairs = table[["scorer", "n_prototypes"]].drop_duplicates()
     held: Sequence[str] = [f"{kind} ({k:g})" for kind, k in pairs.itertuples(index=False)]
-    return ", ".join(held[:6]) + (", ..." if len(held) > 6 else "") or "no rows"
+    return some_of(held, 6) or "no rows"

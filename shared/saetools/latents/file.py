@@ -121,6 +121,13 @@ class LatentsFile:
             raise UserError(f"{self.path}: indptr or count do not count the active latents; {AGAIN}")
 
 
+def heat_grid(grid: tuple[int, int], patch_e: np.ndarray, value_e: np.ndarray) -> np.ndarray:
+    """Values at patches -> {rows, columns}, 0 elsewhere."""
+    heat_p = np.zeros(grid[0] * grid[1], np.float32)
+    heat_p[patch_e] = value_e
+    return heat_p.reshape(grid)
+
+
 _ByteRange = tuple[int, np.dtype[Any], tuple[int, ...]]
 
 

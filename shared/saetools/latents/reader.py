@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saetools.errors import UserError
+from saetools.errors import UserError, some_of
 from saetools.files.formats import LATENTS
-from saetools.latents.file import LatentsFile
+from saetools.latents.file import LatentsFile, heat_grid
 from saetools.latents.header import check_same_encoding, latents_name
 from saetools.log import logger
 from saetools.shards.header import as_paths
@@ -123,10 +123,9 @@ class LatentsSet:
             image -= file.n_images
         indptr, indices, values = file.images(image, image + 1)
         here = indices == latent
-        heat_p = np.zeros(self.n_patches, np.float32)
-        heat_p[np.repeat(np.arange(self.n_patches), np.diff(indptr))[here]] = values[here]
+        patch_e = np.repeat(np.arange(self.n_patches), np.diff(indptr))
         rows, columns = (int(edge) for edge in file.examples.grid[image])
-        return heat_p[: rows * columns].reshape(rows, columns)
+        return heat_grid((rows, columns), patch_e[here], values[here])
 
 
 def open_latents(paths: str | Path | Iterable[str | Path]) -> LatentsSet:
@@ -175,9 +174,8 @@ def _open_folder(folder: Path) -> Iterator[LatentsFile]:
     wanted = [latents_name(index) for index in range(n_shards)]
     missing = [index for index, name in enumerate(wanted) if name not in names]
     if missing:
-        listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         raise UserError(
-            f"{folder}: {len(missing)} of {n_shards} files are missing (number {listed});"
+            f"{folder}: {len(missing)} of {n_shards} files are missing (number {some_of(missing, 10)});"
             f" run the same {LATENTS.made_by} command again, or its other slices, to complete it"
         )
     if len(names) > n_shards:

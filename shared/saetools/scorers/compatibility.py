@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from saetools.errors import UserError
 from saetools.files.provenance import first_difference
 from saetools.log import logger
-from saetools.scorers.file import TrainedScorer
+from saetools.scorers.record import TrainedScorer
 from saetools.shards.reader import Shard
 
 
@@ -28,13 +29,20 @@ def check_scorer_fits(found: TrainedScorer, path: Path, shard: Shard, layer: int
             "%s: it does not say what it was trained on; only its width was compared with the shards'", path
         )
         return
-    here = {**shard.header.source(), "layer": layer}
-    there = {name: found.trained_on.get(name) for name in here}
-    if difference := first_difference(there, here):
+    if difference := other_activations(found.trained_on, shard.header.source(), layer):
         raise UserError(
             f"{path}: it was trained on other activations than {shard.path} holds: {difference};"
             " use a scorer of the same model, weights, preprocessing and layer"
         )
+
+
+def other_activations(trained_on: Mapping[str, Any], source: Mapping[str, Any], layer: int) -> str | None:
+    """The first thing in which these activations are not those that a scorer was trained on.
+
+    source: see `ShardHeader.source`. None where all agrees, or nothing is known of the training.
+    """
+    here = {**source, "layer": layer}
+    return first_difference({name: trained_on.get(name) for name in here}, here) if trained_on else None
 
 
 def trained_on_these(found: TrainedScorer, uids: Iterable[str]) -> bool | None:
@@ -48,14 +56,12 @@ def trained_on_these(found: TrainedScorer, uids: Iterable[str]) -> bool | None:
     return not set(parents).isdisjoint(uids)
 
 
-def warn_if_trained_on(
-    found: TrainedScorer, path: Path, shards: Iterable[Shard], option: str = "--test"
-) -> None:
+def warn_if_trained_on(found: TrainedScorer, path: Path, shards: Iterable[Shard]) -> None:
     """Say on stderr where shards to test on are among those that the scorer at `path` was made from."""
     same = [shard.path for shard in shards if trained_on_these(found, [shard.provenance.uid])]
     if same:
         logger.warning(
-            "warning: %s: it was trained on %d of the %s shards, for example %s; its results on them say nothing of"
+            "warning: %s: it was trained on %d of the --test shards, for example %s; its results on them say nothing of"
             " images that it has not seen; swap --train and --test if they were confused",
-            *(path, len(same), option, same[0]),
+            *(path, len(same), same[0]),
         )

@@ -16,20 +16,10 @@ from saetools.files.hdf5 import open_hdf5
 from saetools.files.provenance import Provenance
 from saetools.scorers.baselines import Linear, Nearest
 from saetools.scorers.hub import HUB, download
-from saetools.scorers.record import LATENTS, TrainedScorer, save_scorer
+from saetools.scorers.record import LATENTS, TrainedScorer
 from saetools.scorers.sae import SAE, SAEConfig, check_config, sae_digest
 from saetools.scorers.saelens import read_saelens
 from saetools.scorers.saev import read_saev
-
-__all__ = [
-    "SCORERS",
-    "TrainedScorer",
-    "load_sae",
-    "load_scorer",
-    "needs_threshold",
-    "save_scorer",
-    "with_origin",
-]
 
 SAE_KINDS = ("sae", "untrained")  # untrained: as it was before its training
 LINEAR_KINDS = ("random", "random-centred", "kmeans", "pca", "pca-both", "units-both", "linear")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saetools.errors import UserError
+from saetools.errors import UserError, some_of
 from saetools.files.formats import SHARDS
 from saetools.files.hdf5 import open_hdf5
 from saetools.files.provenance import Provenance, canonical_json, first_difference
@@ -257,6 +257,10 @@ class ShardSet:
             position += shard.n_images
 
 
+# How a caller from Python names shards: files and folders of them, or what `open_shards` returned.
+Shards = str | Path | ShardSet | Iterable[str | Path]
+
+
 def check_fits(first: Shard, other: Shard) -> None:
     """Raise UserError, naming what differs, unless the two shards can be used together."""
     check_same_source(first.header.source(), first.path, other.header.source(), other.path)
@@ -325,15 +329,18 @@ def choose_layer(shard: Shard, layer: int | None) -> int:
     return layer
 
 
-def open_shards(paths: str | Path | Iterable[str | Path], *, allow_incomplete: bool = False) -> ShardSet:
+def open_shards(shards: Shards, *, allow_incomplete: bool = False) -> ShardSet:
     """Open shards, and folders of them; a folder must hold every shard of its data set, unless a part is meant.
 
-    Raises UserError where one is broken, missing, given twice, or does not belong to the others.
+    A set that is open already is returned as it is. Raises UserError where a shard is broken, missing, given twice, or
+    does not belong to the others.
     """
-    shards = list(iterate_shards(as_paths(paths), allow_incomplete=allow_incomplete))
-    if not shards:
+    if isinstance(shards, ShardSet):
+        return shards
+    opened = list(iterate_shards(as_paths(shards), allow_incomplete=allow_incomplete))
+    if not opened:
         raise UserError(f"no activation shards were given; write them with {SHARDS.made_by}")
-    return ShardSet(shards)
+    return ShardSet(opened)
 
 
 def iterate_shards(paths: Iterable[Path], *, allow_incomplete: bool = False) -> Iterator[Shard]:
@@ -360,9 +367,8 @@ def _open_folder(folder: Path, allow_incomplete: bool) -> Iterator[Shard]:
     n_shards = Shard(folder / names[0]).header.n_shards
     missing = [index for index in range(n_shards) if shard_name(index) not in names]
     if missing and not allow_incomplete:
-        listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         raise UserError(
-            f"{folder}: {len(missing)} of {n_shards} shards are missing (number {listed});"
+            f"{folder}: {len(missing)} of {n_shards} shards are missing (number {some_of(missing, 10)});"
             f" run the same {SHARDS.made_by} command again to complete it"
         )
     if len(names) > n_shards:

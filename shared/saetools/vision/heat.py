@@ -50,13 +50,6 @@ def with_heat(pixels: np.ndarray, heat_rc: np.ndarray, largest: float) -> np.nda
     return np.rint(mixed).astype(np.uint8)
 
 
-def heat_grid(grid: tuple[int, int], patch_e: np.ndarray, value_e: np.ndarray) -> np.ndarray:
-    """Values at patches -> {rows, columns}, 0 elsewhere."""
-    heat_p = np.zeros(grid[0] * grid[1], np.float32)
-    heat_p[patch_e] = value_e
-    return heat_p.reshape(grid)
-
-
 # Okabe and Ito's colours, which colour-blind people tell apart.
 FIRST_LABELS = ("56b4e9", "e69f00", "009e73", "cc79a7", "0072b2", "d55e00", "f0e442", "7f7f7f")
 

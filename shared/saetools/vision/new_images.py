@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -62,29 +62,22 @@ def encode_image(
     """
     import torch
 
+    from saetools.scorers.compatibility import other_activations
+
     known = sae.trained_on
     layer = known.get("layer", layer) if layer is None else layer
     if layer is None:
         raise UsageError("`layer`: the SAE does not say which layer it was trained on; give its number")
     (layer,) = model.outline.resolve_layers([layer])
-    _check_trained_on(known, {**model.source(), "layer": layer})
-    acts_npd = model.record(images, layer).to(sae.W_enc)
-    with torch.no_grad():
-        f_nps = sae.encode(acts_npd)
-    return f_nps if isinstance(images, list | tuple) else f_nps[0]
-
-
-def _check_trained_on(known: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raise UserError, saying what differs, where an SAE was trained on other activations than these."""
-    from saetools.files.provenance import first_difference
-
-    shared = [name for name in here if name in known]
-    difference = first_difference(*({name: each[name] for name in shared} for each in (known, here)))
-    if difference:
+    if difference := other_activations(known, model.source(), layer):
         raise UserError(
             f"the SAE was trained on other activations than the model gives: {difference}; load the model with the same"
             " weights and preprocessing, and choose the same layer"
         )
+    acts_npd = model.record(images, layer).to(sae.W_enc)
+    with torch.no_grad():
+        f_nps = sae.encode(acts_npd)
+    return f_nps if isinstance(images, list | tuple) else f_nps[0]
 
 
 def overlay(

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from check_files.files import Facts
-from saetools.errors import UserError
+from saetools.errors import UserError, some_of
 from saetools.files.formats import SHARDS
 from saetools.files.hdf5 import open_hdf5
 from saetools.files.provenance import first_difference
@@ -65,10 +65,9 @@ def describe(shards: list[Shard]) -> str:
     n_skipped = sum(len(shard.skipped) for shard in shards)
     counts = f"{len(shards)} shards, " if len(shards) > 1 else ""
     skipped = f", {n_skipped} left out as broken" if n_skipped else ""
-    layers = ", ".join(f"{n} {shards[0].shape(n)}" for n in header.layers[:3])
-    more = ", ..." if len(header.layers) > 3 else ""
+    layers = some_of([f"{n} {shards[0].shape(n)}" for n in header.layers], 3)
     n_images = sum(shard.n_images for shard in shards)
-    return f"{counts}{n_images} images{skipped}, {header.model}, layers (patches, width) {layers}{more}"
+    return f"{counts}{n_images} images{skipped}, {header.model}, layers (patches, width) {layers}"
 
 
 def _check_together(folder: Path, shards: list[Shard], names: set[str]) -> None:
@@ -80,8 +79,9 @@ def _check_together(folder: Path, shards: list[Shard], names: set[str]) -> None:
             )
     wanted = [shard_name(index) for index in range(first.header.n_shards)]
     if missing := [index for index, name in enumerate(wanted) if name not in names]:
-        listed = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
-        raise UserError(f"{folder}: {len(missing)} of {len(wanted)} shards are missing: number {listed}")
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(wanted)} shards are missing: number {some_of(missing, 20)}"
+        )
     if surplus := sorted(names - set(wanted)):
         raise UserError(f"{folder}: {surplus[0]} is not one of the {len(wanted)} shards of this recording")
     uids: dict[str, Path] = {}

@@ -64,7 +64,8 @@ def convert_sae(
 
     Prints OUT. Written for saev or SAELens, the input normalisation is folded into the weights.
     """
-    from saetools.scorers.file import load_scorer, save_scorer
+    from saetools.scorers.file import load_scorer
+    from saetools.scorers.record import save_scorer
     from saetools.scorers.sae import SAE
     from saetools.scorers.saelens import metadata_of, write_saelens
     from saetools.scorers.saev import read_saev, write_saev

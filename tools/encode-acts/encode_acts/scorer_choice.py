@@ -11,7 +11,8 @@ from saetools.errors import UsageError, near_names
 from saetools.latents.header import SCORE, TRIANGLE
 from saetools.scorers.baselines import Linear, Nearest, Units
 from saetools.scorers.compatibility import check_scorer_fits, trained_on_these
-from saetools.scorers.file import TrainedScorer, load_scorer
+from saetools.scorers.file import load_scorer
+from saetools.scorers.record import TrainedScorer
 from saetools.scorers.sae import SAE
 from saetools.shards.reader import Shard
 

@@ -17,7 +17,7 @@ from fit_probes.solver import fit_probes
 from fit_probes.tables import choose, class_table, latent_table, render_summary, summary_table
 from saetools.cli.progress import Progress
 from saetools.cli.slices import WHOLE, Slice
-from saetools.errors import UserError
+from saetools.errors import UserError, some_of
 from saetools.files.formats import LATENT_TABLE, PROBE_SUMMARY, PROBE_TABLE, PROBES, Format
 from saetools.files.provenance import Provenance
 from saetools.files.reuse import read_reusable
@@ -143,12 +143,11 @@ class ProbeRun:
 
     def _report_absent(self, classes: pd.DataFrame) -> None:
         for column, split in (("n_pos_train", "training"), ("n_pos", "test")):
-            absent = classes["class"][classes[column] == 0]
-            if len(absent):
+            absent = classes["class"][classes[column] == 0].tolist()
+            if absent:
                 logger.info(
-                    "%d of %d classes have no positive row in the %s latents: %s%s",
-                    *(len(absent), len(classes), split, ", ".join(absent[:10])),
-                    ", ..." if len(absent) > 10 else "",
+                    "%d of %d classes have no positive row in the %s latents: %s",
+                    *(len(absent), len(classes), split, some_of(absent, 10)),
                 )
 
     def _provenance(self, format: Format, part: Slice) -> Provenance:

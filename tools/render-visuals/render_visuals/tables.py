@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saetools.errors import UserError
+from saetools.errors import UserError, some_of
 from saetools.files.ap_tables import rows_of_scorer
 from saetools.files.formats import (
     AP_TABLE,
@@ -149,8 +149,9 @@ def check_latent_numbers(numbers: list[int], n_latents: int, where: str) -> list
     """The numbers without repetitions; raises UserError for one that is no latent. where: their source, for errors."""
     wrong = [number for number in numbers if not 0 <= number < n_latents]
     if wrong:
-        listed = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-        raise UserError(f"{where}: there is no latent {listed}; latents are numbered 0 to {n_latents - 1}")
+        raise UserError(
+            f"{where}: there is no latent {some_of(wrong, 5)}; latents are numbered 0 to {n_latents - 1}"
+        )
     if not numbers:
         raise UserError(f"{where}: it lists no latent")
     return list(dict.fromkeys(numbers))

@@ -21,13 +21,11 @@ from saetools.labels.dense import DenseSplits
 from saetools.labels.splits import TARGET, read_pairs, read_patch_traits, read_traits
 from saetools.metrics.pooling import parse_pool
 from saetools.scorers.baselines import Scorer
-from saetools.scorers.file import TrainedScorer
-from saetools.shards.reader import ShardSet, choose_layer, open_shards
+from saetools.scorers.record import TrainedScorer
+from saetools.shards.reader import Shards, choose_layer, open_shards
 from score_traits.rows import ScoringSettings
 from score_traits.scorer_runs import parse_spec
 from score_traits.table import ApTable, check_splits
-
-Shards = str | Path | ShardSet | Iterable[str | Path]
 
 
 def score_traits(
@@ -106,7 +104,7 @@ def score_traits(
     parse_pool(pool)
     memory_bytes = parse_bytes("`memory`", memory) if isinstance(memory, str) else memory
     chosen_device = devices.choose_device(device)
-    train_set, test_set = _opened(train), _opened(test)
+    train_set, test_set = open_shards(train), open_shards(test)
     layers = [layer] if layer is None or isinstance(layer, int) else layer
     settings = ScoringSettings(
         layers=tuple(dict.fromkeys(choose_layer(train_set.shards[0], one) for one in layers)),
@@ -153,12 +151,6 @@ def _size(size: int | str) -> int | None:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise UsageError(f"`n_train` {size!r}: expected numbers of images of at least 1, or all")
     return int(text)
-
-
-def _opened(shards: Shards) -> ShardSet:
-    if isinstance(shards, ShardSet):
-        return shards
-    return open_shards([Path(path) for path in ([shards] if isinstance(shards, str | Path) else shards)])
 
 
 def _listed(values: Iterable[object]) -> str:

@@ -220,12 +220,13 @@ def list_runs(
                     f" {len(layers)}; score it on its own layer alone"
                 )
             layer_of[spec] = own if isinstance(own, int) and own in layers else layers[0]
+            d_model = train.shape(layer_of[spec])[1]
             if spec.given is None or file.trained_on:
                 check_scorer_fits(file, spec.path(seed), train.shards[0], layer_of[spec])
-            elif (width := _width(file.scorer)) not in (None, train.shape(layer_of[spec])[1]):
+            elif (own_width := getattr(file.scorer, "d_model", d_model)) != d_model:
                 raise UsageError(
-                    f"`scorers`: the scorer {spec.text} scores activations of width {width}; the shards' width is"
-                    f" {train.shape(layer_of[spec])[1]}"
+                    f"`scorers`: the scorer {spec.text} scores activations of width {own_width}; the shards' width is"
+                    f" {d_model}"
                 )
             warn_if_trained_on(file, spec.path(seed), test.shards)
             if spec.kind == UNTRAINED:
@@ -253,11 +254,6 @@ def list_runs(
                         identity = _scorer_digest(file)
                         runs.append(ScorerRun(layer, spec, seed, file.kind, identity, columns, listed))
     return runs
-
-
-def _width(scorer: Any) -> int | None:
-    """The width of the activations that a scorer in memory scores, where it is known."""
-    return scorer.config.d_model if isinstance(scorer, SAE) else getattr(scorer, "d_model", None)
 
 
 def _load_files(spec: Spec, seeds: Sequence[int]) -> dict[int | None, TrainedScorer]:

@@ -26,7 +26,8 @@ from saetools.files.provenance import Provenance
 from saetools.log import logger
 from saetools.metrics.pooling import Pool, parse_pool, pool_scores
 from saetools.scorers.baselines import Const, Scorer, Units
-from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
+from saetools.scorers.file import load_scorer
+from saetools.scorers.record import TrainedScorer, save_scorer
 from saetools.scorers.sae import as_scorer
 from saetools.shards.reader import Shard, ShardSet
 from score_traits.scorer_runs import UNTRAINED, ScorerRun, fit, key_of

@@ -17,7 +17,8 @@ from saetools.labels.dense import DenseSplits
 from saetools.labels.splits import targets
 from saetools.log import logger
 from saetools.scorers.baselines import Linear
-from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
+from saetools.scorers.file import load_scorer
+from saetools.scorers.record import TrainedScorer, save_scorer
 from saetools.shards.header import check_same_source
 from saetools.shards.held_out import check_no_overlap
 from saetools.shards.reader import ShardSet

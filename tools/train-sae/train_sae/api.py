@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from saetools.errors import UsageError, UserError, near_names
 from saetools.log import logger
 from saetools.scorers.file import with_origin
 from saetools.scorers.sae import SAE
-from saetools.shards.header import check_same_source
+from saetools.shards.header import as_paths, check_same_source
 from saetools.shards.held_out import check_no_overlap
-from saetools.shards.reader import Shard, ShardSet, check_complete, choose_layer, open_shards
+from saetools.shards.reader import Shard, Shards, ShardSet, check_complete, choose_layer, open_shards
 from saetools.shards.token_source import ShardSource, all_blocks
 from train_sae.checkpoint import Trained, describe, load_trained, result, save
 from train_sae.config import SAETraining
@@ -27,8 +27,6 @@ from train_sae.memory import available_bytes, groups
 from train_sae.ranks import Ranks
 from train_sae.tracking import Trackers
 from train_sae.trainer import Run
-
-Shards = str | Path | ShardSet | Iterable[str | Path]
 
 
 class TrainedSAE(SAE):
@@ -254,9 +252,7 @@ def _check_validation(validation: ShardSet, source_shard: Shard, layer: int, all
 
 
 def _paths(name: str, given: Shards) -> list[Path]:
-    if isinstance(given, ShardSet):
-        return [shard.path for shard in given.shards]
-    paths = [Path(path) for path in ([given] if isinstance(given, str | Path) else given)]
+    paths = [shard.path for shard in given.shards] if isinstance(given, ShardSet) else list(as_paths(given))
     if not paths:
         raise UsageError(f"`{name}`: it is empty; give shards, or folders of them")
     return paths

@@ -15,7 +15,8 @@ from saetools.files.provenance import Provenance, first_difference
 from saetools.files.tables import read_csv, write_csv
 from saetools.log import logger
 from saetools.scorers.evaluation import SAEEvaluation
-from saetools.scorers.file import TrainedScorer, load_scorer, save_scorer
+from saetools.scorers.file import load_scorer
+from saetools.scorers.record import TrainedScorer, save_scorer
 from saetools.scorers.sae import SAE
 from saetools.shards.held_out import count_overlap
 from saetools.shards.reader import ShardSet, count_shards

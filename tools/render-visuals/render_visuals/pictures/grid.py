@@ -14,7 +14,8 @@ import numpy as np
 from render_visuals.pictures.redraw import KEY
 from saetools.files.atomic import atomic_path
 from saetools.labels import IGNORED_LABEL
-from saetools.vision.heat import heat_grid, label_colours, patch_of_pixel, with_heat
+from saetools.latents.file import heat_grid
+from saetools.vision.heat import label_colours, patch_of_pixel, with_heat
 from saetools.vision.model_input import Recorded, seen_pixels
 
 if TYPE_CHECKING:

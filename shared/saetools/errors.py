@@ -1,7 +1,11 @@
 """The one exception that a user can cause, and what makes its message helpful."""
 
 import difflib
+import errno
+import os
+import stat
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -14,6 +18,37 @@ class UserError(Exception):
 
 class UsageError(UserError):
     """The command line itself is wrong, whatever the files hold; the exit code is 2."""
+
+
+def why_unreadable(path: Path) -> str | None:
+    """Why no file can be read under a path, in words; None where one can.
+
+    Nothing is opened: opening a FIFO, or some devices, would wait for ever.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "a link to a file that does not exist" if path.is_symlink() else "no such file"
+    except OSError as error:
+        return "a link that leads back to itself" if error.errno == errno.ELOOP else _reason(error)
+    except ValueError:
+        return "no name of a file"  # a zero byte in it
+    if not stat.S_ISREG(mode):
+        return next((what for test, what in _NO_FILES if test(mode)), "no file")
+    return None if os.access(path, os.R_OK) else "permission denied"
+
+
+_NO_FILES = (
+    (stat.S_ISDIR, "a folder, not a file"),
+    (stat.S_ISFIFO, "a FIFO (named pipe), not a file"),
+    (stat.S_ISSOCK, "a socket, not a file"),
+    (stat.S_ISCHR, "a device, not a file"),
+    (stat.S_ISBLK, "a device, not a file"),
+)
+
+
+def _reason(error: OSError) -> str:
+    return "permission denied" if isinstance(error, PermissionError) else str(error.strerror)
 
 
 def some_of(items: Sequence[object], most: int) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from saetools.errors import UsageError, UserError, near_names
+from saetools.errors import UsageError, UserError, near_names, why_unreadable
 from saetools.labels import cub200
 from saetools.shards.held_out import VALIDATION, uniform_of_paths
 
@@ -21,6 +23,8 @@ TRAIN_NAMES = ("train", "training")
 # Folders of other names than these are taken for classes, not for splits
 SPLIT_NAMES = (*TRAIN_NAMES, "validation", "valid", "val", "dev", "test", "testing")
 _COLUMNS = ("path", "target", "mask")  # of a CSV of images
+# Control characters, ends of lines, and bytes that are not UTF-8: lists of paths and HDF5 strings cannot hold them
+_UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,17 @@ class ImageSet:
         return len(self.path)
 
     def digest(self) -> str:
-        """SHA-256 over paths, targets and file sizes; independent of where the root lies."""
+        """SHA-256 over paths, targets and sizes of files (-1: none there); independent of where the root lies."""
         digest = hashlib.sha256()
         for path, target in zip(self.path, self.target, strict=True):
-            digest.update(f"{path}\t{target}\t{(self.root / path).stat().st_size}\n".encode())
+            digest.update(f"{path}\t{target}\t{_file_size(self.root / path)}\n".encode())
         for path in self.mask or ():
-            digest.update(f"{path}\t{(self.root / path).stat().st_size}\n".encode())
+            digest.update(f"{path}\t{_file_size(self.root / path)}\n".encode())
         return digest.hexdigest()
+
+
+def _file_size(path: Path) -> int:
+    return -1 if why_unreadable(path) else path.stat().st_size
 
 
 def list_images(source: Path, layout: str, split: str | None) -> ImageSet:
@@ -54,7 +62,9 @@ def list_images(source: Path, layout: str, split: str | None) -> ImageSet:
     folder: ROOT[/SPLIT]/CLASS/..., target = number of the class folder in alphabetical order; images
     directly in the folder have target -1. cub200: CUB-200-2011's official lists; split train or test.
     masks: ROOT/images/SPLIT/NAME and ROOT/annotations/SPLIT/NAME.png. csv: see `_read_csv`.
-    auto: the one whose lists or folders are there. Raises UserError where there are no images.
+    auto: the one whose lists or folders are there. Links are followed, also out of the folder. What has the name of an
+    image in a folder and is no file is listed too: opening it fails. Raises UserError where there are no images, or
+    the name of one cannot be listed.
     """
     if layout == "auto":
         layout = _recognise(source)
@@ -73,6 +83,11 @@ def list_images(source: Path, layout: str, split: str | None) -> ImageSet:
             f"{source}: no images found in the layout {layout!r}"
             f"{f' for the split {split!r}' if split else ''};"
             f" expected CLASS/NAME with one of the endings {' '.join(sorted(SUFFIXES))}"
+        )
+    if unusable := next(filter(_UNUSABLE.search, [*images.path, *(images.mask or ())]), None):
+        raise UserError(
+            f"{images.root}: the name {unusable!r} holds a line break, another control character, or bytes that are not"
+            " UTF-8, which lists of paths cannot hold; rename it"
         )
     return images
 
@@ -147,10 +162,8 @@ def _list_cub(root: Path, split: str | None) -> ImageSet:
     chosen = np.ones(len(images.path), bool) if split is None else images.is_train == (split == "train")
     path = [path for path, keep in zip(images.path, chosen, strict=True) if keep]
     for name in path:
-        if not (root / name).is_file():
-            raise UserError(
-                f"{root / name}: no such file, though images.txt lists it; get the data set again"
-            )
+        if why := why_unreadable(root / name):
+            raise UserError(f"{root / name}: {why}, though images.txt lists it; get the data set again")
     return ImageSet(root, path, images.target[chosen])
 
 
@@ -185,9 +198,9 @@ def _list_csv(table: Path) -> ImageSet:
     root = table.parent
     for row in rows:
         for name in (row.path, row.mask):
-            if name is not None and not (root / name).is_file():
+            if name is not None and (why := why_unreadable(root / name)):
                 raise UserError(
-                    f"{table}: line {row.line}: {root / name}: no such file; paths are relative to the CSV's folder"
+                    f"{table}: line {row.line}: {root / name}: {why}; paths are relative to the CSV's folder"
                 )
     masks = [row.mask for row in rows if row.mask is not None]
     target = np.array([row.target for row in rows], dtype=np.int64)
@@ -198,8 +211,27 @@ def _image_files(top: Path, root: Path, split: str | None) -> list[Path]:
     if not top.is_dir():
         raise UserError(f"{top}: no such folder; expected the split {split!r} as a folder in {root}")
     return sorted(
-        path for path in top.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        path
+        for path in _below(top, frozenset(top.resolve().parents))
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     )
+
+
+def _below(folder: Path, around: frozenset[Path]) -> Iterator[Path]:
+    """All that is below a folder, as torchvision's ImageFolder follows links; not those to folders `around` it.
+
+    Raises UserError for a folder that may not be read.
+    """
+    around |= {folder.resolve()}
+    try:
+        with os.scandir(folder) as found:
+            entries = list(found)
+    except OSError as error:
+        raise UserError(f"{folder}: the folder cannot be read ({error.strerror})") from error
+    for entry in entries:
+        yield (path := Path(entry.path))
+        if path.is_dir() and path.resolve() not in around if entry.is_symlink() else entry.is_dir():
+            yield from _below(path, around)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from saetools.errors import UserError
-from saetools.vision.pictures import deep_grey_range, rgb_picture
+from saetools.errors import UserError, why_unreadable
+from saetools.vision.pictures import deep_grey_range, open_image, rgb_picture
 from saetools.vision.preprocess import Preprocess, native_grid
 
 
@@ -38,8 +38,8 @@ def check_images(root: Path, paths: Sequence[str], source: Path) -> None:
     found = _root_nearby(root, first)
     advice = f"; did you mean `images` {found}?" if found else f", such that ROOT/{first} exists"
     raise UserError(
-        f"{root / first}: no such file; {source} names {len(paths):,} images relative to their data set's root,"
-        f" and {len(missing):,} of them are not under {root}\n"
+        f"{root / first}: {why_unreadable(root / first)}; {source} names {len(paths):,} images relative to their data"
+        f" set's root, and {len(missing):,} of them are not under {root}\n"
         f"give `images` the root that dump-acts was given{advice}"
     )
 
@@ -56,22 +56,15 @@ def seen_pixels(root: Path, path: str, preprocess: Mapping[str, Any], recorded: 
 
     Raises UserError where the image cannot be decoded, or has another size than when it was recorded.
     """
-    from PIL import Image
-
     settings = Preprocess.from_settings(preprocess)
-    try:
-        with Image.open(root / path) as image:
-            _check_unchanged(root / path, (image.height, image.width), recorded, settings)
-            if deep_grey_range(image) is not None and settings.deep_grey is None:
-                raise UserError(
-                    f"{root / path}: it is grey of more than 8 bits, which was clipped to white when its activations"
-                    " were recorded by an earlier version: run dump-acts and encode-acts again, into new folders"
-                )
-            return settings.pixels(rgb_picture(image, root / path))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{root / path}: it is not an image that can be decoded ({error}); restore it and run this again"
-        ) from error
+    with open_image(root / path, settings) as image:
+        _check_unchanged(root / path, (image.height, image.width), recorded, settings)
+        if deep_grey_range(image) is not None and settings.deep_grey is None:
+            raise UserError(
+                f"{root / path}: it is grey of more than 8 bits, which was clipped to white when its activations"
+                " were recorded by an earlier version: run dump-acts and encode-acts again, into new folders"
+            )
+        return settings.pixels(rgb_picture(image, root / path))
 
 
 def _check_unchanged(image: Path, now: tuple[int, int], recorded: Recorded, settings: Preprocess) -> None:

@@ -128,10 +128,10 @@ class VisionModel:
         """
         (layer,) = self.outline.resolve_layers([layer])
         given: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
-        found = []
+        found, preprocess = [], self.outline.preprocess
         for start in range(0, len(given), RECORDED_AT_ONCE):
             pixels = [
-                torch.from_numpy(np.array(self.outline.preprocess.pixels(open_picture(image))))
+                torch.from_numpy(np.array(preprocess.pixels(open_picture(image, preprocess))))
                 for image in given[start : start + RECORDED_AT_ONCE]
             ]
             alike = len({one.shape for one in pixels}) == 1  # with native grids, images differ in size

@@ -101,7 +101,7 @@ def overlay(
         preprocess = model.outline.preprocess
     else:
         preprocess = Preprocess.from_settings(model.header.source["preprocess"])
-    pixels = preprocess.pixels(open_picture(image))
+    pixels = preprocess.pixels(open_picture(image, preprocess))
     heat_p = np.asarray(heat.detach().cpu() if hasattr(heat, "detach") else heat, np.float32)
     if heat_p.ndim == 1:  # square patches
         height, width, _ = pixels.shape

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saetools.errors import UserError
+from saetools.errors import UserError, why_unreadable
+from saetools.vision.preprocess import MOST_PIXELS, Preprocess
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 DEEP_GREY = "round(255 * value / largest)"
 # Files that can hold it
 _DEEP_SUFFIXES = {".png", ".tif", ".tiff", ".ppm"}
+# What is read, whatever a file is called. Pillow knows more formats, and starts Ghostscript for one of them (EPS).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 
 
 def deep_grey_range(image: Image) -> int | None:
@@ -37,21 +42,55 @@ def deep_grey_range(image: Image) -> int | None:
 
 def holds_deep_grey(root: Path, paths: Iterable[str]) -> bool:
     """Whether any of the images is deep grey, by the headers of those files that can be; broken ones are not."""
-    from PIL import Image as pil
 
     for path in paths:
         if Path(path).suffix.lower() in _DEEP_SUFFIXES:
             try:
-                with pil.open(root / path) as image:
+                with open_image(root / path) as image:
                     if deep_grey_range(image) is not None:
                         return True
-            except (OSError, ValueError, SyntaxError, pil.DecompressionBombError):
+            except UserError:
                 continue
     return False
 
 
-def open_picture(picture: Picture) -> Image:
-    """Any picture as RGB, 8 bits a channel; raises UserError where it cannot be decoded."""
+@contextlib.contextmanager
+def open_image(path: Path, preprocess: Preprocess | None = None) -> Iterator[Image]:
+    """An image file, of which only the start was read: decode its pixels inside the block.
+
+    Raises UserError, naming it: where it is no file, cannot be decoded (also later, inside the block), is in none of
+    FORMATS, or has more than MOST_PIXELS, by itself or as `preprocess` resizes it.
+    """
+    from PIL import Image as pil
+
+    if why := why_unreadable(path):
+        raise UserError(f"{path}: {why}; expected an image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, on large images and on metadata
+            with pil.open(path, formats=FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise pil.DecompressionBombError
+                if preprocess is not None:
+                    preprocess.check_size(path, image.height, image.width)
+                yield image
+    except UserError:
+        raise
+    except pil.DecompressionBombError as error:
+        raise UserError(
+            f"{path}: it has more than {MOST_PIXELS:,} pixels, the most that are decoded; make it smaller, or cut it up"
+        ) from error
+    except Exception as error:  # Pillow's decoders raise errors of any kind on damaged files
+        found = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, pil.UnidentifiedImageError):
+            found = "it is empty" if path.stat().st_size == 0 else f"none of {', '.join(FORMATS)}"
+        raise UserError(
+            f"{path}: it is not an image that can be decoded ({found}); repair or remove it"
+        ) from error
+
+
+def open_picture(picture: Picture, preprocess: Preprocess | None = None) -> Image:
+    """Any picture as RGB, 8 bits a channel; raises UserError where it cannot be decoded, or is too large."""
     from PIL import Image as pil
 
     if isinstance(picture, np.ndarray):
@@ -59,16 +98,13 @@ def open_picture(picture: Picture) -> Image:
             raise UserError(
                 f"the image is an array {picture.dtype} {list(picture.shape)}; expected pixels uint8 {{H, W, 3}}"
             )
-        return rgb_picture(pil.fromarray(picture), "the image")
+        picture = pil.fromarray(picture)
     if isinstance(picture, pil.Image):
+        if preprocess is not None:
+            preprocess.check_size("the image", picture.height, picture.width)
         return rgb_picture(picture, "the image")
-    try:
-        with pil.open(picture) as image:
-            return rgb_picture(image, Path(picture))
-    except FileNotFoundError as error:
-        raise UserError(f"{picture}: no such file; expected an image") from error
-    except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
-        raise UserError(f"{picture}: it is not an image that can be decoded ({error})") from error
+    with open_image(Path(picture), preprocess) as image:
+        return rgb_picture(image, Path(picture))
 
 
 def rgb_picture(image: Image, where: Path | str) -> Image:
@@ -92,10 +128,10 @@ def rgb_picture(image: Image, where: Path | str) -> Image:
         )
     if largest is None:
         return image.convert("RGB")
-    values = np.asarray(image).astype(np.uint32)
+    grey_of = np.minimum((2 * 255 * np.arange(1 << 16) + largest) // (2 * largest), 255).astype(np.uint8)
     if _tiff_tag(image, 262) == 0:  # PhotometricInterpretation: 0 is white
-        values = largest - values
-    return pil.fromarray(((2 * 255 * values + largest) // (2 * largest)).astype(np.uint8)).convert("RGB")
+        grey_of = grey_of[np.maximum(largest - np.arange(1 << 16), 0)]
+    return pil.fromarray(grey_of[np.asarray(image)]).convert("RGB")
 
 
 def _tiff_tag(image: Image, number: int) -> int | None:

@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saetools.errors import UserError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# Of an image, and of what it is resized to before the crop: 0.7 GB of memory. Pillow calls more a decompression bomb.
+MOST_PIXELS = 178_956_970
 RESIZE_MODES = ("shortest", "squash", "longest")
 
 
@@ -78,6 +82,18 @@ class Preprocess:
         h, w = self._resized(height, width)
         crop_h, crop_w = self.size
         return Geometry(h, w, _offset(h, crop_h), _offset(w, crop_w), crop_h, crop_w)
+
+    def check_size(self, where: object, height: int, width: int) -> None:
+        """Raise UserError, naming `where`, for an image of which nothing, or more than MOST_PIXELS, would be left.
+
+        The short side is resized to the model's size: of 60,000 x 1 pixels 14,880,000 x 248 would be made.
+        """
+        goes = self.geometry(height, width)
+        if goes.height * goes.width > MOST_PIXELS or min(goes.height, goes.width) < 1:
+            raise UserError(
+                f"{where}: it has {width:,} x {height:,} pixels, and would be resized to {goes.width:,} x"
+                f" {goes.height:,}; expected 1 to {MOST_PIXELS:,} pixels after that: crop it to its object"
+            )
 
     def pixels(self, image: Image) -> np.ndarray:
         """The pixels uint8 {height, width, 3} that the model sees of an RGB image, before normalisation.

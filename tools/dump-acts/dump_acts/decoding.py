@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dump_acts.patch_labels import LabelSettings, label_patches, read_mask
+from dump_acts.patch_labels import LabelSettings, check_upright, label_patches, read_mask
 from saetools.errors import UserError
 from saetools.vision.image_sets import ImageSet
 from saetools.vision.models import LayerShape
-from saetools.vision.pictures import deep_grey_range, picture_digest, rgb_picture
+from saetools.vision.pictures import deep_grey_range, open_image, picture_digest, rgb_picture
 from saetools.vision.preprocess import Preprocess
 
 
@@ -77,25 +77,24 @@ class Pictures(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getitem__(self, i: int) -> Picture | str:
-        from PIL import Image
-
-        path = self.images.root / self.images.path[i]
+        path, preprocess = self.images.root / self.images.path[i], self.decoding.preprocess
+        has_mask = self.images.mask is not None and self.decoding.labels is not None
         try:
-            with Image.open(path) as image:
-                if deep_grey_range(image) is not None and self.decoding.preprocess.deep_grey is None:
+            with open_image(path, preprocess) as image:
+                if has_mask:
+                    check_upright(path, image)
+                if deep_grey_range(image) is not None and preprocess.deep_grey is None:
                     return (
                         f"{path}: a grey image of more than 8 bits whose name ends like another file format;"
                         " rename it to .png or .tif"
                     )
                 picture = rgb_picture(image, path)
-            pixels, digest = self.decoding.preprocess.pixels(picture), picture_digest(picture)
+            pixels, digest = preprocess.pixels(picture), picture_digest(picture)
             width, height = picture.size
             if self.images.mask is None or self.decoding.labels is None:
                 return Picture(pixels, (height, width), digest, {})
             path = self.images.root / self.images.mask[i]
-            mask_hw = read_mask(path, self.decoding.preprocess, (width, height))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return f"{path}: it cannot be decoded as an image ({error}); repair or remove it"
+            mask_hw = read_mask(path, preprocess, (width, height))
         except UserError as error:
             return str(error)
         return Picture(pixels, (height, width), digest, self._labels(mask_hw, self.decoding.labels))

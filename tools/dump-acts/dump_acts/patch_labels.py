@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saetools.errors import UserError
 from saetools.labels import IGNORED_LABEL
+from saetools.vision.pictures import open_image
 from saetools.vision.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 RULES = ("majority", "prefer-foreground")
 
@@ -32,15 +36,27 @@ class LabelSettings:
         return {**asdict(self), "ignore": list(self.ignore)}
 
 
+def check_upright(path: Path, image: Image) -> None:
+    """Raise UserError where EXIF turns or mirrors an image, and its mask could lie either way."""
+    turn = image.getexif().get(0x0112, 1)  # Orientation; from 5 on height and width change places
+    if turn in (2, 3, 4) or (turn in (5, 6, 7, 8) and image.width == image.height):
+        raise UserError(
+            f"{path}: its EXIF data (orientation {turn}) turn it when it is shown, which models do not do, so its mask"
+            " could lie either way; save it turned, without EXIF, as its mask lies"
+        )
+
+
 def read_mask(path: Path, preprocess: Preprocess, image_size: tuple[int, int]) -> np.ndarray:
     """The mask int32 {height, width} after the same resize and crop as its image of (width, height).
 
-    The border around the image is 65535. Raises UserError where the mask is not a grey or palette image, has another
-    size than the image, or values above 65535; OSError, ValueError or SyntaxError where it cannot be decoded.
+    The border around the image is 65535. Raises UserError where the mask cannot be decoded, is not a grey or palette
+    image, is a JPEG, has another size than the image, or values above 65535.
     """
     from PIL import Image
 
-    with Image.open(path) as mask:
+    with open_image(path) as mask:
+        if mask.format == "JPEG":
+            raise UserError(f"{path}: a JPEG changes the numbers of a mask; expected a PNG or TIFF file")
         if mask.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
             raise UserError(
                 f"{path}: the mask has colours ({mask.mode}); expected one number for each pixel: 8 or 16 bit grey,"

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 
 from saetools import __version__
 from saetools.cli.progress import Progress
+from saetools.errors import UserError
 from saetools.files.provenance import canonical_json
 from saetools.log import logger
+from saetools.vision.pictures import open_image
 
 Task = TypeVar("Task")
 KEY = "saetools"
@@ -32,12 +34,10 @@ def file_stat(path: Path) -> tuple[int, int]:
 
 def key_in_picture(target: Path) -> str | None:
     """The key in a picture, PNG or JPEG; None where there is no picture, or a broken one, or no key."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(target) as image:
+        with open_image(target) as image:
             found = image.info.get(KEY, image.info.get("comment"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+    except UserError:
         return None
     return found.decode("ascii", "replace") if isinstance(found, bytes) else found
 

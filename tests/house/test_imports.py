@@ -9,7 +9,7 @@ from our_imports import MODULES, TOOLS, imported
 
 # Groups of saetools, lowest first. A group imports those of lower layers, and its own.
 LAYERS = (
-    ("errors", "log"),
+    ("errors", "log", "unfinished"),
     ("compute", "files", "cli"),
     ("shards",),
     ("scorers",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -133,22 +132,6 @@ def test_paths_are_handed_on_as_they_arrive(demo: list[str], tmp_path: Path) -> 
         assert process.stdout.readline() == f"got {tmp_path / name}\n"  # while stdin is still open
     process.stdin.close()
     assert process.wait(timeout=10) == 0
-
-
-@pytest.mark.parametrize(
-    ("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
-)
-def test_signals_clean_up(demo: list[str], tmp_path: Path, kind: signal.Signals, code: int) -> None:
-    process = subprocess.Popen([*demo, "wait"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.send_signal(kind)
-    _, err = process.communicate(timeout=10)
-    assert process.returncode == code
-    assert b"Traceback" not in err
-    said = b"demo: error: interrupted; files that are complete are kept\n"
-    assert err == (said if kind == signal.SIGINT else b"")
-    assert [path.name for path in tmp_path.iterdir()] == ["demo.py"]
 
 
 def test_sigkill_leaves_nothing_under_the_name_and_the_next_run_tidies_up(

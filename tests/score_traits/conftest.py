@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_process import runner
 
 from saetools.files.formats import SHARDS
 from saetools.files.provenance import Provenance
@@ -70,24 +68,9 @@ def run_process(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def run_here(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The same program in this process, which has torch already: seconds less."""
-    from score_traits.cli import main
+    from score_traits.cli import app
 
-    command = ["score-traits", *map(str, arguments)]
-    out, err, argv, on_sigterm = io.StringIO(), io.StringIO(), sys.argv, signal.getsignal(signal.SIGTERM)
-    try:
-        sys.argv = command
-        with (
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as left,
-        ):
-            main()
-    finally:
-        sys.argv = argv
-        signal.signal(signal.SIGTERM, on_sigterm)
-    code = left.value.code
-    assert isinstance(code, int)
-    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+    return runner("score-traits", app)(*arguments, code=None)
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,9 @@ from saetools.cli import app as cli
 
 
 def runner(name: str, app: typer.Typer) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """A function like the fixture `tool`: run(*arguments, code=0) -> exit code and output."""
+    """A function like the fixture `tool`: run(*arguments, code=0) -> exit code and output; code: None for any."""
 
-    def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         argv = [name, *map(str, arguments)]
         stdout, stderr = io.StringIO(), io.StringIO()
         with (
@@ -29,7 +29,7 @@ def runner(name: str, app: typer.Typer) -> Callable[..., subprocess.CompletedPro
             contextlib.redirect_stderr(stderr),
         ):
             found = cli.call(name, app)
-        assert found == code, f"exit code {found}\n{stdout.getvalue()}\n{stderr.getvalue()}"
+        assert code in (found, None), f"exit code {found}\n{stdout.getvalue()}\n{stderr.getvalue()}"
         return subprocess.CompletedProcess(argv, found, stdout.getvalue(), stderr.getvalue())
 
     return run

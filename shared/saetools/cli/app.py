@@ -5,7 +5,9 @@ A tool is a module with a Typer app and
     def main() -> None:
         run("dump-acts", app)
 
-Exit codes: 0 success; 1 failure; 2 wrong usage; 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1.
+which the package's own `main` calls through `saetools.cli.process.start`, so that signals are handled from the start.
+
+Exit codes: 0 success; 1 failure; 2 wrong usage; 130 after Ctrl-C, 128 plus its number after another signal.
 Data goes to stdout, messages go to stderr.
 
 Errors of the library name arguments in back quotes: "`layer`: ...". A command shows those that it has as the options
@@ -14,6 +16,7 @@ that people type: "--layer: ...".
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -26,11 +29,18 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from saetools import __version__
+from saetools.cli.process import (
+    SIGNALS,
+    exceptions_from_signals,
+    ignore_signals,
+    prepare,
+    reader_is_gone,
+    say_stopped,
+)
 from saetools.errors import UsageError, UserError
 from saetools.log import logger
 
 N = TypeVar("N", int, float)
-INTERRUPTED = 130
 
 
 def _print_version(context: typer.Context, asked: bool) -> None:
@@ -96,22 +106,27 @@ def write_data(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is still buffered must not raise again when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
 
 
 def run(name: str, app: typer.Typer) -> NoReturn:
     """Run `app` as the command `name` and exit the process with the project's exit codes."""
-    for kind in (signal.SIGTERM, signal.SIGUSR1):  # Slurm sends the latter before a time limit
-        signal.signal(kind, _exit_on_signal)
-    sys.exit(call(name, app))
+    prepare(name)
+    code = call(name, app)
+    ignore_signals()
+    sys.exit(code)
 
 
 def call(name: str, app: typer.Typer) -> int:
     """Run `app` as the command `name`, with the arguments in `sys.argv`; its exit code, after any error is printed."""
     _log_to_stderr(name)
-    return _exit_code(name, app)
+    try:
+        return _exit_code(name, app)
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # said already; what is still buffered must not fail again when Python exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # Typer brings its own copy of click, whose UsageError is public by this way alone.
@@ -119,25 +134,36 @@ _USAGE_ERROR: Any = typer.BadParameter.__base__
 
 
 def _exit_code(name: str, app: typer.Typer) -> int:
+    # Not `app()`: that would turn an EOFError into Ctrl-C, and every closed pipe into exit code 1.
+    command: Any = typer.main.get_command(app)
     try:
-        returned = app(prog_name=name, standalone_mode=False)
-        if returned == INTERRUPTED:  # how newer Typer says Ctrl-C; older ones raise Abort
-            raise KeyboardInterrupt
+        with exceptions_from_signals(), command.make_context(name, sys.argv[1:]) as context:
+            command.invoke(context)
         sys.stdout.flush()
+    except typer.Exit as left:
+        return left.exit_code
     except _USAGE_ERROR as error:
         hint = f"{name} --help lists the options and arguments"
         return _fail(name, f"{error.format_message()}\n{hint}", 2)
     except UserError as error:
         return _fail(name, _with_options(str(error), app), 2 if isinstance(error, UsageError) else 1)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail(name, "interrupted; files that are complete are kept", INTERRUPTED)
+    except KeyboardInterrupt:
+        return say_stopped(name, signal.SIGINT)
+    except SystemExit as left:
+        if left.code in [128 + number for number in SIGNALS]:
+            return say_stopped(name, int(left.code or 0) - 128)
+        if isinstance(left.__context__, BrokenPipeError):  # Rich prints the help, and leaves with 1
+            return 0
+        return left.code if isinstance(left.code, int) else int(left.code is not None)
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            return 0
+        return _fail(name, _what_failed(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        if not (message := _ran_out(error)):
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        return _fail(name, f"{where}{what}; free some space or write elsewhere, then run it again", 1)
-    return returned if isinstance(returned, int) else 0
+        return _fail(name, message, 1)
+    return 0
 
 
 def _with_options(message: str, app: typer.Typer) -> str:
@@ -154,16 +180,38 @@ def _with_options(message: str, app: typer.Typer) -> str:
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
+def _what_failed(error: OSError) -> str:
+    """The file, what the system said, and what to do."""
+    where = f"{error.filename}: " if error.filename else ""
+    what = error.strerror or str(error)
+    if error.errno in _DISK_ERRORS:
+        what = "the disk is full" if error.errno == errno.ENOSPC else what
+        return f"{where}{what}; free some space or write elsewhere, then run it again"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{where}permission denied; change its permissions, or use another place"
+    return f"{where}{what[:1].lower()}{what[1:]}; --verbose shows where it happened"
+
+
+def _ran_out(error: Exception) -> str | None:
+    """What to do where memory ran out, here or in a worker process; None for any other error."""
+    text = str(error).strip().split("\n")[0]
+    if type(error).__name__ == "BrokenProcessPool" or text.startswith("DataLoader worker"):
+        return f"a worker process was killed, probably since memory ran out ({text}); use fewer `workers`"
+    if (
+        isinstance(error, MemoryError)
+        or "OutOfMemory" in type(error).__name__
+        or "DefaultCPUAllocator" in text
+    ):
+        return f"not enough memory ({text or 'of this process'}); ask for less at a time, or use a machine with more"
+    return None
+
+
 def _fail(name: str, message: str, code: int) -> int:
-    if logger.isEnabledFor(logging.DEBUG) and code == 1:
-        logger.debug("where it happened:", exc_info=True)
-    sys.stderr.write(f"{name}: error: {message}\n")
+    with contextlib.suppress(OSError):
+        if logger.isEnabledFor(logging.DEBUG) and code == 1:
+            logger.debug("where it happened:", exc_info=True)
+        sys.stderr.write(f"{name}: error: {message}\n")
     return code
-
-
-def _exit_on_signal(number: int, _frame: object) -> NoReturn:
-    """Leave through the `finally` blocks, so that temporary files go."""
-    raise SystemExit(128 + number)
 
 
 class _AboveProgressBars(logging.StreamHandler):
@@ -172,7 +220,10 @@ class _AboveProgressBars(logging.StreamHandler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        with contextlib.suppress(
+            OSError
+        ):  # the reader of stderr has ended, or its disk is full: the work goes on
+            tqdm.write(self.format(record), file=sys.stderr)
 
 
 def _log_to_stderr(name: str) -> None:

@@ -8,6 +8,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from saetools.unfinished import unfinished
+
 PARTIAL = ".partial"
 
 
@@ -22,13 +24,14 @@ def atomic_path(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(target)
     partial = target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL}")
-    try:
-        yield partial
-        flush_to_disk(partial)
-        partial.rename(target)
-        flush_to_disk(target.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    with unfinished(partial):
+        try:
+            yield partial
+            flush_to_disk(partial)
+            partial.rename(target)
+            flush_to_disk(target.parent)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str) -> None:

@@ -1,0 +1,5 @@
+def main() -> None:
+    """The command `convert-sae`."""
+    from saetools.cli.process import start
+
+    start("convert-sae")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dump_acts.patch_labels import LabelSettings, check_upright, label_patches, read_mask
+from saetools.cli.process import end_with_parent
 from saetools.errors import UserError
 from saetools.vision.image_sets import ImageSet
 from saetools.vision.models import LayerShape
@@ -119,6 +120,7 @@ def decode(
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=min(workers, len(batches)),
         collate_fn=collate,
+        worker_init_fn=end_with_parent,
         pin_memory=pin,
     )
     return iter(loader)

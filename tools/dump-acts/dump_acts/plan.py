@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from saetools.cli.process import reader_is_gone
 from saetools.cli.quantities import format_bytes
 from saetools.cli.slices import Slice
 from saetools.errors import UserError
@@ -161,20 +160,9 @@ def wait_for_room(folder: Path, needed: int, max_disk: int) -> None:
                 format_bytes(max_disk),
             )
             told = True
-        if _reader_is_gone():
+        if reader_is_gone():
             raise SystemExit(0)
         time.sleep(SECONDS_BETWEEN_LOOKS)
-
-
-def _reader_is_gone() -> bool:
-    """Whether stdout is a pipe whose reader has ended."""
-    try:
-        descriptor = sys.stdout.fileno()
-        poll = select.poll()
-    except (OSError, AttributeError):  # stdout is no file, or the system has no poll
-        return False
-    poll.register(descriptor, select.POLLERR)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _layers(shapes: dict[int, LayerShape], outline: Outline) -> str:

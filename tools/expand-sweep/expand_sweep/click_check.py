@@ -168,6 +168,9 @@ def find_command(entry: str) -> Any:
     module_name, _, function = entry.partition(":")
     module = importlib.import_module(module_name)
     command = getattr(module, function, None)
+    if not hasattr(command, "make_context") and not hasattr(module, "app"):
+        with contextlib.suppress(ModuleNotFoundError):  # where ours have it
+            module = importlib.import_module(f"{module_name}.cli")
     if not hasattr(command, "make_context") and hasattr(module, "app"):
         from typer.main import get_command
 

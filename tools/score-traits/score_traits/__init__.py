@@ -1,0 +1,5 @@
+def main() -> None:
+    """The command `score-traits`."""
+    from saetools.cli.process import start
+
+    start("score-traits")

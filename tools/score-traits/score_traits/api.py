@@ -23,6 +23,7 @@ from saetools.metrics.pooling import parse_pool
 from saetools.scorers.baselines import Scorer
 from saetools.scorers.record import TrainedScorer
 from saetools.shards.reader import Shards, choose_layer, open_shards
+from saetools.unfinished import unfinished
 from score_traits.rows import ScoringSettings
 from score_traits.scorer_runs import parse_spec
 from score_traits.table import ApTable, check_splits
@@ -164,5 +165,5 @@ def _score_folder(cache: str | Path | None) -> Iterator[Path]:
         Path(cache).mkdir(parents=True, exist_ok=True)
         yield Path(cache)
         return
-    with tempfile.TemporaryDirectory(prefix="score-traits-") as folder:
-        yield Path(folder)
+    with tempfile.TemporaryDirectory(prefix="score-traits-") as folder, unfinished(Path(folder)) as path:
+        yield path

@@ -1,0 +1,5 @@
+def main() -> None:
+    """The command `train-sae`."""
+    from saetools.cli.process import start
+
+    start("train-sae")

@@ -81,7 +81,7 @@ def train_sae(
     Writes OUT (HDF5, see docs/formats.md) and a metrics table (OUT's name with .metrics.csv), and prints OUT's path.
     Shards on stdin are used as they arrive: dump-acts ... | train-sae --layer 11 --out sae.h5 -
 
-    After Ctrl-C, SIGTERM, SIGUSR1 or a crash, run the same command again: it resumes from its last saved state.
+    After Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or a crash, run the same command again: it resumes from its last saved state.
     """
     from train_sae.api import train_all
     from train_sae.grids import combine, parse_grid, read_sweep

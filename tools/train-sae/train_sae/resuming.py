@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from saetools.cli.process import SIGNALS
 from saetools.errors import UserError
 from saetools.files.formats import TRAINING_STATES
 from saetools.files.hdf5 import new_hdf5, open_hdf5
@@ -109,15 +110,12 @@ def check_shards(out: Path, before: Sequence[str], now: Sequence[str], *, all_ar
         )
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-
 class Stopped(Exception):
     """A signal came at a moment when nothing has to be finished first."""
 
 
 class StopSignals:
-    """Within its block, notes SIGTERM, SIGUSR1 and Ctrl-C instead of ending the process.
+    """Within its block, notes SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C instead of ending the process.
 
     >>> with StopSignals() as stop:
     ...     with stop.interruptible():
@@ -133,7 +131,8 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if self._active:
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

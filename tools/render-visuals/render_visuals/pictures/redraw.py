@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, TypeVar
 
 from saetools import __version__
+from saetools.cli.process import end_with_parent
 from saetools.cli.progress import Progress
 from saetools.errors import UserError
 from saetools.files.provenance import canonical_json
@@ -59,7 +59,7 @@ def draw_changed(
             few = min(max(len(todo) // (16 * workers), 1), 16)  # at a time: what is still done after Ctrl-C
             # spawn: a forked child of a process with threads can hang
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(workers, len(todo)), context, _leave_signals_to_the_parent) as pool:
+            with ProcessPoolExecutor(min(workers, len(todo)), context, end_with_parent) as pool:
                 try:
                     pending = [
                         pool.submit(_draw_few, draw, todo[start : start + few])
@@ -73,11 +73,6 @@ def draw_changed(
     if len(todo) < len(tasks):
         logger.info("%s: %d of %d were there already", what, len(tasks) - len(todo), len(tasks))
     return len(todo)
-
-
-def _leave_signals_to_the_parent() -> None:
-    """Ctrl-C reaches all processes of a terminal; only the parent handles it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _draw_few(draw: Callable[[Task], None], tasks: Sequence[Task]) -> int:

@@ -1,0 +1,190 @@
+"""A command as a process: its streams, its signals, and the worker processes that end with it.
+
+Only light modules are imported here, so that `start` comes before everything that takes time.
+
+After Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 a command leaves through its `finally` blocks, says one line and exits with 128
+plus the signal's number. It ends at once, after removing its temporary files, where an exception would be lost: while a
+module is being imported, after a second signal, and where something has caught the exception.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+from saetools.unfinished import remove_unfinished
+
+# Slurm sends SIGUSR1 before a time limit. Windows has neither this nor SIGHUP.
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+]
+SECONDS_TO_BEGIN_LEAVING = 0.5
+
+
+class _Process:
+    """name: of the command; pid: of the process whose signals these are; number: of the first signal that came; said:
+    whether its line was printed; running: whether the command runs, so that `raised` is caught."""
+
+    name, pid, number, said, running = "", 0, 0, False, False
+    raised: BaseException | None = None
+
+
+def start(name: str) -> NoReturn:
+    """Run the command `name` from its very beginning: what it imports can be interrupted too."""
+    prepare(name)
+    from importlib import import_module
+
+    sys.exit(import_module(f"{name.replace('-', '_')}.cli").main())
+
+
+def prepare(name: str) -> None:
+    """Open missing standard streams and handle signals. Signals that are ignored, as nohup does, stay ignored."""
+    if _Process.pid == os.getpid():
+        return
+    _Process.name, _Process.pid, _Process.number, _Process.said = name, os.getpid(), 0, False
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+    _open_streams()
+    # Processes of ours get these options. One of them removes the semaphores of a command that was killed.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+
+
+def signal_line(number: int) -> str:
+    """What a command says when a signal has ended it."""
+    if number == signal.SIGINT:
+        return "error: interrupted; files that are complete are kept"
+    which = signal.Signals(number).name
+    return f"stopped by {which}; files that are complete are kept; run the same command again to go on"
+
+
+def say_stopped(name: str, number: int) -> int:
+    """Say that a signal has ended the command; returns its exit code."""
+    _Process.number, _Process.said = number, True  # a further signal ends the process at once, without a word
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{name}: {signal_line(number)}\n")
+    return 128 + number
+
+
+@contextlib.contextmanager
+def exceptions_from_signals() -> Iterator[None]:
+    """Within its block, a signal raises KeyboardInterrupt, or SystemExit with 128 plus its number."""
+    _Process.running = True
+    try:
+        yield
+    finally:
+        _Process.running = False
+        if _Process.number and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def ignore_signals() -> None:
+    """Nothing is left to be stopped. Python would reset handlers of ours, but not this, before it has ended."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def reader_is_gone() -> bool:
+    """Whether stdout is a pipe whose reader has ended."""
+    import select
+
+    try:
+        descriptor = sys.stdout.fileno()
+        poll = select.poll()
+    except (OSError, AttributeError):  # stdout is no file, or the system has no poll
+        return False
+    poll.register(descriptor, select.POLLERR)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def end_with_parent(*_: object) -> None:
+    """Called first in a worker process: it ends when its parent has ended, however that came about.
+
+    Ctrl-C reaches all processes of a terminal; only the parent handles it.
+    """
+    import threading
+    from multiprocessing import connection, parent_process
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS[1:]:
+        signal.signal(number, signal.SIG_DFL)
+    parent = parent_process()
+    assert parent is not None, "a worker process has a parent"
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        remove_unfinished()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    if os.getpid() != _Process.pid:  # a forked worker, before `end_with_parent`
+        if number != signal.SIGINT:
+            os._exit(128 + number)
+        return
+    if _Process.number or not _Process.running or _is_importing(frame):
+        _leave_at_once(number)
+    _Process.number = number
+    _Process.raised = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _check_leaving)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_BEGIN_LEAVING, SECONDS_TO_BEGIN_LEAVING)
+    raise _Process.raised
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported; extension modules turn or swallow exceptions that come then."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _check_leaving(_number: int, _frame: object) -> None:
+    """End at once where the exception of a signal was caught, as in a destructor: no block is being left by it."""
+    error = sys.exc_info()[1]
+    while error is not None and error is not _Process.raised:
+        error = error.__context__
+    if error is None:
+        _leave_at_once(_Process.number)
+
+
+def _leave_at_once(number: int) -> NoReturn:
+    first = _Process.number or number
+    remove_unfinished()
+    if not _Process.said:
+        with contextlib.suppress(OSError):
+            os.write(2, f"{_Process.name}: {signal_line(first)}\n".encode())
+    os._exit(128 + first)
+
+
+def _open_streams() -> None:
+    """Standard streams that are closed become /dev/null: a file that is opened later must not get their numbers.
+
+    Names of files pass through stdin and stdout as the bytes that they are, in whatever language and encoding.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "w" if descriptor else "r", closefd=False))  # noqa: SIM115
+        # A name that is not in this encoding is a text with escapes, which are written as the bytes they stand for.
+        encoding = "utf-8" if descriptor and _only_ascii() else sys.getfilesystemencoding()
+        errors = "backslashreplace" if name == "stderr" else "surrogateescape"
+        getattr(sys, name).reconfigure(encoding=encoding, errors=errors)
+
+
+def _only_ascii() -> bool:
+    return codecs.lookup(sys.getfilesystemencoding()).name == "ascii"

@@ -1,0 +1,38 @@
+"""Temporary files and folders that this process is writing, for whoever ends it at once: it removes them first."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_PATHS: dict[str, int] = {}
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Within its block, `path` is removed if the process is ended at once. The block itself removes nothing."""
+    name = str(path)
+    _PATHS[name] = os.getpid()
+    try:
+        yield path
+    finally:
+        _PATHS.pop(name, None)
+
+
+def remove_unfinished() -> None:
+    """Remove all of them; those that a parent process had begun before it forked are its own."""
+    for name, pid in list(_PATHS.items()):
+        if pid == os.getpid():
+            with contextlib.suppress(OSError):
+                _remove(Path(name))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        for inner in path.iterdir():
+            _remove(inner)
+        path.rmdir()
+    else:
+        path.unlink()

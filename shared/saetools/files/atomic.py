@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(target)
-    partial = target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL}")
+    partial = _partial(target)
     with unfinished(partial):
         try:
             yield partial
@@ -32,6 +33,31 @@ def atomic_path(target: Path) -> Iterator[Path]:
             flush_to_disk(target.parent)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` to write files into; it becomes `target` as a file does in `atomic_path`.
+
+    Raises OSError where `target` is there already, unless it is an empty folder.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(target)
+    partial = _partial(target)
+    with unfinished(partial):
+        partial.mkdir()
+        try:
+            yield partial
+            for path in [*partial.iterdir(), partial]:
+                flush_to_disk(path)
+            partial.rename(target)
+            flush_to_disk(target.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL}")
 
 
 def write_text(target: Path, text: str) -> None:
@@ -50,7 +76,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def remove_stale(target: Path) -> None:
-    """Remove partial files of `target` whose writers, on this host, do not run any more."""
+    """Remove partial files and folders of `target` whose writers, on this host, do not run any more."""
     prefix = f".{target.name}.{socket.gethostname()}-"
     if not target.parent.is_dir():
         return
@@ -58,7 +84,8 @@ def remove_stale(target: Path) -> None:
         if name.startswith(prefix) and name.endswith(PARTIAL):
             pid = name.removeprefix(prefix).removesuffix(PARTIAL)
             if pid.isdigit() and not _is_running(int(pid)):
-                (target.parent / name).unlink(missing_ok=True)
+                stale = target.parent / name
+                shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
 
 
 def _is_running(pid: int) -> bool:

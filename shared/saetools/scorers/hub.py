@@ -25,14 +25,15 @@ def download(address: str) -> Path:
     wanted = [inside] if is_file else [f"{inside}/{file}".lstrip("/") for file in SAELENS_FILES]
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise UserError(
             f"{address}: the package huggingface_hub is not installed; install it with pip install huggingface_hub"
         ) from error
     try:
         found = [Path(hf_hub_download(f"{owner}/{name}", file)) for file in wanted]
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (
+        Exception
+    ) as error:  # those of the hub's client, and of the client of HTTP below it, which has changed
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{address}: it could not be downloaded ({first_line});"

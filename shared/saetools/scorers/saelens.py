@@ -16,19 +16,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
-from saetools.errors import UserError
-from saetools.files.atomic import atomic_path, write_text
-from saetools.scorers.foreign import foreign_scorer, make_sae, take
+from saetools.errors import UserError, why_unreadable
+from saetools.files.atomic import atomic_folder
+from saetools.files.provenance import canonical_json
+from saetools.scorers.foreign import foreign_scorer, make_sae, read_json, setting, take
 from saetools.scorers.record import TrainedScorer
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.scorers.saev import shift_bias
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 ARCHITECTURES = ("standard", "topk", "jumprelu")
-OURS = "saetools"  # in `metadata`: what we know of an SAE that we exported
+OURS = "saetools"  # in `metadata`: what we know of an SAE that we exported, and a digest of the folder
+# What in cfg.json decides numbers
+_DECIDING = (
+    "architecture", "k", "activation_fn", "activation_fn_str", "activation_fn_kwargs", "d_in", "d_sae",
+    "apply_b_dec_to_input", "normalize_activations", "reshape_activations", "rescale_acts_by_decoder_norm",
+)  # fmt: skip
 
 
 def is_saelens(path: Path) -> bool:
@@ -36,16 +41,23 @@ def is_saelens(path: Path) -> bool:
 
 
 def read_saelens(folder: Path) -> TrainedScorer:
-    """Read a folder; raises UserError where it is broken, or where its SAE cannot be had in one matrix product."""
-    weights = folder / WEIGHTS
+    """Read a folder; raises UserError where it is broken, or where its SAE cannot be had in one matrix product.
+
+    Of a folder that `write_saelens` made, a digest of the weights and settings is compared; SAELens itself has none.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if why := why_unreadable(folder / name):
+            raise UserError(f"{folder / name}: {why}; expected {CONFIG} and {WEIGHTS}, as SAELens saves them")
+    cfg = read_json(folder, (folder / CONFIG).read_bytes(), CONFIG)
+    weights = (folder / WEIGHTS).read_bytes()
+    _check_digest(folder, cfg, weights)
     try:
-        cfg: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        state = load_file(weights)
-    except (OSError, ValueError, SafetensorError) as error:
+        state = load(weights)
+    except Exception as error:  # safetensors has more kinds of errors than its own
         raise UserError(
-            f"{folder}: expected {CONFIG} and {WEIGHTS}, as SAELens saves them: {error}"
+            f"{folder / WEIGHTS}: not a safetensors file, or cut short: {error}; get it again"
         ) from error
-    architecture, k = _architecture(cfg)
+    architecture, k = _architecture(folder, cfg)
     if architecture not in ARCHITECTURES:
         raise UserError(f"{folder}: architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}")
     for name, harmless in (
@@ -57,18 +69,18 @@ def read_saelens(folder: Path) -> TrainedScorer:
                 f"{folder}: {name} is {cfg[name]!r}, which is not in the weights; fold it into them with SAELens, then"
                 " save it again"
             )
-    d, s = int(cfg["d_in"]), int(cfg["d_sae"])
+    d, s = setting(folder, cfg, "d_in", int), setting(folder, cfg, "d_sae", int)
     shapes = {"W_enc": (d, s), "b_enc": (s,), "W_dec": (s, d), "b_dec": (d,)}
     tensors = take(folder, state, {**shapes, **({"threshold": (s,)} if architecture == "jumprelu" else {})})
-    if not cfg.get("apply_b_dec_to_input", True):
+    if not setting(folder, cfg, "apply_b_dec_to_input", bool, True):
         tensors["b_enc"] = shift_bias(tensors, +1)
-    if architecture == "topk" and cfg.get("rescale_acts_by_decoder_norm", False):
+    if architecture == "topk" and setting(folder, cfg, "rescale_acts_by_decoder_norm", bool, False):
         norm_s = tensors["W_dec"].norm(dim=1)
         tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norm_s, tensors["b_enc"] * norm_s
         tensors["W_dec"] = tensors["W_dec"] / norm_s[:, None]
     activation = {"standard": "relu"}.get(architecture, architecture)
     sae = make_sae(SAEConfig(d, s, activation, k if activation == "topk" else None), tensors)
-    uid = hashlib.sha256(weights.read_bytes()).hexdigest()[:32]
+    uid = hashlib.sha256(weights).hexdigest()[:32]
     return replace(foreign_scorer(folder, sae, uid, "saelens", 1, cfg), trained_on=_trained_on(folder, cfg))
 
 
@@ -83,7 +95,7 @@ def _trained_on(folder: Path, cfg: dict[str, Any]) -> dict[str, Any]:
     """What `metadata_of` wrote; nothing of a folder that SAELens made. Raises UserError where it is broken."""
     metadata = cfg.get("metadata")
     ours = metadata.get(OURS) if isinstance(metadata, dict) else None
-    if ours is None:
+    if ours is None or (isinstance(ours, dict) and set(ours) <= {"digest"}):
         return {}
     trained_on = ours.get("trained_on") if isinstance(ours, dict) else None
     needed = {"model", "weights", "hook", "preprocess", "layer"}
@@ -96,7 +108,12 @@ def _trained_on(folder: Path, cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_saelens(folder: Path, sae: SAE, metadata: dict[str, Any]) -> None:
-    """Write a folder: the same latents and reconstructions for the same inputs. The configuration comes last."""
+    """Write a folder, complete or not at all: the same latents and reconstructions for the same inputs.
+
+    Raises UserError where the folder is there already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: it exists already; remove it, or choose another name")
     sae = sae.folded()
     config = sae.config
     architecture = {"relu": "standard", "batchtopk": "jumprelu"}.get(config.activation, config.activation)
@@ -109,23 +126,46 @@ def write_saelens(folder: Path, sae: SAE, metadata: dict[str, Any]) -> None:
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": metadata,
     }
     if architecture == "topk":
         cfg |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
     tensors = {name: getattr(sae, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     if sae.threshold is not None:
         tensors["threshold"] = sae.threshold
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / WEIGHTS) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
-    write_text(folder / CONFIG, json.dumps(cfg, indent=1) + "\n")
+    weights = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+    ours = metadata.get(OURS, {})
+    cfg["metadata"] = {**metadata, OURS: {**ours, "digest": _digest(cfg, ours, weights)}}
+    with atomic_folder(folder) as partial:
+        (partial / WEIGHTS).write_bytes(weights)
+        (partial / CONFIG).write_text(json.dumps(cfg, indent=1) + "\n", encoding="utf-8", newline="")
 
 
-def _architecture(cfg: dict[str, Any]) -> tuple[str, int | None]:
+def _digest(cfg: dict[str, Any], ours: dict[str, Any], weights: bytes) -> str:
+    """SHA-256 of the weights as stored, of the settings that decide numbers, and of what the SAE was trained on."""
+    deciding = {name: cfg.get(name) for name in _DECIDING}
+    deciding |= {name: value for name, value in ours.items() if name != "digest"}
+    return hashlib.sha256(
+        canonical_json([deciding, hashlib.sha256(weights).hexdigest()]).encode()
+    ).hexdigest()
+
+
+def _check_digest(folder: Path, cfg: dict[str, Any], weights: bytes) -> None:
+    """Raise UserError unless the weights and settings are those that `write_saelens` wrote; others have no digest."""
+    metadata = cfg.get("metadata")
+    ours = metadata.get(OURS) if isinstance(metadata, dict) else None
+    if isinstance(ours, dict) and "digest" in ours and ours["digest"] != _digest(cfg, ours, weights):
+        raise UserError(
+            f"{folder}: its weights or settings are not those that convert-sae wrote: it is damaged, so convert the SAE"
+            f" again; or another program changed it, then remove 'digest' from metadata.{OURS} in {CONFIG}"
+        )
+
+
+def _architecture(folder: Path, cfg: dict[str, Any]) -> tuple[str, int | None]:
     """The name, and k; older folders call TopK `standard` with an activation function of that name."""
-    architecture, k = cfg.get("architecture", "standard"), cfg.get("k")
-    function = cfg.get("activation_fn", cfg.get("activation_fn_str", "relu"))
+    architecture, settings = setting(folder, cfg, "architecture", str, "standard"), cfg
+    name = "activation_fn" if "activation_fn" in cfg else "activation_fn_str"
+    function = setting(folder, cfg, name, str, "relu")
     if architecture == "standard" and function != "relu":
-        return str(function), (cfg.get("activation_fn_kwargs") or {}).get("k", k)
-    return architecture, k
+        architecture = function
+        settings = {"k": cfg.get("k"), **setting(folder, cfg, "activation_fn_kwargs", dict, {})}
+    return architecture, setting(folder, settings, "k", int) if architecture == "topk" else None

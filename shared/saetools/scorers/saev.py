@@ -12,20 +12,22 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from saetools.errors import UserError
+from saetools.errors import UserError, why_unreadable
 from saetools.files.atomic import atomic_path
-from saetools.scorers.foreign import foreign_scorer, make_sae, take
+from saetools.files.provenance import canonical_json
+from saetools.files.torch_files import load_torch, saved_by_torch
+from saetools.scorers.foreign import foreign_scorer, make_sae, read_json, setting, take
 from saetools.scorers.record import TrainedScorer
 from saetools.scorers.sae import SAE, SAEConfig
 
 NEWEST_SCHEMA = 5
+OURS = "saetools"  # in the header: the digest of a checkpoint that we wrote
 NAME_OF_CLASS = {"Relu": "relu", "TopK": "topk", "BatchTopK": "batchtopk"}
 
 
@@ -34,31 +36,38 @@ def read_saev(
 ) -> TrainedScorer:
     """Read a checkpoint of any schema; raises UserError where it is broken or says too little.
 
+    The CRC-32 of each tensor is compared, and of a checkpoint that `write_saev` made, a digest of all of it.
+
     centred: whether the encoder sees x - b_dec, where the schema does not tell (schema 2 of a Matryoshka SAE). Of a
     BatchTopK without its threshold: threshold to use, or as_topk, to keep the k largest of each token.
     """
+    if why := why_unreadable(path):
+        raise UserError(f"{path}: {why}; expected a saev checkpoint")
     content = path.read_bytes()
-    line, _, rest = content.partition(b"\n")
-    try:
-        header = json.loads(line)
-        state = torch.load(io.BytesIO(rest), weights_only=True, map_location="cpu")
-    except (ValueError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    line, end, rest = content.partition(b"\n")
+    if not (end and line.lstrip().startswith((b"{", b"["))):
         raise UserError(
             f"{path}: found no line of JSON with a torch state dict after it, expected a saev checkpoint;"
             " copy it again from where it was trained"
-        ) from error
+        )
+    header = read_json(path, line, "its first line")
+    state = load_torch(path, io.BytesIO(rest))
+    ours = header.get(OURS)
+    if isinstance(ours, dict) and ours.get("digest") != _digest(header, rest):
+        raise UserError(
+            f"{path}: it is damaged: its digest differs from the one in its first line; get it again"
+        )
     schema = header.get("schema", 0)
-    if schema not in range(NEWEST_SCHEMA + 1):
+    if type(schema) is not int or schema not in range(NEWEST_SCHEMA + 1):
         raise UserError(
             f"{path}: found schema {schema!r} of saev, this program knows those up to {NEWEST_SCHEMA};"
             " update saetools"
         )
-    cfg = header if schema == 0 else header["cfg"]
-    activation, k = _activation(header, cfg)
-    if activation not in NAME_OF_CLASS:
-        raise UserError(f"{path}: unknown activation {activation!r}; known are {', '.join(NAME_OF_CLASS)}")
-    d_model = cfg.get("d_model", cfg.get("d_vit"))
-    d_sae = cfg.get("d_sae") or (d_model or 0) * cfg.get("exp_factor", 0)
+    cfg = header if schema == 0 else setting(path, header, "cfg", dict)
+    activation, k = _activation(path, header, cfg, schema)
+    d_model = setting(path, cfg, "d_model" if "d_model" in cfg else "d_vit", int)
+    factor = 1 if cfg.get("d_sae") else d_model
+    d_sae = factor * setting(path, cfg, "d_sae" if cfg.get("d_sae") else "exp_factor", int)
     name = "topk" if as_topk else NAME_OF_CLASS[activation]
     tensors = take(
         path,
@@ -70,13 +79,15 @@ def read_saev(
         tensors["b_enc"] = shift_bias(tensors, +1)
     if name == "batchtopk":
         found = state.get("activation.threshold")
-        if found is None and threshold is None:
+        if threshold is None and found is not None:
+            shape = tuple(found.shape) if isinstance(found, torch.Tensor) and found.numel() == 1 else ()
+            threshold = take(path, state, {"activation.threshold": shape})["activation.threshold"].item()
+        if threshold is None:
             raise UserError(
                 f"{path}: a BatchTopK SAE of schema {schema} has no threshold, without which single tokens have no"
                 " latents; convert it with convert-sae --threshold T, or with --as-topk"
             )
-        value = float(found) if threshold is None else threshold
-        tensors["threshold"] = torch.full((d_sae,), max(value, 0.0))
+        tensors["threshold"] = torch.full((d_sae,), max(threshold, 0.0))
     config = SAEConfig(d_model, d_sae, name, k if name in ("topk", "batchtopk") else None)
     sae = make_sae(config, tensors)
     uid = hashlib.sha256(content).hexdigest()[:32]
@@ -128,9 +139,16 @@ def write_saev(path: Path, sae: SAE) -> None:
     tensors["b_enc"] = shift_bias(tensors, -1)
     if threshold is not None:
         tensors["activation.threshold"] = threshold
-    with atomic_path(path) as partial, partial.open("wb") as file:
-        file.write((json.dumps(header) + "\n").encode())
-        torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    state = saved_by_torch(tensors)
+    header[OURS] = {"digest": _digest(header, state)}
+    with atomic_path(path) as partial:
+        partial.write_bytes(f"{json.dumps(header)}\n".encode() + state)
+
+
+def _digest(header: Mapping[str, Any], state: bytes) -> str:
+    """SHA-256 of a checkpoint that we write: of its header without this digest, and of its tensors as stored."""
+    known = {name: value for name, value in header.items() if name != OURS}
+    return hashlib.sha256(canonical_json(known).encode() + b"\n" + state).hexdigest()
 
 
 def shift_bias(tensors: Mapping[str, torch.Tensor], sign: int) -> torch.Tensor:
@@ -139,10 +157,16 @@ def shift_bias(tensors: Mapping[str, torch.Tensor], sign: int) -> torch.Tensor:
     return (tensors["b_enc"].double() + sign * shift_s).float()
 
 
-def _activation(header: Mapping[str, Any], cfg: Mapping[str, Any]) -> tuple[str, int | None]:
-    """The name of the class, and k."""
-    described = cfg.get("activation")
-    if isinstance(described, dict):
-        return described.get("cls", ""), described.get("params", {}).get("top_k", 32)
-    cls = header.get("cls", "Relu")
-    return ("Relu" if cls == "SparseAutoencoderConfig" else cls), cfg.get("top_k", 32)
+def _activation(
+    path: Path, header: Mapping[str, Any], cfg: Mapping[str, Any], schema: int
+) -> tuple[str, int | None]:
+    """The name of the class, and its k; raises UserError where the class is not known."""
+    if schema > 2 or "activation" in cfg:
+        described = setting(path, cfg, "activation", dict)
+        cls, params = setting(path, described, "cls", str), setting(path, described, "params", dict, {})
+    else:
+        cls, params = setting(path, header, "cls", str, "Relu"), cfg
+        cls = "Relu" if cls == "SparseAutoencoderConfig" else cls
+    if cls not in NAME_OF_CLASS:
+        raise UserError(f"{path}: unknown activation {cls!r}; known are {', '.join(NAME_OF_CLASS)}")
+    return cls, None if cls == "Relu" else setting(path, params, "top_k", int)

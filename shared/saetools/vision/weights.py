@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from saetools.errors import UserError
+from saetools.errors import UserError, why_unreadable
+from saetools.files.torch_files import load_torch
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The state dict in a .safetensors file or a torch checkpoint (read without executing pickled code)."""
+    if why := why_unreadable(path):
+        raise UserError(f"{path}: {why}; expected weights")
     if path.suffix == ".safetensors":
-        import safetensors
         import safetensors.torch
 
         try:
             return safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as error:
+        except Exception as error:  # it has more kinds of errors than its own
             raise UserError(f"{path}: not a safetensors file, or cut short: {error}; get it again") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{path}: torch.load could not read it ({str(error).splitlines()[0]});"
-            " expected .safetensors, or a state dict saved with torch.save"
-        ) from error
+    with path.open("rb") as file:
+        state = load_torch(path, file)
     for key in ("state_dict", "model", "teacher"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path}: it holds no state dict of tensors; save model.state_dict() to it")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
 def fit_weights(
@@ -59,6 +55,10 @@ def fit_weights(
         if value.shape != wanted[key].shape:
             raise UserError(
                 f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(wanted[key].shape)}; {other}"
+            )
+        if value.is_floating_point() != wanted[key].is_floating_point() or value.layout != torch.strided:
+            raise UserError(
+                f"{path}: {key} is made of {value.dtype}, {value.layout}, expected dense {wanted[key].dtype}; {other}"
             )
     module.load_state_dict(dict(state))
 

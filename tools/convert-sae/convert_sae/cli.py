@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saetools.cli.app import VerboseOption, VersionOption, examples, new_app, run, write_line
-from saetools.errors import UsageError, UserError
+from saetools.errors import UsageError, UserError, why_unreadable
 from saetools.log import logger
 
 if TYPE_CHECKING:
@@ -72,15 +73,17 @@ def convert_sae(
 
     if layer is not None and not acts:
         raise UsageError("--layer: it is the layer of --acts; give that too")
+    if threshold is not None and not math.isfinite(threshold):
+        raise UsageError(f"--threshold {threshold}: expected a number")
     if threshold is not None and as_topk:
         raise UsageError("--threshold and --as-topk: give only one of them")
     if acts and out.suffix != ".h5":
         raise UsageError(f"--acts: only .h5 files record the model and layer; {out} is none")
-    if not source.exists():
-        raise UserError(f"{source}: no such file or folder; expected an SAE")
+    if not source.is_dir() and (why := why_unreadable(source)):
+        raise UserError(f"{source}: {why}; expected an SAE, as a file or a folder")
     if out.exists():
         raise UserError(f"{out}: it exists already; remove it, or choose another name")
-    if source.suffix == ".pt":
+    if source.suffix == ".pt" and not source.is_dir():
         found = read_saev(source, centred=centred, threshold=threshold, as_topk=as_topk)
     elif centred is not None or threshold is not None or as_topk:
         raise UsageError("--centred, --threshold and --as-topk: they are for saev checkpoints (.pt)")

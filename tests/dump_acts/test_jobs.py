@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from edited_files import edit_hdf5
 from in_process import runner
 from PIL import Image
 from processes import BIN, Tool, error_lines
@@ -216,12 +217,12 @@ def test_a_recording_without_digests_is_read_and_goes_on(
 def test_digests_that_are_none(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "shard-000000.h5"
     path.write_bytes((whole / path.name).read_bytes())
-    with h5py.File(path, "r+") as file:
+    with edit_hdf5(path) as file:
         file["examples/digest"][1] = b"\xff" * 32
     with pytest.raises(UserError, match=r"/examples/digest .* 32 hexadecimal digits; record the shard again"):
         Shard(path)
     assert "damaged or changed" not in check(path, code=1).stdout
-    with h5py.File(path, "r+") as file:
+    with edit_hdf5(path) as file:
         file["examples/digest"][1] = b"0" * 32
     assert "/examples/digest" in check("--deep", path, code=1).stdout
 

@@ -7,10 +7,10 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
+from edited_files import edit_hdf5, save_npz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import runner
@@ -77,7 +77,7 @@ def shards(acts: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three shards of 23 images with patch labels."""
     folder = tmp_path_factory.mktemp("acts")
     for i, path in enumerate(write_shards(folder, acts, n_shards=3)):
-        with h5py.File(path, "r+") as file:
+        with edit_hdf5(path) as file:
             file["labels"] = np.full((len(file["examples/index"]), 6), 300 + i, np.uint16)
     return folder
 
@@ -401,10 +401,10 @@ def test_errors_say_what_to_do(shards: Path, acts: np.ndarray, tmp_path: Path) -
     assert "--threshold nan" in refused(good, "--threshold", "nan", code=2)
     assert "no such file" in refused(tmp_path / "none.h5")
     (broken,) = write_shards(tmp_path / "broken", acts, n_shards=1)
-    with h5py.File(broken, "r+") as file:
+    with edit_hdf5(broken) as file:
         file["layer_3/patches"][3, 2, 1] = np.nan
     assert "shard-000000.h5" in refused(good, source=tmp_path / "broken")
-    with h5py.File(broken, "r+") as file:
+    with edit_hdf5(broken) as file:
         file["layer_3/patches"][3, 2, 1] = 0
         file["labels"] = np.zeros((23, 5), np.uint16)
     assert "(23, 5), expected (23, 6)" in refused(good, source=tmp_path / "broken")
@@ -436,29 +436,29 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     refused("not a whole .npz file")
     path.write_bytes(b"")
     refused("not a whole .npz file")
-    np.savez(path, **{name: array for name, array in members().items() if name != "saetools"})
+    save_npz(path, {name: array for name, array in members().items() if name != "saetools"})
     refused("no member 'saetools'")
-    np.savez(path, **{name: array for name, array in members().items() if name != "grid"})
+    save_npz(path, {name: array for name, array in members().items() if name != "grid"})
     refused("'grid' is missing")
     np.savez_compressed(path, **members())
     refused("compressed")
-    np.savez(path, **{**members(), "indptr": np.array([0, 1, 1], np.int32)})
+    save_npz(path, {**members(), "indptr": np.array([0, 1, 1], np.int32)})
     refused("indptr is of type int32")
-    np.savez(path, **{**members(), "indptr": np.array([0, 2, 1])})
+    save_npz(path, {**members(), "indptr": np.array([0, 2, 1])})
     refused("does not count the active latents")
-    np.savez(path, **{**members(), "count": np.array([0, 2, 0])})
+    save_npz(path, {**members(), "count": np.array([0, 2, 0])})
     refused("do not count the active latents")
-    np.savez(path, **{**members(), "indices": np.array([3], np.int32)})
+    save_npz(path, {**members(), "indices": np.array([3], np.int32)})
     refused("names latents from 3 to 3 where there are 3")
-    np.savez(path, **{**members(), "target": np.array([1, 2])})
+    save_npz(path, {**members(), "target": np.array([1, 2])})
     refused(r"target has shape \(2,\), expected \(1,\)")
     text = str(members()["saetools"])
-    np.savez(
+    save_npz(
         path,
-        **{**members(), "saetools": np.array(text.replace('"format_version": 2', '"format_version": 3'))},
+        {**members(), "saetools": np.array(text.replace('"format_version": 3', '"format_version": 4'))},
     )
-    refused("version 3")
-    np.savez(path, **{**members(), "saetools": np.array(text.replace('"layer"', '"lair"'))})
+    refused("version 4")
+    save_npz(path, {**members(), "saetools": np.array(text.replace('"layer"', '"lair"'))})
     refused("no 'layer'")
     path.unlink()
     with pytest.raises(UserError, match="no such file"):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from broken_files import broken_tables, contents
+from edited_files import save_npz
 from in_process import runner
 from processes import Tool, error_lines
 from scipy import special
@@ -473,5 +474,5 @@ def test_errors_say_what_to_do(case: Case, tmp_path: Path) -> None:
     with np.load(file) as arrays:
         broken = {**arrays, "data": np.where(np.arange(len(arrays["data"])) == 5, np.nan, arrays["data"])}
         broken["data"] = broken["data"].astype(np.float32)
-    np.savez(file, **broken)
+    save_npz(file, broken)
     assert "hold NaN or infinity" in refused(train=nan)

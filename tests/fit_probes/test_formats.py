@@ -42,7 +42,7 @@ def test_latents_are_as_documented(tmp_path: Path) -> None:
     folder = write_latents(tmp_path / "l", f_npk, labels_np=labels, n_shards=1, digests=digests)
     with np.load(folder / "latents-000000.npz") as file:
         found = {name: file[name] for name in file.files}
-    sizes = {"N": 5, "P": 3, "K": 4, "E": 60, "2": 2, "N P + 1": 16}
+    sizes = {"N": 5, "P": 3, "K": 4, "E": 60, "2": 2, "N P + 1": 16, "B": 3}
     documented = {row[0]: row[1:] for row in rows_of("latents members")}
     assert list(documented) == list(MEMBERS) == list(found)
     for name, (shape, dtype, required, _) in documented.items():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
+from edited_files import edit_hdf5
 from in_process import runner
 from PIL import Image
 from processes import Tool, error_lines
@@ -69,7 +69,7 @@ def test_sizes_that_were_not_recorded_are_unknown(recorded: Path, tmp_path: Path
     acts.mkdir()
     for path in (recorded / "acts").iterdir():
         (acts / path.name).write_bytes(path.read_bytes())
-    with h5py.File(acts / "shard-000000.h5", "r+") as file:
+    with edit_hdf5(acts / "shard-000000.h5") as file:
         del file["examples/size"]
     encode(acts, "--scorer", "units", "--top", 4, "--out", tmp_path / "latents")
     files = open_latents([tmp_path / "latents"]).files

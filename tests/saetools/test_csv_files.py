@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saetools.errors import UserError
+from saetools.files import seal
 from saetools.files.formats import AP_TABLE, PROBE_TABLE, TABLES, YIELD
 from saetools.files.provenance import Provenance
 from saetools.files.tables import read_csv, sidecar_path, write_csv
@@ -96,7 +97,7 @@ def test_tables_with_sidecars_of_earlier_versions(tmp_path: Path, text: bytes, s
     """They have the number of rows, but no SHA-256."""
     path = tmp_path / "a.csv"
     write(path, pd.DataFrame({"a": [1], "b": [2]}))
-    without(path, "sha256")
+    without(path, "sha256", "xxh3_128")
     assert len(read_csv(path, AP_TABLE)[0]) == 1
     path.write_bytes(text)
     with pytest.raises(UserError, match=rf"a\.csv: .*{said}.*; write it again with score-traits"):
@@ -113,8 +114,8 @@ def test_the_sidecar_has_the_sha256_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"settings": [1]}, "its settings are no mapping"),
-        ({"format_version": "one"}, "it is broken: invalid literal"),
+        ({"settings": [1]}, "'settings' is of another type"),
+        ({"format_version": "one"}, "found version one"),
         ({"complete": False}, "it is not complete"),
         ({"uid": ...}, "'uid' is missing"),
         ({"format": ...}, "found 'no format name'"),
@@ -124,12 +125,38 @@ def test_the_sidecar_has_the_sha256_of_the_file(tmp_path: Path) -> None:
 def test_what_is_no_sidecar(tmp_path: Path, change: dict[str, object], said: str) -> None:
     path = tmp_path / "a.csv"
     write(path, pd.DataFrame({"a": [1], "b": [2]}))
-    values = json.loads(sidecar_path(path).read_text()) | change
+    values = json.loads(sidecar_path(path).read_text()) | {"xxh3_128": ...} | change
     kept = {name: value for name, value in values.items() if value is not ...}
     sidecar_path(path).write_text(json.dumps(kept))
     for formats in (AP_TABLE, TABLES):
         with pytest.raises(UserError, match=said):
             read_csv(path, formats)
+
+
+@pytest.mark.parametrize("name", ["uid", "settings", "rows", "sha256", "xxh3_128"])
+def test_an_entry_of_a_sidecar_that_was_changed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.csv"
+    write(path, pd.DataFrame({"a": [1], "b": [2]}))
+    values = json.loads(sidecar_path(path).read_text())
+    values[name] = {"settings": {"seed": 1}, "rows": 2}.get(name, "0" * 32)
+    sidecar_path(path).write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"a\.csv\.json: its digest is not that of its entries"):
+        read_csv(path, AP_TABLE)
+
+
+def test_a_table_without_checksums_is_read_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seal, "_told", set())
+    path = tmp_path / "a.csv"
+    write(path, pd.DataFrame({"a": [1], "b": [2]}))
+    read_csv(path, AP_TABLE)
+    assert not caplog.records
+    without(path, "sha256", "xxh3_128")
+    for _ in range(2):
+        assert len(read_csv(path, AP_TABLE)[0]) == 1
+    (record,) = caplog.records
+    assert "a.csv: it was written by an earlier version and has no checksums" in record.getMessage()
 
 
 def test_tables_of_other_formats_and_sidecars_without_rows(tmp_path: Path) -> None:
@@ -141,7 +168,7 @@ def test_tables_of_other_formats_and_sidecars_without_rows(tmp_path: Path) -> No
         UserError, match="expected one of saetools-yield, saetools-probe-table; give a table that"
     ):
         read_csv(path, (YIELD, PROBE_TABLE))
-    without(path, "sha256", "rows")  # as those that were written before rows were counted
+    without(path, "sha256", "rows", "xxh3_128")  # as those that were written before rows were counted
     assert len(read_csv(path, AP_TABLE)[0]) == 1
     path.unlink()
     with pytest.raises(UserError, match=r"a\.csv: no such file, though a\.csv\.json is there"):

@@ -7,10 +7,10 @@ import struct
 import zlib
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
+from edited_files import edit_hdf5
 from in_process import runner
 from PIL import Image
 from processes import error_lines
@@ -203,7 +203,7 @@ def test_pictures_of_latents_show_what_the_model_saw(weights: Path, tmp_path: Pa
     assert expected.std() > 10
     np.testing.assert_array_equal(seen_pixels(images, "1.png", settings, recorded), expected)
     # latents of a recording by an earlier version: the model saw something else than could be drawn
-    with h5py.File(acts / "shard-000000.h5", "r+") as file:
+    with edit_hdf5(acts / "shard-000000.h5") as file:
         told = json.loads(file.attrs["preprocess"])
         del told["deep_grey"]
         file.attrs["preprocess"] = json.dumps(told)

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from edited_files import edit_hdf5
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -211,7 +212,7 @@ def test_linear_scorers() -> None:
 def test_broken_scorer_files(tmp_path: Path, damage: object, said: str) -> None:
     path = tmp_path / "sae.h5"
     save_scorer(path, TrainedScorer("sae", small_sae(), Provenance.of(SCORERS, "train-sae", {}), {}))
-    with h5py.File(path, "r+") as file:
+    with edit_hdf5(path) as file:
         damage(file)  # type: ignore[operator]
     with pytest.raises(UserError, match=said) as caught:
         load_scorer(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from edited_files import edit_hdf5
 
 from saetools.shards.dtypes import row_sums
 from saetools.shards.reader import Shard
@@ -43,7 +44,7 @@ def cut(name: str, n_bytes: int) -> Callable[[Path], object]:
 
 def edit(name: str, change: Callable[[h5py.File], object]) -> Callable[[Path], object]:
     def break_it(root: Path) -> None:
-        with h5py.File(root / name, "r+") as file:
+        with edit_hdf5(root / name) as file:
             change(file)
 
     return break_it
@@ -79,7 +80,7 @@ def flip_a_byte(root: Path) -> None:
 def write_nan(root: Path) -> None:
     """NaN as a writer without checks would leave it: sums and digests fit."""
     path = root / "acts" / SECOND
-    with h5py.File(path, "r+") as file:
+    with edit_hdf5(path) as file:
         acts = file["layer_3/patches"][...]
         acts[1, 2, 3] = np.nan
         file["layer_3/patches"][...] = acts
@@ -121,7 +122,7 @@ SHARDS = {
         copy(f"acts/{FIRST}", f"acts/{SECOND}"), f"acts/{SECOND}", "by its header it is number 0"
     ),
     "of a later version": Kind(
-        set_attribute(f"acts/{SECOND}", "format_version", 2), f"acts/{SECOND}", "found version 2"
+        set_attribute(f"acts/{SECOND}", "format_version", 3), f"acts/{SECOND}", "found version 3"
     ),
     "of another format": Kind(
         set_attribute(f"acts/{SECOND}", "format", "saetools-future"), f"acts/{SECOND}", "saetools-future"
@@ -191,7 +192,7 @@ def broken_tables(name: str) -> dict[str, Kind]:
     """Of the table `name`, which has at least three columns, and of its sidecar."""
     return {
         "without its sidecar": Kind(remove(f"{name}.json"), name, f"{name}.json is missing"),
-        "its sidecar cut short": Kind(cut(f"{name}.json", -20), name, f"{name}.json is broken"),
+        "its sidecar cut short": Kind(cut(f"{name}.json", -20), name, f"{name}.json is not JSON"),
         "cut short": Kind(cut(name, -7), name, "its last line is not complete"),
         "with the line ends of Windows": Kind(
             rewrite_bytes(name, lambda text: text.replace(b"\n", b"\r\n")),
@@ -213,7 +214,12 @@ def broken_tables(name: str) -> dict[str, Kind]:
         ),
         "of a later version": Kind(
             rewrite(
-                f"{name}.json", lambda text: re.sub(r'"format_version": \d+', '"format_version": 7', text)
+                f"{name}.json",
+                lambda text: re.sub(
+                    r',\n "xxh3_128": "\w+"',
+                    "",
+                    re.sub(r'"format_version": \d+', '"format_version": 7', text),
+                ),
             ),
             name,
             "found version 7",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from edited_files import edit_hdf5
 from in_process import runner
 from processes import BIN, Tool, error_lines
 from small_shards import clustered_acts, write_shards
@@ -92,7 +93,7 @@ def test_val_of_other_weights_or_preprocessing(shards: list[Path], tmp_path: Pat
     (other,) = write_shards(
         tmp_path / "val", clustered_acts(30, seed=1), n_shards=1, layers=(3, 4), paths=OTHERS
     )
-    with h5py.File(other, "r+") as file:
+    with edit_hdf5(other) as file:
         file.attrs[attribute] = {"weights": "1" * 64, "preprocess": json.dumps({"size": [2, 2]})}[attribute]
     said = error_lines(
         train(*shards, "--layer", 3, "--val", other, "--out", tmp_path / "sae.h5", *SMALL, code=1)

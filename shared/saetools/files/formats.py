@@ -15,15 +15,16 @@ class Format:
     name: str
     version: int
     made_by: str  # the command that writes it, for the advice in errors
+    sealed_from: int = 0  # the first version whose files have a seal (saetools.files.seal); 0 of CSV
 
 
 # HDF5, NPZ
-SHARDS = Format("saetools-activations", 1, "dump-acts")
-SCORERS = Format("saetools-scorer", 1, "train-sae")
-TRAINING_STATES = Format("saetools-training-state", 1, "train-sae")
-LATENTS = Format("saetools-latents", 2, "encode-acts")
-IMAGE_SCORES = Format("saetools-image-scores", 1, "score-traits")
-PROBES = Format("saetools-probes", 1, "fit-probes")
+SHARDS = Format("saetools-activations", 2, "dump-acts", sealed_from=2)
+SCORERS = Format("saetools-scorer", 2, "train-sae", sealed_from=2)
+TRAINING_STATES = Format("saetools-training-state", 2, "train-sae", sealed_from=2)
+LATENTS = Format("saetools-latents", 3, "encode-acts", sealed_from=3)
+IMAGE_SCORES = Format("saetools-image-scores", 2, "score-traits", sealed_from=2)
+PROBES = Format("saetools-probes", 2, "fit-probes", sealed_from=2)
 
 # CSV, each with a sidecar NAME.csv.json
 AP_TABLE = Format("saetools-ap-table", 2, "score-traits")

@@ -1,11 +1,16 @@
-"""Opens HDF5 files: for reading, with errors that name the fault; for writing, complete or absent."""
+"""Opens HDF5 files: for reading, with errors that name the fault; for writing, complete or absent.
+
+Files that we write have a seal (`saetools.files.seal`), which is compared before the HDF5 library sees them. Older
+files have none: a process of its own opens them first, since the library can loop or crash on damaged bytes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import h5py
@@ -13,64 +18,115 @@ import h5py
 from saetools.errors import UserError
 from saetools.files.atomic import atomic_path
 from saetools.files.formats import Format
+from saetools.files.hdf5_probe import check_by_probe, links
+from saetools.files.reading import open_file, reading
+from saetools.files.seal import block_size, check_hdf5, check_version, seal_hdf5
 
-
-def open_hdf5(path: Path, format: Format) -> h5py.File:
-    """Open a file of the given format; raises UserError where there is none, or where it is not HDF5."""
-    try:
-        # locking=False: files are complete before they have their names, and may lie on network disks
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        expected = f"expected an HDF5 file of {format.name}"
-        if not path.exists():
-            raise UserError(f"{path}: no such file; {expected}, as {format.made_by} writes it") from error
-        found = (
-            "it was cut short"
-            if "truncated" in str(error)
-            else "it is not an HDF5 file, or its start is broken"
-        )
-        raise UserError(f"{path}: {found}; {expected}; write it again with {format.made_by}") from error
+_ROOM_FOR_STRUCTURE = 1 << 20
 
 
 @contextlib.contextmanager
-def new_hdf5(target: Path, n_bytes: int) -> Iterator[h5py.File]:
+def open_hdf5(path: Path, format: Format) -> Iterator[h5py.File]:
+    """An open file of the given format, whose bytes are those that were written; they are compared once in a process.
+
+    Raises UserError where there is none, where it is not HDF5, damaged or changed, or where it has links, which may
+    lead to other files. What the library raises within the block, because something is missing, becomes a UserError
+    too.
+    """
+    again = f"write it again with {format.made_by}"
+    with open_file(path, f"expected an HDF5 file of {format.name}, as {format.made_by} writes it") as raw:
+        status = os.fstat(raw.fileno())
+        known = _compared.get(path) == (signature := (status.st_ino, status.st_size, status.st_mtime_ns))
+        seal = None if known else check_hdf5(raw, path, f"expected an HDF5 file of {format.name}; {again}")
+    if seal is None and not known:
+        check_by_probe(path, f"expected an HDF5 file of {format.name}; {again}")
+    # locking=False: files are complete before they have their names, and may lie on network disks
+    with reading(path, again), h5py.File(path, "r", locking=False) as file:
+        if not known:
+            if found := links(file):
+                raise UserError(
+                    f"{path}: {found}, which saetools never writes: it may lead to another file; {again}"
+                )
+            check_version(seal, file.attrs.get("format_version"), format, path)
+            _compared[path] = signature
+        yield file
+
+
+_compared: dict[Path, tuple[int, int, int]] = {}  # files as they were when their bytes were compared
+
+
+@contextlib.contextmanager
+def new_hdf5(target: Path, n_bytes: int, apart: Collection[str] = ()) -> Iterator[h5py.File]:
     """A file to write, which appears under `target` when the block ends without an exception.
 
     n_bytes: the size of its data sets and attributes; the room for them is reserved first. Raises OSError
-    where the disk does not have it. (A disk that fills up under the HDF5 library makes the process crash.)
+    where the disk does not have it. apart: data sets that the seal leaves out, as in `reserved_hdf5`.
     """
     with (
         atomic_path(target) as partial,
-        reserved_hdf5(partial, n_bytes + _ROOM_FOR_STRUCTURE, target) as file,
+        reserved_hdf5(partial, n_bytes + _ROOM_FOR_STRUCTURE, target, apart) as file,
     ):
         yield file
 
 
 @contextlib.contextmanager
-def reserved_hdf5(partial: Path, n_bytes: int, target: Path) -> Iterator[h5py.File]:
-    """An HDF5 file to write at a path from `atomic_path(target)`, with room reserved as `new_hdf5` does.
+def reserved_hdf5(
+    partial: Path, n_bytes: int, target: Path, apart: Collection[str] = ()
+) -> Iterator[h5py.File]:
+    """An HDF5 file to write at a path from `atomic_path(target)`; sealed when the block ends without an exception.
 
-    n_bytes: the size of the whole file, at most.
+    n_bytes: the size of the whole file, at most. This room is reserved before the HDF5 library opens the file, and
+    never given back while it is open: a disk that fills up under the library makes the process crash. apart: names of
+    contiguous data sets with checksums of their own, which the seal leaves out.
     """
-    _reserve(partial, n_bytes, target)
+    length = block_size(len(apart))
+    partial.write_bytes(_empty_file(length))
+    _reserve(partial, n_bytes + length, target)
     # libver: the newest layout; the default one limits the attributes to 64 kB
-    with h5py.File(partial, "w", libver="v110") as file:
-        _reserve(partial, n_bytes, target)  # opening emptied it; closing gives back what is left over
+    with h5py.File(partial, "r+", libver=_LAYOUT) as file:
         yield file
+        places = [(file[name].id.get_offset(), file[name].nbytes) for name in apart if file[name].size]
+    seal_hdf5(partial, length, places)
 
 
-_ROOM_FOR_STRUCTURE = 1 << 20
+def reseal(path: Path, apart: Collection[str] = ()) -> None:
+    """Put a new seal into a file that was changed on purpose."""
+    with h5py.File(path, "r") as file:
+        length = file.userblock_size
+        places = [(file[name].id.get_offset(), file[name].nbytes) for name in apart if file[name].size]
+    seal_hdf5(path, length, places)
+
+
+_LAYOUT = "v110"
+
+
+def _empty_file(user_block: int) -> bytes:
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=_LAYOUT, userblock_size=user_block):
+        pass
+    return image.getvalue()
 
 
 def _reserve(partial: Path, n_bytes: int, target: Path) -> None:
-    """Reserve room on the disk, where the system can: macOS has no posix_fallocate, some file systems refuse it."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+    """Reserve room on the disk; raises OSError, naming `target`, where it does not have it."""
+    descriptor = os.open(partial, os.O_RDWR)
     try:
-        os.posix_fallocate(descriptor, 0, n_bytes)
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(descriptor, 0, n_bytes)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+        _write_zeros(descriptor, os.fstat(descriptor).st_size, n_bytes)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         os.close(descriptor)
+
+
+def _write_zeros(descriptor: int, start: int, stop: int) -> None:
+    """For systems and file systems that cannot reserve room: macOS, some network disks."""
+    zeros = bytes(1 << 20)
+    while start < stop:
+        start += os.pwrite(descriptor, zeros[: stop - start], start)

@@ -14,6 +14,7 @@ from typing import Any
 from saetools import __version__
 from saetools.errors import UserError
 from saetools.files.formats import Format
+from saetools.files.reading import reading
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,30 @@ class Provenance:
         """Read it back; raises UserError where the file is of another format, too new, or incomplete."""
         check_format(attributes, format, path)
         values = {name: _plain(attributes[name]) for name in _FIELDS if name in attributes}
+        for name in ("settings", "parents"):
+            if isinstance(values.get(name), str):
+                with reading(path, f"write the file again with {format.made_by}"):
+                    values[name] = json.loads(values[name])
+        return Provenance.from_json(values, format, path)
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any], format: Format, path: Path) -> Provenance:
+        """The same of a mapping that may hold more; raises UserError where a field is missing or of another type."""
         if missing := [name for name in _FIELDS if name not in values]:
             raise UserError(
                 f"{path}: the attribute {missing[0]!r} is missing; {format.name} files have it;"
                 f" write the file again with {format.made_by}"
             )
-        for name in ("settings", "parents"):
-            values[name] = json.loads(values[name])
-        return Provenance(**values)
+        found = Provenance(**{name: values[name] for name in _FIELDS})
+        wrong = [name for name in ("tool", "command", "uid") if not isinstance(getattr(found, name), str)]
+        wrong += [] if isinstance(found.settings, dict) else ["settings"]
+        listed = isinstance(found.parents, list) and all(isinstance(uid, str) for uid in found.parents)
+        if wrong := wrong + ([] if listed else ["parents"]):
+            raise UserError(
+                f"{path}: the attribute {wrong[0]!r} is of another type than {format.name} files have; write the file"
+                f" again with {format.made_by}"
+            )
+        return found
 
 
 _FIELDS = list(Provenance.__dataclass_fields__)
@@ -66,8 +83,8 @@ def check_format(attributes: Mapping[str, Any], format: Format, path: Path) -> N
             f"{path}: found {found!r}, expected format {format.name!r};"
             f" give a file that {format.made_by} has written"
         )
-    version = int(attributes.get("format_version", 0))
-    if not 1 <= version <= format.version:
+    version = _plain(attributes.get("format_version", 0))
+    if not isinstance(version, int) or not 1 <= version <= format.version:
         raise UserError(
             f"{path}: found version {version} of {format.name}, this version of saetools reads 1 to {format.version};"
             f" update saetools, or write the file again with {format.made_by}"
@@ -79,8 +96,9 @@ def check_format(attributes: Mapping[str, Any], format: Format, path: Path) -> N
 
 
 def command_line() -> str:
-    """The command as it was typed, quoted for a shell."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command as it was typed, quoted for a shell; bytes that are not UTF-8 as escapes."""
+    typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return typed.encode("utf-8", "backslashreplace").decode()
 
 
 def canonical_json(value: Any) -> str:
@@ -99,5 +117,5 @@ def first_difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str |
 def _plain(value: Any) -> Any:
     """An attribute as read by h5py (numpy scalar, bytes) as a plain Python value."""
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode(errors="replace")
     return value.item() if hasattr(value, "item") else value

@@ -6,19 +6,23 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import xxhash
 
 from saetools.errors import UserError, near_names
 from saetools.files.atomic import write_text
 from saetools.files.formats import TABLES, Format
-from saetools.files.provenance import Provenance, check_format
+from saetools.files.provenance import Provenance, canonical_json, check_format
+from saetools.files.reading import parse_json, read_bytes
+from saetools.files.seal import warn_unchecked
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ROWS, SHA256 = "rows", "sha256"
+ROWS, SHA256, OWN_DIGEST = "rows", "sha256", "xxh3_128"  # of a sidecar
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -36,23 +40,33 @@ def write_csv(
 
 
 def write_sidecar(path: Path, values: Mapping[str, Any]) -> None:
-    """Write the sidecar of the CSV at `path`; an older one is replaced."""
-    write_text(sidecar_path(path), json.dumps(values, indent=1, sort_keys=True) + "\n")
+    """Write the sidecar of the CSV at `path`, with a digest of itself; an older one is replaced."""
+    entries = json.loads(json.dumps(dict(values)))  # as they will be read
+    entries[OWN_DIGEST] = _own_digest(entries)
+    write_text(sidecar_path(path), json.dumps(entries, indent=1, sort_keys=True) + "\n")
+
+
+def _own_digest(values: Mapping[str, Any]) -> str:
+    """XXH3-128 of the entries of a sidecar, without the digest."""
+    entries = {name: value for name, value in values.items() if name != OWN_DIGEST}
+    return xxhash.xxh3_128_hexdigest(canonical_json(entries).encode("utf-8", "surrogatepass"))
 
 
 def read_csv(path: Path, formats: Format | Sequence[Format]) -> tuple[pd.DataFrame, Provenance]:
     """A table of ours and its provenance. An empty cell is NaN, and no other text is: NA may be a name.
 
     Raises UserError where the table or its sidecar is missing, of another format or a later version, cut short or
-    edited. Sidecars of earlier versions have no SHA-256: then the number of rows is compared.
+    edited. Sidecars of earlier versions have no SHA-256, which a warning says: then the number of rows is compared.
     """
     import pandas as pd
 
     values = sidecar_values(path)
     provenance = _provenance(values, formats, sidecar_path(path))
     again = f"write it again with {provenance.tool}"
-    content = path.read_bytes()
-    if SHA256 in values and (changed := _what_changed(content, values[SHA256])):
+    content = read_bytes(path, "expected a CSV table")
+    if SHA256 not in values:
+        warn_unchecked(path, provenance.format)
+    elif changed := _what_changed(content, values[SHA256]):
         raise UserError(
             f"{path}: its SHA-256 is not the one in {sidecar_path(path).name}: {changed};\n{again}, or restore it"
             " from a copy"
@@ -111,22 +125,21 @@ def check_columns(path: Path, table: pd.DataFrame, wanted: Sequence[str], what: 
 def sidecar_values(path: Path) -> dict[str, Any]:
     """The sidecar of the CSV at `path`, of any format; raises UserError where either is missing, or it is broken."""
     sidecar = sidecar_path(path)
-    if not path.is_file():
+    if not path.exists():
         there = f", though {sidecar.name} is there" if sidecar.is_file() else ""
         raise UserError(f"{path}: no such file{there}; expected a CSV table")
-    try:
-        found = json.loads(sidecar.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not sidecar.exists():
         raise UserError(
             f"{path}: its sidecar {sidecar.name} is missing, which has its provenance; keep the two files together,"
             " or write the table again"
-        ) from error
-    except ValueError as error:
+        )
+    content = read_bytes(sidecar, f"expected the sidecar of {path.name}")
+    found = parse_json(content, path, f"its sidecar {sidecar.name}", "write both again")
+    if found.get(OWN_DIGEST, own := _own_digest(found)) != own:
         raise UserError(
-            f"{path}: its sidecar {sidecar.name} is broken ({error}); write both again"
-        ) from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: its sidecar {sidecar.name} is not a JSON object; write both again")
+            f"{sidecar}: its digest is not that of its entries: it was damaged or edited; restore it from a copy, or"
+            " write both again"
+        )
     return found
 
 
@@ -144,12 +157,5 @@ def _provenance(values: Mapping[str, Any], formats: Format | Sequence[Format], s
             f" give a table that {' or '.join(tools)} has written"
         )
     format = known.get(found) or next(iter(known.values()))
-    names = [field.name for field in fields(Provenance)]
-    try:
-        check_format(values, format, sidecar)
-        if not isinstance(values["settings"], Mapping):
-            raise ValueError("its settings are no mapping")
-        return Provenance(**{name: values[name] for name in names})
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{sidecar}: it is broken: {what}; write it again with {format.made_by}") from error
+    check_format(values, format, sidecar)
+    return Provenance.from_json(values, format, sidecar)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from saetools.errors import UserError
 from saetools.files.formats import LATENTS
 from saetools.files.provenance import Provenance, check_format
-from saetools.latents.header import HEADER, MEMBERS, OPTIONAL, VALUE_TYPES, LatentsHeader
+from saetools.files.reading import open_file, parse_json, reading
+from saetools.files.seal import Seal, check_version, check_zip
+from saetools.latents.header import (
+    BLOCK_BYTES,
+    HEADER,
+    IN_BLOCKS,
+    MEMBERS,
+    OPTIONAL,
+    VALUE_TYPES,
+    LatentsHeader,
+)
+from saetools.latents.writer import block_sums
 from saetools.shards.header import Examples
 
 AGAIN = f"write it again with {LATENTS.made_by}"
@@ -23,19 +33,31 @@ AGAIN = f"write it again with {LATENTS.made_by}"
 class LatentsFile:
     """The latents of one activation shard.
 
-    Opening it checks format, version, types and sizes; raises UserError where something is wrong. It keeps no file
-    open: active latents are memory-mapped when they are read.
+    Opening it checks format, version, types and sizes, and compares all bytes but the active latents' with the file's
+    checksum; raises UserError where something is wrong. It keeps no file open: active latents are memory-mapped when
+    they are read, and each block is compared with its checksum then, once.
 
     count {K}: in how many patches each latent is active.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._places = _find_members(path)
-        values = json.loads(str(self._load(HEADER)[()]))
+        with open_file(path, f"expected latents, as {LATENTS.made_by} writes them") as file:
+            seal = check_zip(file, path, AGAIN)
+            with reading(path, AGAIN):
+                self._places = _find_members(file, path)
+        with reading(path, AGAIN):
+            self._open(seal)
+
+    def _open(self, seal: Seal | None) -> None:
+        path = self.path
+        values = parse_json(str(self._load(HEADER)[()]), path, f"its member {HEADER!r}", AGAIN)
         check_format(values, LATENTS, path)
-        self.header = LatentsHeader.from_settings(values.pop("header", {}), path)
-        self.provenance = Provenance(**values)
+        check_version(seal, values["format_version"], LATENTS, path)
+        header = values.get("header")
+        self.header = LatentsHeader.from_settings(header if isinstance(header, dict) else {}, path)
+        self.provenance = Provenance.from_json(values, LATENTS, path)
+        self._blocks = None if seal is None else _Blocks(path, self._places, self._load("sums"))
         self.count = self._load("count")
         size = self._load("size") if "size" in self._places else None
         digest = np.char.decode(self._load("digest"), "latin1") if "digest" in self._places else None
@@ -72,7 +94,7 @@ class LatentsFile:
         if first < 0 or last > self.n_active or np.any(np.diff(indptr) < 0):
             raise UserError(f"{self.path}: indptr does not count the active latents; {AGAIN}")
         indices = self._map("indices", first, last)
-        if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < self.n_latents):
+        if len(indices) and int(indices.view("<u4").max()) >= self.n_latents:  # a negative one is large there
             raise UserError(
                 f"{self.path}: it names latents from {indices.min()} to {indices.max()} where there are"
                 f" {self.n_latents}; {AGAIN}"
@@ -94,11 +116,14 @@ class LatentsFile:
             start = stop
 
     def _map(self, name: str, first: int, last: int) -> np.ndarray:
+        """Members in IN_BLOCKS, from an entry to before another one."""
         offset, dtype, _ = self._places[name]
         if first == last:
             return np.empty(0, dtype)
-        place = offset + first * dtype.itemsize
-        return np.memmap(self.path, dtype, "r", place, (last - first,))
+        start, stop = first * dtype.itemsize, last * dtype.itemsize
+        if self._blocks is not None:
+            self._blocks.check(name, start, stop)
+        return np.memmap(self.path, dtype, "r", offset + start, (last - first,))
 
     def _load(self, name: str) -> np.ndarray:
         offset, dtype, shape = self._places[name]
@@ -110,14 +135,15 @@ class LatentsFile:
     def _check_sizes(self) -> None:
         n, p, k = self.n_images, self.n_patches, self.n_latents
         sizes = {"2": 2, "N*P+1": n * p + 1, "N": n, "P": p, "K": k, "E": self.n_active}
+        sizes["B"] = len(self._load("sums")) if "sums" in self._places else 0
         for name, (_, shape) in MEMBERS.items():
             if name not in self._places:
                 continue
             expected = tuple(sizes[part] for part in shape.split(",") if part)
             if (found := self._places[name][2]) != expected:
                 raise UserError(f"{self.path}: {name} has shape {found}, expected {expected}; {AGAIN}")
-        ends = self._map("indptr", 0, n * p + 1)[[0, -1]]
-        if ends[0] != 0 or ends[1] != self.n_active or self.count.sum() != self.n_active:
+        ends = int(self._map("indptr", 0, 1)[0]), int(self._map("indptr", n * p, n * p + 1)[0])
+        if ends != (0, self.n_active) or self.count.sum() != self.n_active:
             raise UserError(f"{self.path}: indptr or count do not count the active latents; {AGAIN}")
 
 
@@ -128,31 +154,56 @@ def heat_grid(grid: tuple[int, int], patch_e: np.ndarray, value_e: np.ndarray) -
     return heat_p.reshape(grid)
 
 
+class _Blocks:
+    """The checksums of the members in IN_BLOCKS, and which blocks were found to be right."""
+
+    def __init__(self, path: Path, places: Mapping[str, _ByteRange], sums: np.ndarray) -> None:
+        self._path, self._places = path, places
+        ends = np.cumsum([0, *(-(-_n_bytes(places[name]) // BLOCK_BYTES) for name in IN_BLOCKS)])
+        if len(sums) != ends[-1]:
+            raise UserError(f"{path}: it has {len(sums)} checksums of blocks, expected {ends[-1]}; {AGAIN}")
+        self._sums = dict(zip(IN_BLOCKS, np.split(sums, ends[1:-1]), strict=True))
+        self._right = {name: np.zeros(len(own), bool) for name, own in self._sums.items()}
+
+    def check(self, name: str, start: int, stop: int) -> None:
+        """Compare the blocks that have bytes from `start` to `stop` of a member; raises UserError."""
+        sums, right = self._sums[name], self._right[name]
+        first, last = start // BLOCK_BYTES, -(-stop // BLOCK_BYTES)
+        todo = first + np.flatnonzero(~right[first:last])
+        if not len(todo):
+            return
+        begin, end = int(todo[0]) * BLOCK_BYTES, (int(todo[-1]) + 1) * BLOCK_BYTES
+        n_bytes = min(end, _n_bytes(self._places[name])) - begin
+        content = np.memmap(self._path, np.uint8, "r", self._places[name][0] + begin, (n_bytes,))
+        found = np.array(block_sums(content.data), np.uint64)
+        if wrong := np.flatnonzero(found != sums[int(todo[0]) : int(todo[-1]) + 1]).tolist():
+            raise UserError(
+                f"{self._path}: {len(wrong)} blocks of {name} are not those that were written: the file was damaged;"
+                f" remove it and run the same {LATENTS.made_by} command again"
+            )
+        right[int(todo[0]) : int(todo[-1]) + 1] = True
+
+
+def _n_bytes(place: _ByteRange) -> int:
+    _, dtype, shape = place
+    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+
 _ByteRange = tuple[int, np.dtype[Any], tuple[int, ...]]
 
 
-def _find_members(path: Path) -> dict[str, _ByteRange]:
+def _find_members(file: BinaryIO, path: Path) -> dict[str, _ByteRange]:
     """Where in the file each array's bytes are, their type and shape."""
-    try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as zip:
-            members = {info.filename.removesuffix(".npy"): info for info in zip.infolist()}
-            needed = [name for name in MEMBERS if name not in OPTIONAL]
-            if HEADER not in members:
-                raise UserError(
-                    f"{path}: it has no member {HEADER!r} that says where it comes from; expected latents as"
-                    f" {LATENTS.made_by} writes them"
-                )
-            if missing := [name for name in needed if name not in members]:
-                raise UserError(f"{path}: the member {missing[0]!r} is missing; {AGAIN}")
-            places = {name: _find(file, info, path) for name, info in members.items() if name in MEMBERS}
-    except FileNotFoundError as error:
+    with zipfile.ZipFile(file) as zip:
+        members = {info.filename.removesuffix(".npy"): info for info in zip.infolist()}
+    if HEADER not in members:
         raise UserError(
-            f"{path}: no such file; expected latents, as {LATENTS.made_by} writes them"
-        ) from error
-    except (zipfile.BadZipFile, struct.error) as error:
-        raise UserError(
-            f"{path}: not a whole .npz file ({error}); it was cut short or is none; {AGAIN}"
-        ) from error
+            f"{path}: it has no member {HEADER!r} that says where it comes from; expected latents as"
+            f" {LATENTS.made_by} writes them"
+        )
+    if missing := [name for name in MEMBERS if name not in OPTIONAL and name not in members]:
+        raise UserError(f"{path}: the member {missing[0]!r} is missing; {AGAIN}")
+    places = {name: _find(file, info, path) for name, info in members.items() if name in MEMBERS}
     for name, (_, dtype, _shape) in places.items():
         allowed = {"text": dtype.kind == "U", "values": dtype in VALUE_TYPES.values()}
         wanted = MEMBERS[name][0]

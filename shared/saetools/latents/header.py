@@ -38,9 +38,14 @@ MEMBERS: dict[str, tuple[str, str]] = {
     "size": ("<i4", "N,2"),
     "digest": ("|S32", "N"),
     "labels": ("<u2", "N,P"),
+    "sums": ("<u8", "B"),
     HEADER: ("text", ""),
 }
-OPTIONAL = ("size", "digest", "labels")
+OPTIONAL = ("size", "digest", "labels", "sums")
+# Members that are compared when they are read, block by block, not with the rest of the file when it is opened; `sums`
+# has the checksums of their blocks, one member after the other.
+IN_BLOCKS = ("indptr", "indices", "data")
+BLOCK_BYTES = 1 << 18  # the last block of a member is shorter
 
 
 def latents_name(index: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -12,11 +11,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import xxhash
 
 from saetools.errors import UserError
 from saetools.files.atomic import atomic_path
 from saetools.files.provenance import Provenance, canonical_json
-from saetools.latents.header import HEADER, MEMBERS, VALUE_TYPES, LatentsHeader
+from saetools.files.seal import COMMENT, seal_zip
+from saetools.latents.header import BLOCK_BYTES, HEADER, IN_BLOCKS, MEMBERS, VALUE_TYPES, LatentsHeader
 from saetools.shards.header import Examples
 
 IN_MEMORY = 64 << 20  # bytes of indices, and of values, that are held before they go to a file without a name
@@ -38,6 +39,7 @@ class LatentsWriter:
         self._indptr, self._done = np.zeros(n_rows + 1, np.int64), 0
         self.count = np.zeros(n_latents, np.int64)
         self._parts = {"indices": indices, "data": data}
+        self.apart: list[tuple[int, int]] = []  # (offset, length) of the members in IN_BLOCKS
 
     def append(self, counts_b: np.ndarray, latent_e: np.ndarray, value_e: np.ndarray) -> None:
         """The next b rows: how many latents each has, these latents ascending row by row, and their values.
@@ -64,6 +66,7 @@ class LatentsWriter:
     def finish(self, zip: zipfile.ZipFile, plain: dict[str, np.ndarray]) -> None:
         """Put everything into the zip file."""
         assert self._done == self._n_rows, "fewer rows than the file was made for"
+        assert zip.fp is not None
         n_active = int(self._indptr[-1])
         arrays = {
             **plain,
@@ -72,17 +75,25 @@ class LatentsWriter:
             "indptr": self._indptr,
             "count": self.count,
         }
+        sums: list[int] = []
         for name in MEMBERS:
             if name in ("indices", "data"):
                 dtype: np.dtype[Any] = self._dtype if name == "data" else np.dtype("<i4")
                 with _member(zip, name, dtype, (n_active,)) as stream:
+                    self.apart.append((zip.fp.tell(), n_active * dtype.itemsize))
                     self._parts[name].seek(0)
-                    shutil.copyfileobj(self._parts[name], stream, 1 << 22)
-            elif name in arrays:
-                dtype = arrays[name].dtype if MEMBERS[name][0] == "text" else np.dtype(MEMBERS[name][0])
-                array = np.ascontiguousarray(arrays[name], dtype)
-                with _member(zip, name, dtype, arrays[name].shape) as stream:
-                    stream.write(array.tobytes())
+                    while block := self._parts[name].read(BLOCK_BYTES):
+                        sums.append(xxhash.xxh3_64_intdigest(block))
+                        stream.write(block)
+            elif name in arrays or name == "sums":
+                array = np.array(sums, np.uint64) if name == "sums" else arrays[name]
+                dtype = array.dtype if MEMBERS[name][0] == "text" else np.dtype(MEMBERS[name][0])
+                content = np.ascontiguousarray(array, dtype).tobytes()
+                with _member(zip, name, dtype, array.shape) as stream:
+                    if name in IN_BLOCKS:
+                        self.apart.append((zip.fp.tell(), len(content)))
+                        sums += block_sums(content)
+                    stream.write(content)
 
 
 @contextlib.contextmanager
@@ -118,8 +129,11 @@ def new_latents(
             plain["digest"] = examples.digest
         if labels_np is not None:
             plain["labels"] = labels_np
-        with atomic_path(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as zip:
-            writer.finish(zip, plain)
+        with atomic_path(target) as partial:
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as zip:
+                writer.finish(zip, plain)
+                zip.comment = bytes(COMMENT)
+            seal_zip(partial, writer.apart)
 
 
 @contextlib.contextmanager
@@ -137,6 +151,12 @@ def _member(
         description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, description)
         yield stream
+
+
+def block_sums(content: bytes | memoryview) -> list[int]:
+    """XXH3-64 of each block of BLOCK_BYTES."""
+    starts = range(0, len(content), BLOCK_BYTES)
+    return [xxhash.xxh3_64_intdigest(content[start : start + BLOCK_BYTES]) for start in starts]
 
 
 def _spool(target: Path) -> Spool:

@@ -20,6 +20,7 @@ from saetools.scorers.record import LATENTS, TrainedScorer
 from saetools.scorers.sae import SAE, SAEConfig, check_config, sae_digest
 from saetools.scorers.saelens import read_saelens
 from saetools.scorers.saev import read_saev
+from saetools.shards.dtypes import has_non_finite
 
 SAE_KINDS = ("sae", "untrained")  # untrained: as it was before its training
 LINEAR_KINDS = ("random", "random-centred", "kmeans", "pca", "pca-both", "units-both", "linear")
@@ -117,8 +118,9 @@ def _read(file: h5py.File, name: str, shape: tuple[int | None, ...], path: Path)
     fits = len(found) == len(shape) and all(e in (None, f) for e, f in zip(shape, found, strict=True))
     if not fits:
         raise UserError(f"{path}: /{name} has shape {found}, expected {shape}; train again")
-    values = file[name][...].astype(np.float32)
-    if not np.isfinite(values).all():
+    values = np.empty(found, np.float32)
+    file[name].read_direct(values)
+    if has_non_finite(values, "float32"):
         raise UserError(
             f"{path}: /{name} holds NaN or infinite values; train again with a lower learning rate"
         )

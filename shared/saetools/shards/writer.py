@@ -65,7 +65,7 @@ def new_shard(
     arrays = _arrays_per_image(shapes, dtype, has_cls, has_labels)
     one_image = image_bytes(shapes, dtype, has_cls, has_labels)
     with atomic_path(target) as partial:
-        with reserved_hdf5(partial, shard_bytes(one_image, examples.path), target) as file:
+        with reserved_hdf5(partial, shard_bytes(one_image, examples.path), target, _apart(shapes)) as file:
             writer = ShardWriter(target, file, examples, shapes, dtype, arrays, scales)
             yield writer
             writer.finish(attributes)
@@ -83,6 +83,11 @@ def image_bytes(shapes: Mapping[int, tuple[int, int]], dtype: str, has_cls: bool
 def shard_bytes(one_image: int, paths: Iterable[str]) -> int:
     """What a shard of the images at `paths` takes on disk, rounded up. one_image: see `image_bytes`."""
     return OVERHEAD_BYTES + sum(one_image + len(path.encode()) + ENTRY_BYTES for path in paths)
+
+
+def _apart(layers: Iterable[int]) -> list[str]:
+    """The data sets with a checksum for each image, which the checksum of the file leaves out."""
+    return [f"{layer_group(layer)}/patches" for layer in layers]
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ class ShardWriter:
         arrays: Mapping[str, _Array],
         scales: Mapping[int, torch.Tensor] | None,
     ) -> None:
-        self.target, self._file, self._shapes, self._dtype = target, file, shapes, dtype
+        self.target, self._file, self.shapes, self._dtype = target, file, shapes, dtype
         self._examples, self._n_images = examples, len(examples)
         self._scales = dict(scales or {})
         self._n_offered = 0  # examples appended or skipped
@@ -156,7 +161,7 @@ class ShardWriter:
 
     @property
     def _first(self) -> int:
-        return next(iter(self._shapes))
+        return next(iter(self.shapes))
 
     @property
     def n_done(self) -> int:
@@ -185,7 +190,7 @@ class ShardWriter:
         """
         n = len(next(iter(patches.values())))
         assert self._n_offered + n <= self._n_images, "more images than the shard was made for"
-        for layer in self._shapes:
+        for layer in self.shapes:
             group = layer_group(layer)
             stored = self._append_acts(f"{group}/patches", patches[layer], self._dtype, layer)
             self._sums[layer].append(row_sums(stored))
@@ -253,7 +258,7 @@ class ShardWriter:
         self._digests[name] = hashlib.sha256(np.ascontiguousarray(values).data)
 
     def _has_own_grid(self, layer: int) -> bool:
-        return self._shapes[layer][0] != self._shapes[self._first][0]
+        return self.shapes[layer][0] != self.shapes[self._first][0]
 
     def _append_acts(self, name: str, acts: Acts, dtype: str, layer: int | None = None) -> np.ndarray:
         import torch
@@ -277,7 +282,10 @@ def _leave_out_skipped(partial: Path, n_bytes: int, writer: ShardWriter) -> None
     stem, _, pid = partial.stem.rpartition("-")
     shorter = partial.with_name(f"{stem}-0{pid}{PARTIAL}")
     try:
-        with h5py.File(partial, "r") as old, reserved_hdf5(shorter, n_bytes, writer.target) as new:
+        with (
+            h5py.File(partial, "r") as old,
+            reserved_hdf5(shorter, n_bytes, writer.target, _apart(writer.shapes)) as new,
+        ):
             new.attrs.update(old.attrs)
             old.visititems(lambda name, item: _copy_shorter(name, item, new, writer))
         shorter.replace(partial)

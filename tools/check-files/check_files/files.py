@@ -6,7 +6,6 @@ wrong. Shards are in `check_files.shards`.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,9 @@ import numpy as np
 from saetools.errors import UserError
 from saetools.files.formats import Format
 from saetools.files.hdf5 import open_hdf5
-from saetools.files.npz import HEADER
-from saetools.files.provenance import Provenance, check_format
+from saetools.files.npz import npz_header, read_npz
+from saetools.files.provenance import Provenance
+from saetools.files.reading import reading
 from saetools.files.tables import read_csv, sidecar_values
 from saetools.latents.file import LatentsFile
 from saetools.latents.reader import open_latents
@@ -50,13 +50,14 @@ def format_name(path: Path) -> str:
     if path.suffix == ".csv":
         found: Any = sidecar_values(path).get("format")
     elif path.suffix == ".npz":
-        found = _npz_header(path).get("format")
+        found = npz_header(path).get("format")
     elif path.suffix == ".h5":
         with open_hdf5(path, ANY) as file:
             found = file.attrs.get("format")
     else:
         raise UserError(
-            f"{path}: not a file of saetools; their names end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+            f"{path}: not a file of saetools; their names end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]};"
+            " SAEs of other libraries are .pt files of saev and folders of SAELens"
         )
     if found is None:
         raise UserError(f"{path}: it names no format; not a file of saetools, or an attribute was lost")
@@ -121,14 +122,11 @@ def _check_hdf5(path: Path, format: Format, deep: bool) -> Facts:
 
 
 def _check_npz(path: Path, format: Format, deep: bool) -> Facts:
-    """Provenance; with `deep` the CRC-32 of every member."""
-    values = _npz_header(path)
-    check_format(values, format, path)
+    """All bytes, whose seal is compared, and provenance; with `deep` the CRC-32 of every member, which numpy reads."""
+    provenance, _ = read_npz(path, format)
     if deep:
         _check_members(path)
-    header = values.get("header", {})
-    source = header.get("source", {}) if isinstance(header, dict) else {}
-    return Facts(format.name, str(values["uid"]), values.get("parents", ()), source)
+    return Facts(format.name, provenance.uid, provenance.parents)
 
 
 def _check_csv(path: Path, format: Format, deep: bool) -> Facts:
@@ -143,22 +141,9 @@ def _check_csv(path: Path, format: Format, deep: bool) -> Facts:
     return Facts(f"{format.name}, {len(table)} rows", provenance.uid, provenance.parents)
 
 
-def _npz_header(path: Path) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if HEADER not in file:
-                raise UserError(f"{path}: it has no member {HEADER!r}; not a file of saetools")
-            found = json.loads(str(file[HEADER]))
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        raise UserError(
-            f"{path}: it is not a whole .npz file ({error}); it was cut short, or is of another kind"
-        ) from error
-    return found if isinstance(found, dict) else {}
-
-
 def _check_members(path: Path) -> None:
     """Read every member of an NPZ, which compares it with its CRC-32."""
-    with zipfile.ZipFile(path) as members:
+    with reading(path, "write it again"), zipfile.ZipFile(path) as members:
         if (broken := members.testzip()) is not None:
             raise UserError(f"{path}: the member {broken} is damaged: its CRC-32 differs")
 
@@ -166,9 +151,6 @@ def _check_members(path: Path) -> None:
 def _check_readable(path: Path, name: str, item: h5py.Group | h5py.Dataset) -> None:
     if not isinstance(item, h5py.Dataset):
         return
-    try:
-        values = item[...]
-    except OSError as error:
-        raise UserError(f"{path}: /{name} cannot be read ({error})") from error
+    values = item[...]
     if np.issubdtype(item.dtype, np.floating) and np.isnan(values).any():
         raise UserError(f"{path}: /{name} holds NaN")

@@ -83,7 +83,9 @@ def check_hdf5(file: BinaryIO, path: Path, again: str) -> Seal | None:
             return None
         if not start.startswith(MAGIC):
             what = (
-                "it is empty" if not start else "it is not an HDF5 file of saetools, or its start is damaged"
+                "it is empty, not an HDF5 file"
+                if not start
+                else "it is not an HDF5 file, or its start is damaged"
             )
             raise UserError(f"{path}: {what}; {again}")
         seal = _parse(start, path, again)

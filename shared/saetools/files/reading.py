@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import stat
 import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from saetools.errors import UserError
+from saetools.errors import UserError, why_unreadable
 
 # What the libraries behind the formats raise on bytes that nobody wrote.
 RAISED_ON_DAMAGE = (
@@ -39,16 +37,11 @@ def open_file(path: Path, expected: str) -> BinaryIO:
     such file, where it may not be read, or where it is a folder, a pipe or a device: reading those could wait
     forever.
     """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            kind = "a folder" if path.is_dir() else "a pipe, a socket or a device"
-            raise UserError(f"{path}: it is {kind}; {expected}")
+    if why := why_unreadable(path):
+        remedy = "; ask its owner for the right to read it" if why == "permission denied" else f"; {expected}"
+        raise UserError(f"{path}: {why}{remedy}")
+    with io_errors(path):
         return path.open("rb", buffering=0)
-    except FileNotFoundError as error:
-        what = "a link to a file that does not exist" if path.is_symlink() else "no such file"
-        raise UserError(f"{path}: {what}; {expected}") from error
-    except OSError as error:
-        raise cannot_read(path, error) from error
 
 
 def cannot_read(path: Path, error: OSError) -> UserError:
@@ -100,11 +93,3 @@ def parse_json(text: str | bytes, path: Path, what: str, again: str) -> dict[str
     if not isinstance(found, dict):
         raise UserError(f"{path}: {what} is {type(found).__name__}, expected a JSON object; {again}")
     return found
-
-
-def is_regular(path: Path) -> bool:
-    """Whether it is a file with bytes, not a folder, a pipe or a device; False where there is nothing."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
-    except OSError:
-        return False

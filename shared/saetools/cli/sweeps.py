@@ -10,11 +10,14 @@ Several of the keys together are their product, in the order of the file. A unio
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from saetools.cli.located_yaml import Items, Table, Value, as_items, as_table, fail
 
 KEYS = ("grid", "zip", "runs")
+MOST_RUNS = 100_000
 
 Run = Mapping[str, Value]
 
@@ -35,6 +38,7 @@ def expand_keys(
     for key in table:
         if key == "grid":
             columns = _columns(table, key, values_of)
+            _check_number(key, [len(items) for items in columns.values()])
             rows: Iterator[tuple[Value, ...]] = itertools.product(*columns.values())
         elif key == "zip":
             columns = _columns(table, key, values_of)
@@ -63,8 +67,16 @@ def multiply(table: Table, runs_of: Mapping[str, Sequence[Run]]) -> Iterator[Run
         if twice := sorted(names & seen):
             raise fail(table[key], f"{twice[0]!r} is varied twice; keep it in one of grid, zip and runs")
         seen |= names
+    if runs_of:
+        _check_number(next(iter(table)), [len(runs) for runs in runs_of.values()])
     for combination in itertools.product(*runs_of.values()):
         yield {name: value for run in combination for name, value in run.items()}
+
+
+def _check_number(key: Any, lengths: Sequence[int]) -> None:
+    if math.prod(lengths) > MOST_RUNS:
+        each = " x ".join(f"{length:,}" for length in lengths)
+        raise fail(key, f"{each} are more than {MOST_RUNS:,} runs; split them into several sweeps")
 
 
 def _columns(

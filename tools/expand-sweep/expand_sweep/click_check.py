@@ -184,10 +184,13 @@ def main() -> None:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 command = find_command(entry)
-            checker = Checker(command, commands["name"]) if command is not None else None
-        except (Exception, SystemExit):  # whatever the program does when it is imported
-            checker = None
-        faults[entry] = [checker.fault(words) for words in commands["words"]] if checker is not None else None
+                checker = Checker(command, commands["name"]) if command is not None else None
+                faults[entry] = [checker.fault(words) for words in commands["words"]] if checker else None
+        except (
+            Exception,
+            SystemExit,
+        ):  # whatever the program does when it is imported, or its own types of options
+            faults[entry] = None
     json.dump(faults, sys.stdout)
 
 

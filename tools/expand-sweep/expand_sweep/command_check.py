@@ -19,6 +19,7 @@ from typing import Any
 from expand_sweep.tasks import Task
 from saetools.cli.located_yaml import Value
 from saetools.errors import UserError, near_names
+from saetools.log import logger
 
 _SHEBANG = re.compile(r"#!(\S*python[\d.]*)\n")
 _ENTRY = re.compile(r"^from ([\w.]+) import (\w+)", re.MULTILINE)
@@ -95,20 +96,35 @@ def _faults(by_program: Mapping[Path, Sequence[Task]]) -> dict[int, Fault]:
             for entry, program in entries.items()
         }
         script = Path(__file__).with_name("click_check.py")
-        answer = json.loads(_output([interpreter, "-P", str(script)], json.dumps(commands)) or "{}")
+        answer = _answers(_output([interpreter, "-P", str(script)], json.dumps(commands)))
         for entry, program in entries.items():
             found = answer.get(entry)
-            if found is None:
+            tasks = by_program[program]
+            if not isinstance(found, list) or len(found) != len(tasks):
                 by_help.append(program)
             else:
-                tasks = by_program[program]
                 faults |= {id(task): fault for task, fault in zip(tasks, found, strict=True) if fault}
     for program in by_help:
         known = set(_LONG_OPTION.findall(_output([str(program), "--help"]) or ""))
+        if not known:
+            logger.warning(
+                "%s: its commands are not checked: it is no Click program that can be imported, and its --help names"
+                " no options (`check: false` in the step says that this is meant)",
+                by_program[program][0].command[0],
+            )
         for task in by_program[program] if known else ():
             if unknown := [option for option in _long_options(task.command[1:]) if option not in known]:
                 faults[id(task)] = {"option": unknown[0], "known": sorted(known)}
     return faults
+
+
+def _answers(text: str | None) -> Mapping[str, Any]:
+    """What click_check.py printed; nothing where it failed, or where a program printed among it."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _long_options(words: Sequence[str]) -> list[str]:
@@ -118,8 +134,11 @@ def _long_options(words: Sequence[str]) -> list[str]:
 
 def _python_entry(program: Path) -> tuple[str, str]:
     """Interpreter and MODULE:FUNCTION of a console script as pip writes it; empty for other programs."""
-    with program.open("rb") as file:
-        text = file.read(2000).decode("utf-8", "replace")
+    try:
+        with program.open("rb") as file:
+            text = file.read(2000).decode("utf-8", "replace")
+    except OSError:  # it may be run, but not read
+        return "", ""
     shebang, entry = _SHEBANG.match(text), _ENTRY.search(text)
     return (shebang[1], f"{entry[1]}:{entry[2]}") if shebang and entry else ("", "")
 
@@ -127,7 +146,13 @@ def _python_entry(program: Path) -> tuple[str, str]:
 def _output(command: Sequence[str], stdin: str = "") -> str | None:
     try:
         done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=SECONDS, check=False
+            command,
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -155,7 +180,7 @@ def _line_of(task: Task, option: str) -> str:
     """The place of an option in a command over several lines of the file, else that of the command."""
     path, first, _ = [*task.template[0].where.rsplit(":", 2), "", ""][:3]
     if option and first.isdecimal() and Path(path).is_file():
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
         start = int(first)
         for number, line in enumerate(lines[start - 1 : start + LINES_OF_A_COMMAND], start=start):
             if at := re.search(rf"{re.escape(option)}(?![\w-])", line):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from expand_sweep.quoting import quote, quote_all
+from expand_sweep.quoting import check_utf8, quote, quote_all
 from expand_sweep.tasks import Task
 from expand_sweep.templates import Resolved
 
@@ -21,6 +21,10 @@ class RunContext:
     root: Path
     state: Path
     programs: Mapping[str, Path]
+
+    def __post_init__(self) -> None:
+        for path in (self.root, self.state, *self.programs.values()):
+            check_utf8(path)
 
     @property
     def done(self) -> Path:
@@ -67,7 +71,8 @@ def describe_task(task: Task) -> str:
 def is_noted(task: Task, context: RunContext) -> bool | None:
     """Whether this very command is recorded as done; None where nothing is recorded for its outputs."""
     try:
-        return (context.done / task.stamp).read_text(encoding="utf-8").strip() == task.digest
+        noted = (context.done / task.stamp).read_text(encoding="utf-8", errors="replace")
+        return noted.strip() == task.digest
     except FileNotFoundError:
         return None
 

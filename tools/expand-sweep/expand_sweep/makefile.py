@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from expand_sweep.context import FUNCTIONS, RunContext, describe_task
-from expand_sweep.quoting import quote, quote_all
+from expand_sweep.quoting import as_printed, quote, quote_all
 from expand_sweep.sweep import Sweep
 from expand_sweep.tasks import Task
 
@@ -34,7 +34,7 @@ run() {{ # COMMAND...: runs the task that the variables describe
 
 def render_makefile(sweep: Sweep, tasks: Mapping[str, Sequence[Task]], context: RunContext) -> Iterator[str]:
     """The Makefile's text, piece by piece."""
-    yield _HEAD.format(name=sweep.name, path=sweep.path.name, steps=", ".join(tasks))
+    yield _HEAD.format(name=sweep.name, path=as_printed(sweep.path.name), steps=", ".join(tasks))
     run = _RUN.format(root=quote(str(context.root)), state=quote(str(context.state)), functions=FUNCTIONS)
     yield "export FUNCTIONS\ndefine FUNCTIONS\n" + run.replace("$", "$$") + "\nendef\n\n"
     yield f".PHONY: all {' '.join(tasks)}\nall: {' '.join(tasks)}\n\n"

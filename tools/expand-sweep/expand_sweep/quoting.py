@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
+
+from saetools.errors import UserError
 
 _SAFE = re.compile(r"[A-Za-z0-9_./:,@%+-][A-Za-z0-9_./:,=@%+-]*")
 _RESERVED = re.compile(
@@ -40,3 +44,23 @@ def quote_all(words: Iterable[str]) -> str:
 def quote_header(value: str) -> str:
     """The value of an #SBATCH line, which sbatch splits like a shell but never expands."""
     return value if _SAFE.fullmatch(value) else '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+
+
+def has_controls(text: str) -> bool:
+    """Whether the text has line breaks or other control characters, of ASCII or of Unicode."""
+    return any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text)
+
+
+def as_printed(text: str) -> str:
+    """The text on one line, for comments and messages: what cannot be printed as an escape."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def check_utf8(path: Path) -> None:
+    """Raise UserError for a path that scripts, which are UTF-8, cannot name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{as_printed(str(path))}: the path is not UTF-8; rename the folder or choose another"
+        ) from error

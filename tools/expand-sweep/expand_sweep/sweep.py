@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from expand_sweep.quoting import as_printed, has_controls
 from expand_sweep.templates import Resolved, Template, resolve, resolve_words
 from saetools.cli.located_yaml import (
     Items,
@@ -28,7 +29,7 @@ from saetools.cli.located_yaml import (
     read_yaml,
     set_value,
 )
-from saetools.cli.sweeps import Run, expand_keys, list_values, multiply
+from saetools.cli.sweeps import MOST_RUNS, Run, expand_keys, list_values, multiply
 from saetools.errors import UsageError, UserError, near_names
 
 SWEEP_KEYS = ("name", "values", "state", "preamble", "slurm", "sbatch", "steps")
@@ -40,6 +41,7 @@ REFERENCE_KEYS = ("outputs", "same")
 TOGETHER_KEYS = ("over", "command")
 REQUEUES = 20  # default number of times that a task is requeued after its time limit
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_OPTION = re.compile(r"[a-z][a-z0-9-]*")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class SlurmSettings:
     """options: those of sbatch, by their long names; lines: further ones, as on a command line"""
 
     options: dict[str, str]
-    lines: list[str]
+    lines: list[Text]
     preamble: str
     stage: tuple[str, ...]
     throttle: int | None
@@ -113,6 +115,11 @@ def read_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
     state = resolve(as_text(table.get("state", Text("out/{name}/.sweep", table.where)), "state"), values)
     if not isinstance(state, str):
         raise fail(table["state"], "state must be one folder")
+    if has_controls(state):
+        raise fail(
+            table.get("state", table),
+            f"state is {state!r}; expected a folder without control characters in its name",
+        )
     steps = as_table(table["steps"], "steps", table.where)
     return Sweep(
         path,
@@ -136,6 +143,7 @@ def _apply(table: Table, setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise UsageError(f"--set {setting}: expected KEY=VALUE, for example --set tokens=1M")
+    setting = as_printed(setting)
     value = parse_setting(text, f"--set {setting}")
     if "." not in key:
         known = as_table(table.get("values"), "values", table.where)
@@ -221,6 +229,8 @@ def _varied(value: Value, name: str, values: Mapping[str, Resolved]) -> list[Val
             ]
         else:
             found.append(item)
+        if len(found) > MOST_RUNS:
+            raise fail(value, f"{name!r} has more than {MOST_RUNS:,} values; split them into several sweeps")
     return found
 
 
@@ -260,23 +270,40 @@ def _read_slurm(table: Table, sweep: Table) -> SlurmSettings:
     options: dict[str, str] = {}
     for level in (sweep, table):
         for key, value in as_table(level.get("slurm"), "slurm").items():
-            options.pop(key, None)
+            name = key.replace("_", "-")
+            if not _OPTION.fullmatch(name):
+                raise fail(
+                    key, f"slurm: {key!r} is no option of sbatch; expected its long name, like mem-per-cpu"
+                )
+            options.pop(name, None)
             if value != []:  # empty: the step is submitted without this option of the sweep
-                options[key] = as_text(value, f"slurm: {key}")
+                options[name] = _one_line(value, f"slurm: {name}")
     lines = [
-        as_text(line, "sbatch")
+        _one_line(line, "sbatch")
         for level in (sweep, table)
         for line in as_items(level.get("sbatch"), "sbatch")
     ]
     preamble = table.get("preamble", sweep.get("preamble"))
     return SlurmSettings(
         options=options,
-        lines=list(lines),
+        lines=lines,
         preamble=as_text(preamble, "preamble") if preamble else "",
         stage=tuple(as_text(item, "stage") for item in as_items(table.get("stage"), "stage")),
         throttle=as_number(table["throttle"], "throttle", 1) if "throttle" in table else None,
         requeues=as_number(table["requeues"], "requeues", 0) if "requeues" in table else REQUEUES,
     )
+
+
+def _one_line(value: Value, what: str) -> Text:
+    """A value for an #SBATCH line: a line break would start a line of bash, which runs as a command."""
+    text = as_text(value, what)
+    if has_controls(text):
+        raise fail(
+            value,
+            f"{what} has the value {text!r}, which no #SBATCH line can hold; expected one line without control"
+            " characters (commands for the start of a job are `preamble:`)",
+        )
+    return text
 
 
 def _command(value: Value) -> list[Template]:

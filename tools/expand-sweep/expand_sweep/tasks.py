@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from expand_sweep.sweep import OutputsOf, Step, Sweep, resolve_all
-from expand_sweep.templates import Resolved, Template, compiled, resolve, resolve_words
+from expand_sweep.templates import Resolved, Template, compiled, resolve
 from saetools.cli.located_yaml import Text, Value, as_text_or_list, fail
 from saetools.cli.sweeps import Run
 from saetools.errors import UserError, near_names
@@ -189,12 +190,12 @@ def _expand_run(step: Step, index: int, run: Run, sweep: Sweep, expanded: Mappin
         if isinstance(found, OutputsOf):
             inputs[key], is_list = _outputs_of(found, values, expanded), True
         else:
-            inputs[key] = [word for item in found for word in resolve_words(item, values)]
+            inputs[key] = _resolved_list(found, values)
             is_list = len(found) != 1 or _lists(found[0], values)
         values[key] = inputs[key] if is_list else inputs[key][0]
     outputs: dict[str, list[str]] = {}
     for key, texts in step.outputs.items():
-        outputs[key] = [word for item in texts for word in resolve_words(item, values)]
+        outputs[key] = _resolved_list(texts, values)
         values[key] = outputs[key] if len(texts) != 1 or _lists(texts[0], values) else outputs[key][0]
         if not outputs[key]:
             raise fail(key, f"the output {key!r} names no file")
@@ -204,6 +205,12 @@ def _expand_run(step: Step, index: int, run: Run, sweep: Sweep, expanded: Mappin
 def _plain(run: Run, but: str) -> dict[str, Resolved]:
     """The other values of a run that need no filling in: a value may refer to them."""
     return {name: str(value) for name, value in run.items() if name != but and isinstance(value, Text)}
+
+
+def _resolved_list(items: list[Text], values: Mapping[str, Resolved]) -> list[str]:
+    found = resolve(items, values)
+    assert isinstance(found, list)
+    return found
 
 
 def _lists(item: Text, values: Mapping[str, Resolved]) -> bool:
@@ -314,7 +321,7 @@ def _join(step: Step, index: int, tasks: Sequence[Task], state: Path) -> Task:
             over[0],
             f"together: outputs are in {len(folders)} folders, {', '.join(sorted(folders)[:3])}; use one",
         )
-    text = "".join(["runs:\n", *(f"- {json.dumps(row)}\n" for row in _rows(tasks, over))])
+    text = "".join(["runs:\n", *(f"- {_as_flow(row)}\n" for row in _rows(tasks, over))])
     path = state / "together" / f"{step.name}-{digest([text])}.yml"
     values: dict[str, Resolved] = dict(first.values)
     for name in over:
@@ -332,6 +339,12 @@ def _join(step: Step, index: int, tasks: Sequence[Task], state: Path) -> Task:
         runs_file=path,
         runs_text=text,
     )
+
+
+def _as_flow(row: Mapping[str, Resolved]) -> str:
+    """The row as JSON that is YAML too, which has no pairs of surrogates and breaks lines at more characters."""
+    text = json.dumps(row, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _rows(tasks: Sequence[Task], over: Sequence[str]) -> Iterator[dict[str, Resolved]]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from saetools.cli.located_yaml import Text, fail
 from saetools.errors import near_names
 
 Resolved = str | list[str]
+
+MOST_LETTERS = 4_000_000  # of a value: twice what the arguments of a command may be together on Linux
 
 _PART = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w-]*)(?::([^{}]*))?\}|([{}])")
 
@@ -53,11 +55,13 @@ class Template:
         if self._constant is not None:
             return [self._constant]
         filled: list[str] = []
+        size = 0
         listed: list[str] | None = None
         place = 0
         for part in self._parts:
             if isinstance(part, str):
                 filled.append(part)
+                size += len(part)
                 continue
             if part.name not in values:
                 raise fail(
@@ -66,6 +70,12 @@ class Template:
                     f" defined are {', '.join(sorted(values))}",
                 )
             value = values[part.name]
+            size += (
+                len(value)
+                if isinstance(value, str)
+                else _size(value) + len(value) * len(part.separator or "")
+            )
+            self._check_size(size)
             if isinstance(value, str):
                 filled.append(value)
             elif part.separator is not None:
@@ -77,7 +87,15 @@ class Template:
                 filled.append("")
         if listed is None:
             return ["".join(filled)]
+        self._check_size(size + len(listed) * sum(map(len, filled)))
         return ["".join(filled[:place]) + word + "".join(filled[place + 1 :]) for word in listed]
+
+    def _check_size(self, size: int) -> None:
+        if size > MOST_LETTERS:
+            raise fail(
+                self,
+                f"{self.text[:60]!r} becomes longer than {MOST_LETTERS:,} characters; write fewer values",
+            )
 
     def is_list(self, values: Mapping[str, Resolved]) -> bool:
         """Whether it refers to a list without joining it."""
@@ -105,16 +123,29 @@ def compiled(text: str, where: str) -> Template:
 def resolve(value: Text | list[Text], values: Mapping[str, Resolved]) -> Resolved:
     """A value with its references filled in; a text that refers to a list, and does not join it, is a list too."""
     if not isinstance(value, str):
-        return [word for item in value for word in resolve_words(item, values)]
+        words, size = [], 0
+        for item in value:
+            found = resolve_words(item, values)
+            words += found
+            size += _size(found)
+            if size > MOST_LETTERS:
+                raise fail(
+                    item, f"this list becomes longer than {MOST_LETTERS:,} characters; write fewer values"
+                )
+        return words
     if "{" not in value and "}" not in value:
         return value
     template = compiled(value, value.where)
     if len(template.names) == 1 and value == f"{{{template.names[0]}}}" and template.names[0] in values:
         return values[template.names[0]]  # itself, with its place in the file
-    words = template.words(values)
-    return words if template.is_list(values) else words[0]
+    filled = template.words(values)
+    return filled if template.is_list(values) else filled[0]
 
 
 def resolve_words(item: Text, values: Mapping[str, Resolved]) -> list[str]:
     resolved = resolve(item, values)
     return [resolved] if isinstance(resolved, str) else resolved
+
+
+def _size(words: Sequence[str]) -> int:
+    return sum(map(len, words)) + len(words)

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 
 from expand_sweep.context import RunContext
+from saetools.errors import UserError
 
 SLURMS_DEFAULT_LIMIT = 1001  # MaxArraySize where the cluster sets no other
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING")
@@ -42,8 +43,17 @@ def read_jobs(context: RunContext) -> list[tuple[str, str, int]]:
     """Job id, step and offset of every array that was submitted, oldest first."""
     if not context.jobs.exists():
         return []
-    lines = [line.split("\t") for line in context.jobs.read_text(encoding="utf-8").splitlines()]
-    return [(job, step, int(offset)) for job, step, offset in lines]
+    jobs = []
+    lines = context.jobs.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if found := re.fullmatch(r"(\S+)\t(\S+)\t([0-9]{1,9})", line):
+            jobs.append((found[1], found[2], int(found[3])))
+        elif line:
+            raise UserError(
+                f"{context.jobs}: line {number} is broken, found {line[:60]!r}, expected a job's id, step and offset"
+                " with tabs between them; correct it, or remove the line once that job has ended"
+            )
+    return jobs
 
 
 def _ask(command: Sequence[str]) -> str | None:

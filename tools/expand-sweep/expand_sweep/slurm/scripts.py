@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from expand_sweep.context import FUNCTIONS, RunContext, describe_task
-from expand_sweep.quoting import quote, quote_all, quote_header
-from expand_sweep.slurm.arrays import Array, compress
-from expand_sweep.slurm.status import log_name
+from expand_sweep.quoting import as_printed, check_utf8, quote, quote_all
+from expand_sweep.slurm.arrays import Array
+from expand_sweep.slurm.header import render_header, seconds_before_limit
 from expand_sweep.sweep import Sweep
 from expand_sweep.tasks import Task
 from expand_sweep.templates import Resolved
-from saetools.errors import UserError
 from saetools.files.atomic import write_text
 
 MARK = "written by expand-sweep"
-SECONDS_BEFORE_LIMIT = 120  # at which a task is asked to stop, where the sweep does not say (slurm: signal:)
-
-# What the scripts set themselves -> what to write in the sweep instead.
-_OURS = {
-    "array": "use `throttle:` to limit how many run at a time",
-    "dependency": "steps depend on each other by inputs, outputs and `needs:`",
-    "output": "logs are in the folder `state:`",
-    "error": "logs are in the folder `state:`",
-    "open-mode": "logs are appended to",
-    "requeue": "use `requeues:`, 0 for never",
-    "no-requeue": "use `requeues: 0`",
-    "kill-on-invalid-dep": "it is always yes",
-    "parsable": "submit.sh sets it",
-    "wait": "use submit.sh --wait",
-    "wrap": "the command is the step's `command:`",
-    "chdir": "commands run where expand-sweep was run",
-}
-_VALUE_AFTER_EQUALS = ("exclusive", "nice", "propagate", "get-user-env")  # for sbatch their value is optional
 
 _BODY = r"""
 {functions}
@@ -132,6 +111,7 @@ exit "$failed"
 
 def write_scripts(folder: Path, sweep: Sweep, arrays: Sequence[Array], context: RunContext) -> list[Path]:
     """Write the scripts into `folder`, replacing those of an earlier call; returns their paths, submit.sh last."""
+    check_utf8(folder.absolute())
     scripts = {folder / f"{array.name}.sbatch": render_script(sweep, array, context) for array in arrays}
     context.make_folders()
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +141,7 @@ def render_script(sweep: Sweep, array: Array, context: RunContext) -> str:
     return "\n".join(
         [
             render_header(sweep, array, context, seconds),
-            f"# The step {array.step.name} of {sweep.path.name}; {MARK}.",
+            f"# The step {array.step.name} of {as_printed(sweep.path.name)}; {MARK}.",
             preamble,
             f"cd {quote(str(context.root))} || exit 1",
             f"state={quote(str(context.state))}",
@@ -234,56 +214,3 @@ def _submit_lines(arrays: Sequence[Array]) -> Iterator[str]:
         yield f"submit {array.name} {array.step.name} {array.offset}{quoted}"
         if array in awaited:
             yield f"{variables[array]}=$id"
-
-
-def render_header(sweep: Sweep, array: Array, context: RunContext, seconds: int) -> str:
-    """The #SBATCH lines."""
-    slurm = array.step.slurm
-    options = {
-        "job-name": f"{sweep.name}-{array.step.name}",
-        **slurm.options,
-        "array": compress(array.indices) + (f"%{slurm.throttle}" if slurm.throttle else ""),
-        "output": f"{str(context.logs).replace('%', '%%')}/{log_name(array.step.name, array.offset, '%a')}",
-        "open-mode": "append",
-        "signal": f"B:USR1@{seconds}",
-        "kill-on-invalid-dep": "yes",
-    }
-    lines = [line if line.startswith("-") else f"--{line}" for line in slurm.lines]
-    if slurm.requeues:
-        lines.append("--requeue")
-    for name in [name for name in _VALUE_AFTER_EQUALS if options.get(name)]:
-        value = options.pop(name)
-        lines.append(f"--{name}" if value == "true" else f"--{name}={quote_header(value)}")
-    return _render_options(options, array) + "".join(f"#SBATCH {line}\n" for line in lines)
-
-
-def _render_options(options: dict[str, str], array: Array) -> str:
-    from simple_slurm import Slurm  # type: ignore[import-untyped]
-
-    slurm = Slurm()
-    for name, value in options.items():
-        where = getattr(array.step.slurm.options.get(name), "where", array.step.where)
-        if name in _OURS and name in array.step.slurm.options:
-            raise UserError(f"{where}: slurm: {name} is set by expand-sweep; {_OURS[name]}")
-        if "\n" in value or value.startswith("-"):
-            raise UserError(f"{where}: slurm: {name} has the value {value!r}, which no #SBATCH line can hold")
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):
-                slurm.add_arguments(name.replace("-", "_"), "" if value == "true" else quote_header(value))
-        except SystemExit:
-            raise UserError(
-                f"{where}: slurm: simple-slurm knows no option {name!r} of sbatch; where sbatch does,"
-                f" write it under `sbatch:`, as on a command line: - --{name}={value}"
-            ) from None
-    return slurm.script(shell="/bin/bash", convert=False)
-
-
-def seconds_before_limit(array: Array) -> int:
-    """How long before its time limit a task is asked to stop."""
-    given = array.step.slurm.options.get("signal", str(SECONDS_BEFORE_LIMIT))
-    if not given.isdecimal():
-        raise UserError(
-            f"{getattr(given, 'where', array.step.where)}: slurm: signal: {given!r}; expected the number of seconds"
-            " before the time limit at which a task is asked to stop"
-        )
-    return int(given)

@@ -75,7 +75,8 @@ def _status(
     failed = context.failed / task.stamp
     log = _log(task, context, offsets)
     if failed.exists():
-        return TaskStatus(task, "failed", f"exit code {failed.read_text(encoding='utf-8').strip()}", log)
+        code = failed.read_text(encoding="utf-8", errors="replace").strip()
+        return TaskStatus(task, "failed", f"exit code {code}", log)
     if log is not None and queued is not None and is_noted(task, context) is None:
         return TaskStatus(task, "failed", "no exit status: time limit, out of memory, or cancelled", log)
     return TaskStatus(task, "waiting", note)

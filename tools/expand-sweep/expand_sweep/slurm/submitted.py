@@ -41,8 +41,15 @@ def read_submitted(folder: Path) -> Submitted | None:
     if not path.is_file():
         return None
     try:
-        return Submitted(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        found = Submitted(**json.loads(path.read_text(encoding="utf-8")))
+        if not (isinstance(found.settings, list) and all(isinstance(one, str) for one in found.settings)):
+            raise ValueError("its settings are no list of texts")
+        if not (type(found.max_parallel) is int and found.max_parallel >= 1):
+            raise ValueError(f"its max_parallel is {found.max_parallel!r}")
+        if not (isinstance(found.root, str) and isinstance(found.scripts, str)):
+            raise ValueError("its folders are no texts")
+        return found
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path}: the file is broken ({error}); write it again with expand-sweep --sbatch or --resubmit"
         ) from error

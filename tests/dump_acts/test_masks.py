@@ -189,6 +189,13 @@ def test_csv_of_paths(weights: Path, tmp_path: Path) -> None:
         ),
         ("path\n/etc/passwd\n", "absolute"),
         ("path,target\n,1\n", "no path"),
+        ("path,target\nimages/training/00.jpg\n", "line 2 has 1 fields, the header 2"),
+        ("path,target\nimages/training/00.jpg,1,2\n", "line 2 has 3 fields, the header 2"),
+        ("path,path\na,images/training/00.jpg\n", "two columns are called 'path'"),
+        ("path,target\nimages/training/00.jpg," + "9" * 5000 + "\n", "is no whole number"),
+        ("path,target\nimages/training/00.jpg,99999999999999999999\n", "is no whole number"),
+        ("path\n" + "a" * 5000 + "\n", "name too long"),
+        ("path\n", "no rows"),
     ],
 )
 def test_broken_csv_says_where(tmp_path: Path, text: str, named: str) -> None:

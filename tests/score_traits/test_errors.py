@@ -56,6 +56,14 @@ def test_a_table_of_other_images(birds, score_traits, tmp_path) -> None:
         ("path,red\na.png,yes\n", "line 2, trait 'red' holds 'yes'"),
         ("path,red\na.png,1\na.png,0\n", "'a.png' has two rows"),
         ("", "not a CSV file"),
+        ("path,red,big\na.png,1\n", "line 2 has 2 fields, the header 3"),
+        ("path,red\na.png,1\nb.png,1,0\n", "line 3 has 3 fields, the header 2"),
+        ("path,red\na.png,1,0\nb.png,1,0\n", "line 2 has 3 fields, the header 2"),  # pandas: an index
+        ("path,red,red\na.png,1,0\n", "two columns are called 'red'"),
+        ("path,red,\na.png,1,0\n", "column 3 has no name"),
+        ("path;red\na.png;1\n", "not separated by commas"),
+        ("path,red\n", "has a header but no rows"),
+        ('path,red\na.png,1\n"b.png,0\n', "in the row from line 3 on"),
     ],
 )
 def test_a_broken_table(birds, score_traits, tmp_path, text, words) -> None:

@@ -143,6 +143,8 @@ def test_pairs(cub, score_traits, tmp_path) -> None:
         ("001.Bird\n", "line 1 holds ['001.Bird'], expected two"),
         ("001.Bird,001.Bird\n", "expected two different class names"),
         ("", "expected two class names"),
+        ("001.Bird,002.Bird\n001.Bird\n", "line 2 holds ['001.Bird'], expected two"),
+        ("001.Bird,002.Bird,\n", "line 1 holds"),
     ],
 )
 def test_broken_pairs(cub, score_traits, tmp_path, text, words) -> None:

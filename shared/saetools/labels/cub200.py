@@ -7,6 +7,10 @@ and a few of its official lines have extra fields at the end. Ids start at 1.
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from saetools.errors import UserError
+from saetools.files.user_csv import read_user_text
+from saetools.log import logger
 
 # certainties.txt: 1 not visible, 2 guessing, 3 probably, 4 definitely
 NOT_VISIBLE = 1
 CERTAIN = (3, 4)
+_LINE = "'image attribute is_present certainty time' a line, as in CUB-200-2011's attribute annotations"
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,18 @@ def read_images(root: Path) -> CubImages:
                 " get the data set's files again"
             )
     ids = np.array(list(names), dtype=np.int64)
-    try:
-        target = np.array([int(classes[i]) - 1 for i in names], dtype=np.int64)
-        is_train = np.array([int(split[i]) == 1 for i in names])
-    except ValueError as error:
-        raise UserError(f"{root}: a class or split is not a number ({error}); get its files again") from error
+    for i in names:
+        if not re.fullmatch("0*[1-9][0-9]{0,6}", classes[i]) or split[i] not in ("0", "1"):
+            raise UserError(
+                f"{root}: image {i}: a class or split is not a number: found {classes[i][:60]!r} and {split[i][:60]!r};"
+                " expected a class from 1 and a split of 0 or 1; get image_class_labels.txt and train_test_split.txt"
+                " again"
+            )
+    if len(set(names.values())) < len(names):
+        twice = next(name for name, count in Counter(names.values()).items() if count > 1)
+        raise UserError(f"{root / 'images.txt'}: the image {twice!r} is there twice; get the file again")
+    target = np.array([int(classes[i]) - 1 for i in names], dtype=np.int64)
+    is_train = np.array([split[i] == "1" for i in names])
     return CubImages([f"images/{name}" for name in names.values()], target, is_train, ids)
 
 
@@ -108,6 +122,12 @@ def read_answers(root: Path, certainty: Collection[int] = CERTAIN) -> CubAnswers
             f" images.txt and attributes.txt (1 to {n_attributes}) do not have; get these files again"
         )
 
+    if n_without := len(ids) - len(np.unique(image)):
+        logger.warning(
+            "%s: %d of %d images have no line, so none of their attributes counts as present; is the file whole?",
+            *(path, n_without, len(ids)),
+        )
+
     def pairs(chosen: np.ndarray) -> np.ndarray:
         answers_nt = np.zeros((len(ids), n_attributes), dtype=bool)
         answers_nt[row_of_id[image[chosen]], attribute[chosen] - 1] = True
@@ -120,35 +140,65 @@ def _read_four_columns(path: Path) -> tuple[np.ndarray, ...]:
     """The first four fields of every line, as integers; the file has millions, so it goes through pandas."""
     import pandas as pd
 
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected CUB-200-2011's attribute annotations")
+    text = read_user_text(path, _LINE)
     try:
-        # usecols limits the parser to the first fields; lines with more are then no error to it
-        table = pd.read_csv(path, sep=r"\s+", header=None, usecols=range(4), engine="c")
-        numbers = table.to_numpy(dtype=np.float64)
-    except (ValueError, pd.errors.ParserError) as error:
-        raise UserError(
-            f"{path}: expected 'image attribute is_present certainty time' a line; {error}"
-        ) from error
-    broken = ~(np.isfinite(numbers).all(1) & (numbers == np.floor(numbers)).all(1))
-    if broken.any():
-        raise UserError(
-            f"{path}: line {int(np.argmax(broken)) + 1} does not start with four whole numbers;"
-            " get the file again"
+        # usecols limits the parser to the first fields; lines with more are then no error to it. The time is read too,
+        # so that a line that was cut short before it is known.
+        table = pd.read_csv(
+            io.StringIO(text),
+            sep=r"\s+",
+            header=None,
+            usecols=range(5),
+            dtype=dict.fromkeys(range(4), np.int64),
+            engine="c",
+            quoting=csv.QUOTE_NONE,
         )
-    return tuple(numbers.astype(np.int64).T)
+    except (ValueError, OverflowError, pd.errors.ParserError) as error:
+        raise _broken_line(path, text, str(error)) from error
+    image, attribute, present, certainty, time = (table[place].to_numpy() for place in range(5))
+    if (
+        present.min() < 0
+        or present.max() > 1
+        or certainty.min() < 1
+        or certainty.max() > 4
+        or pd.isna(time).any()
+    ):
+        raise _broken_line(path, text, "")
+    return image, attribute, present, certainty
+
+
+def _broken_line(path: Path, text: str, otherwise: str) -> UserError:
+    """The error of the first line that is not as it should be."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) < 5 or not all(re.fullmatch("-?[0-9]{1,15}", field) for field in fields[:4]):
+            return UserError(
+                f"{path}: line {number} does not start with four whole numbers and a time, found {line[:60]!r};"
+                f" expected {_LINE}; get the file again"
+            )
+        if fields[2] not in ("0", "1") or fields[3] not in ("1", "2", "3", "4"):
+            return UserError(
+                f"{path}: line {number} has an is_present of {fields[2]} and a certainty of {fields[3]}; expected 0 or"
+                " 1, and 1 to 4; get the file again"
+            )
+    return UserError(f"{path}: expected {_LINE}; {otherwise}; get the file again")
 
 
 def _read_pairs(path: Path) -> dict[int, str]:
     """`number value` a line."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected CUB-200-2011's layout in {path.parent}")
-    pairs = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    text = read_user_text(path, f"'number value' a line, as in CUB-200-2011's layout in {path.parent}")
+    pairs: dict[int, str] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         key, _, value = line.strip().partition(" ")
-        if not key.isdigit() or not value:
-            raise UserError(f"{path}: line {number} is {line!r}, expected 'number value'; get the file again")
+        if not re.fullmatch("[0-9]{1,7}", key) or not value:
+            raise UserError(
+                f"{path}: line {number} is {line[:100]!r}, expected 'number value'; get the file again"
+            )
+        if int(key) in pairs:
+            raise UserError(f"{path}: line {number} is the second of the number {key}; get the file again")
         pairs[int(key)] = value.strip()
     return pairs

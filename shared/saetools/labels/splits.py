@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saetools.errors import UserError, near_names
+from saetools.files.user_csv import read_user_csv
 from saetools.labels import IGNORED_LABEL, cub200
 from saetools.labels.rows import RowLabels
 from saetools.labels.tables import TraitTable, read_trait_table
@@ -243,16 +244,9 @@ def _class_folders(train: Split, test: Split) -> tuple[npt.NDArray[np.int64], li
 
 def _read_pairs(source: Path) -> list[tuple[int, tuple[str, str]]]:
     """(line, the two class names) of each line."""
-    import pandas as pd
-
-    if not source.is_file():
-        raise UserError(f"{source}: no such file; expected two class names a line, with a comma between them")
-    try:
-        table = pd.read_csv(source, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: expected two class names a line: {error}") from error
+    table = read_user_csv(source, "two class names a line, with a comma between them", header=False)
     pairs = []
-    for line, cells in enumerate(table.itertuples(index=False), start=1):
+    for line, cells in zip(table.line, table.rows, strict=True):
         names = [cell.strip() for cell in cells]
         if not any(names):
             continue

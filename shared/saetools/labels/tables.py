@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from saetools.errors import UserError
+from saetools.files.user_csv import read_user_csv
 from saetools.labels import cub200
 
 
@@ -55,10 +56,6 @@ def read_trait_table(
     """
     if source.is_dir():
         return _read_cub(source, certainty, drop_not_visible)
-    if not source.is_file():
-        raise UserError(
-            f"{source}: no such file or folder; expected CUB-200-2011's folder or a CSV of traits"
-        )
     return _read_csv(source, soft)
 
 
@@ -75,33 +72,33 @@ def _read_cub(root: Path, certainty: Collection[int], drop_not_visible: bool) ->
     answers = cub200.read_answers(root, certainty)
     valid_nt = ~answers.not_visible_nt if drop_not_visible else np.ones_like(answers.present_nt)
     names, paths = cub200.read_attribute_names(root), cub200.read_images(root).path
-    return TraitTable(root, names, answers.present_nt, valid_nt, _rows(paths, root))
+    return TraitTable(root, names, answers.present_nt, valid_nt, _rows(paths))
 
 
 def _read_csv(source: Path, soft: bool) -> TraitTable:
-    try:
-        table = pd.read_csv(source, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: not a CSV file: {error}; expected a header path,TRAIT,...") from error
-    if "path" not in table.columns or table.shape[1] < 2:
+    table = read_user_csv(source, "CUB-200-2011's folder, or a CSV with a header path,TRAIT,...")
+    if "path" not in table.header or len(table.header) < 2:
         raise UserError(
-            f"{source}: its columns are {', '.join(map(repr, table.columns[:5]))};"
+            f"{source}: its columns are {', '.join(map(repr, table.header[:5]))};"
             " expected path and at least one trait"
         )
-    names = [name for name in table.columns if name != "path"]
-    cells_nt = table[names].to_numpy(dtype=str)
+    table.check_once("path", "image")
+    place = table.header.index("path")
+    names = [name for name in table.header if name != "path"]
+    # Objects are not of one width, which a single long cell would give to all
+    cells_nt = np.delete(np.array(table.rows, dtype=object), place, axis=1)
     valid_nt = cells_nt != ""
     labels_nt = _numbers(cells_nt) if soft else cells_nt == "1"
-    known_nt = (labels_nt >= 0) & (labels_nt <= 1) if soft else np.isin(cells_nt, ("0", "1"))
+    known_nt = (labels_nt >= 0) & (labels_nt <= 1) if soft else (cells_nt == "0") | (cells_nt == "1")
     if not (known_nt | ~valid_nt).all():
         row, column = np.argwhere(~known_nt & valid_nt)[0]
         raise UserError(
-            f"{source}: line {row + 2}, trait {names[column]!r} holds {str(cells_nt[row, column])!r};"
+            f"{source}: line {table.line[row]}, trait {names[column]!r} holds {cells_nt[row, column][:60]!r};"
             f" expected {'a number from 0 to 1' if soft else '0, 1'} or nothing"
         )
     if soft and np.isin(labels_nt, (0, 1)).all():
         labels_nt = labels_nt == 1
-    return TraitTable(source, names, labels_nt, valid_nt, _rows(list(table["path"]), source))
+    return TraitTable(source, names, labels_nt, valid_nt, _rows(table.column("path")))
 
 
 def _numbers(cells_nt: np.ndarray) -> np.ndarray:
@@ -111,9 +108,5 @@ def _numbers(cells_nt: np.ndarray) -> np.ndarray:
     return np.where(cells_nt == "", 0.0, numbers_nt)
 
 
-def _rows(paths: Sequence[str], source: Path) -> dict[str, int]:
-    rows = {path: row for row, path in enumerate(paths)}
-    if len(rows) < len(paths):
-        twice = next(path for row, path in enumerate(paths) if rows[path] != row)
-        raise UserError(f"{source}: the image {twice!r} has two rows; leave one")
-    return rows
+def _rows(paths: Sequence[str]) -> dict[str, int]:
+    return {path: row for row, path in enumerate(paths)}

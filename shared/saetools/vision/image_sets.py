@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from saetools.errors import UsageError, UserError, near_names, why_unreadable
+from saetools.files.user_csv import read_user_csv
 from saetools.labels import cub200
 from saetools.shards.held_out import VALIDATION, uniform_of_paths
 
@@ -250,24 +250,22 @@ def _read_csv(table: Path) -> list[_Row]:
     path: relative to the CSV's folder, each once. target: a whole number from 0, or empty. mask: for
     every image or for none. Other columns are left alone.
     """
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            names = [name for name in reader.fieldnames or [] if name is not None]
-            if "path" not in names:
-                raise UserError(
-                    f"{table}: it has no column 'path'{near_names('path', names)};"
-                    f" expected {', '.join(_COLUMNS)} in its first line, of which path is required"
-                )
-            rows = [_csv_row(table, reader.line_num, fields) for fields in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: it could not be read as CSV ({error})") from error
+    expected = f"{', '.join(_COLUMNS)} in its first line, of which path is required"
+    found = read_user_csv(table, expected)
+    if "path" not in found.header:
+        raise UserError(
+            f"{table}: it has no column 'path'{near_names('path', found.header)}; expected {expected}"
+        )
+    rows = [
+        _csv_row(table, line, dict(zip(found.header, row, strict=True)))
+        for line, row in zip(found.line, found.rows, strict=True)
+    ]
     _check_rows(table, rows)
     return rows
 
 
-def _csv_row(table: Path, line: int, fields: dict[str, str | None]) -> _Row:
-    path, target, mask = ((fields.get(name) or "").strip() for name in _COLUMNS)
+def _csv_row(table: Path, line: int, fields: dict[str, str]) -> _Row:
+    path, target, mask = (fields.get(name, "").strip() for name in _COLUMNS)
     if not path:
         raise UserError(f"{table}: line {line} has no path; expected one in every line")
     for name in (path, mask):
@@ -276,7 +274,7 @@ def _csv_row(table: Path, line: int, fields: dict[str, str | None]) -> _Row:
                 f"{table}: line {line}: {name} is an absolute path; write it relative to the CSV's folder,"
                 " so that the data set can be moved"
             )
-    if target and not target.isdecimal():
+    if target and not re.fullmatch("[0-9]{1,9}", target):
         raise UserError(
             f"{table}: line {line}: the target {target!r} is no whole number from 0; number the classes"
         )

@@ -17,7 +17,8 @@ from saetools.cli.app import (
     run,
     write_line,
 )
-from saetools.errors import UsageError, UserError
+from saetools.errors import UsageError
+from saetools.files.user_csv import read_user_text
 
 app = new_app()
 
@@ -300,12 +301,7 @@ def _range(option: str, text: str | None) -> tuple[float, float]:
 def _names(path: Path | None) -> list[str] | None:
     if path is None:
         return None
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: it cannot be read ({error}); expected the names of the patch labels, one a line"
-        ) from error
+    return read_user_text(path, "the names of the patch labels, one a line").splitlines()
 
 
 def main() -> None:

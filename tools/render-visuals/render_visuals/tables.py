@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from saetools.errors import UserError, some_of
 from saetools.files.ap_tables import rows_of_scorer
@@ -20,6 +22,7 @@ from saetools.files.formats import (
 )
 from saetools.files.provenance import Provenance
 from saetools.files.tables import read_csv, sidecar_path, sidecar_values
+from saetools.files.user_csv import read_user_csv
 from saetools.latents.header import LatentsHeader
 from saetools.log import logger
 
@@ -27,6 +30,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LATENT_TABLES = (LATENT_TABLE, PROBE_TABLE, AP_TABLE, LATENT_RANKING, LATENT_PICTURES)
+# Columns that plots and pages compute with
+NUMBERS = {
+    *(
+        "latent",
+        "prototype",
+        "frequency",
+        "mean",
+        "mean_value",
+        "ap",
+        "r",
+        "prevalence",
+        "n_train",
+        "n_prototypes",
+    ),
+    *("layer", "l0", "mse", "nmse", "nmse_standardized", "eval_l0", "eval_mse", "eval_nmse"),
+    *("eval_nmse_standardized", "tokens", "loss", "dead", "lr", "seed"),
+}
 # A table with all columns of one of these sets is ours, so its sidecar is missing. Collected runs on stdout and notes
 # exported from a page, which have no sidecar, have none of the sets.
 MARKS = (
@@ -50,7 +70,8 @@ def read_table(path: Path, formats: Sequence[Format]) -> tuple[pd.DataFrame, Pro
     table = read_own(path)
     if any(mark <= set(table.columns) for mark in MARKS):
         sidecar_values(path)  # raises: the sidecar is missing
-    _check_widths(path)
+    for name in NUMBERS & set(table.columns):
+        table[name] = numbers_of(path, table[name]) if table[name].dtype.kind not in "iu" else table[name]
     return table, None
 
 
@@ -92,26 +113,11 @@ def read_own(path: Path) -> pd.DataFrame:
     """A CSV of any origin; raises UserError where it is not a CSV, or has no rows."""
     import pandas as pd
 
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a CSV table")
+    found = read_user_csv(path, "a CSV table with a header")
     try:
-        table = pd.read_csv(path)
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        return pd.read_csv(io.StringIO(found.text, newline=""), index_col=False)
+    except (ValueError, OverflowError, pd.errors.ParserError) as error:
         raise UserError(f"{path}: it is not a CSV table ({str(error).strip()})") from error
-    _check_rows(path, table)
-    return table
-
-
-def _check_widths(path: Path) -> None:
-    """pandas reads a line that was cut short as one with empty cells."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file)
-        n_columns = len(next(lines))
-        for line in lines:
-            if line and len(line) != n_columns:
-                raise UserError(
-                    f"{path}: line {lines.line_num} has {len(line)} fields, the header {n_columns}; correct the file"
-                )
 
 
 def _check_rows(path: Path, table: pd.DataFrame) -> None:
@@ -136,13 +142,35 @@ def latents_of_table(path: Path, header: LatentsHeader) -> list[int]:
         raise UserError(
             f"{path}: it has no column 'latent' or 'prototype'{hint}; give latents.csv, probes.csv or an AP table"
         )
-    numbers = table[column].dropna()
-    try:
-        return [int(number) for number in numbers]
-    except ValueError as error:
+    return whole_numbers(path, table[column].dropna()).tolist()
+
+
+def numbers_of(path: Path, column: pd.Series) -> np.ndarray:
+    """A column as float64, NaN where it is empty; raises UserError where a cell is no finite number."""
+    import pandas as pd
+
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = ((numbers.isna() & column.notna()) | np.isinf(numbers.astype(np.float64))).to_numpy()
+    if wrong.any():
+        found = column.iloc[int(np.argmax(wrong))]
         raise UserError(
-            f"{path}: the column {column!r} holds {error.args[0]!r}, expected numbers of latents"
-        ) from error
+            f"{path}: the column {column.name!r} holds {str(found)[:60]!r}, expected finite numbers"
+        )
+    return numbers.to_numpy(np.float64)
+
+
+def whole_numbers(path: Path, column: pd.Series) -> np.ndarray:
+    """A column of latents' numbers as int64; raises UserError where one is no whole number from 0."""
+    import pandas as pd
+
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    wrong = ~((numbers >= 0) & (numbers < 2**53) & (numbers == np.floor(numbers)))
+    if wrong.any():
+        found = column.iloc[int(np.argmax(wrong))]
+        raise UserError(
+            f"{path}: the column {column.name!r} holds {str(found)[:60]!r}, expected numbers of latents, from 0"
+        )
+    return numbers.astype(np.int64)
 
 
 def check_latent_numbers(numbers: list[int], n_latents: int, where: str) -> list[int]:

@@ -5,7 +5,6 @@ Groups are classes, species, genera, or a column of a table.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,10 +13,9 @@ import numpy as np
 
 from render_visuals.analysis import kernels
 from render_visuals.analysis.survey import BLOCK_ACTIVE
-from render_visuals.tables import read_own
 from saetools.cli.progress import Progress
-from saetools.errors import UserError
-from saetools.files.tables import check_columns
+from saetools.errors import UserError, near_names
+from saetools.files.user_csv import read_user_csv
 from saetools.latents.reader import LatentsSet
 from saetools.log import logger
 
@@ -62,9 +60,14 @@ def _class_of(path: str) -> str:
 
 
 def _by_column(table_path: Path, column: str, paths: list[str]) -> list[str]:
-    table = read_own(table_path)
-    check_columns(table_path, table, ["path", column], f"--by {column}")
-    value = {str(path): str(name) for path, name in zip(table["path"], table[column].fillna(""), strict=True)}
+    table = read_user_csv(table_path, f"a CSV with the columns path and {column}")
+    for name in ("path", column):
+        if name not in table.header:
+            raise UserError(
+                f"{table_path}: it has no column {name!r}, which --by {column} needs{near_names(name, table.header)}"
+            )
+    table.check_once("path", "image")
+    value = dict(zip(table.column("path"), table.column(column), strict=True))
     missing = [path for path in paths if path not in value]
     if missing:
         raise UserError(
@@ -82,11 +85,14 @@ def _scientific_names(root: Path | None, paths: list[str]) -> list[tuple[str, st
             f"{(root or Path('ROOT')) / NAMES}: no such file; --by species and genus need it under --images"
             " (columns cub_class, genus_species); --by class needs nothing"
         )
-    with (root / NAMES).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"cub_class", "genus_species"} <= set(rows[0]):
+    table = read_user_csv(root / NAMES, "the columns cub_class and genus_species")
+    if not {"cub_class", "genus_species"} <= set(table.header):
         raise UserError(f"{root / NAMES}: it needs the columns cub_class and genus_species")
-    scientific = {row["cub_class"]: (row["genus_species"] or "").replace("_", " ").strip() for row in rows}
+    table.check_once("cub_class", "class")
+    scientific = {
+        name: species.replace("_", " ").strip()
+        for name, species in zip(table.column("cub_class"), table.column("genus_species"), strict=True)
+    }
     names: dict[str, tuple[str, str]] = {}
     unnamed = 0
     for name in {_class_of(path) for path in paths}:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from render_visuals.tables import LATENT_TABLES, check_made_from, read_table, rows_of_latents
+from render_visuals.tables import (
+    LATENT_TABLES,
+    check_made_from,
+    numbers_of,
+    read_table,
+    rows_of_latents,
+    whole_numbers,
+)
 from saetools.errors import UserError
 from saetools.labels.splits import PATCH
 from saetools.latents.header import LatentsHeader
@@ -124,7 +131,7 @@ def _add_best(
     """For each latent, the trait or class with the largest AP among those for which it is the best latent."""
     numbers = _latents(path, table[latent], header)
     measures = {
-        name: table[name].to_numpy(np.float64) if name in table else np.full(len(table), np.nan)
+        name: numbers_of(path, table[name]) if name in table else np.full(len(table), np.nan)
         for name in ("ap", "r", "prevalence")
     }
     measures["gain"] = measures["ap"] - measures["prevalence"]
@@ -189,10 +196,7 @@ def _add_latents(known: Annotations, path: Path, table: pd.DataFrame, header: La
 
 
 def _latents(path: Path, column: pd.Series, header: LatentsHeader) -> np.ndarray:
-    try:
-        numbers = column.to_numpy(np.float64).astype(np.int64)
-    except ValueError as error:
-        raise UserError(f"{path}: a latent is not a number ({error})") from error
+    numbers = whole_numbers(path, column)
     if len(numbers) and not (numbers.min() >= 0 and numbers.max() < header.n_latents):
         raise UserError(
             f"{path}: it has latents {numbers.min()} to {numbers.max()}, but these are numbered 0 to"

@@ -1,0 +1,122 @@
+"""CSV tables that people write: read as they stand, or refused with file and line.
+
+pandas moves the cells of lines that are longer than the header to the left, fills up short ones, and renames columns of
+the same name; here each of these is an error.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from saetools.errors import UserError, why_unreadable
+
+
+@dataclass(frozen=True)
+class UserCsv:
+    """header: names of the columns, each once, none empty; rows: as many texts in each; line: where each row starts"""
+
+    path: Path
+    header: list[str]
+    rows: list[list[str]]
+    line: list[int]
+    text: str
+
+    def column(self, name: str) -> list[str]:
+        place = self.header.index(name)
+        return [row[place] for row in self.rows]
+
+    def check_once(self, name: str, what: str) -> None:
+        """Raise UserError where two rows have the same text in a column."""
+        line_of: dict[str, int] = {}
+        for line, cell in zip(self.line, self.column(name), strict=True):
+            if line_of.setdefault(cell, line) != line:
+                raise UserError(
+                    f"{self.path}: line {line}: the {what} {cell!r} has two rows, it was in line {line_of[cell]}"
+                    " already; leave one"
+                )
+
+
+def read_user_csv(path: Path, expected: str, *, header: bool = True) -> UserCsv:
+    """A CSV in UTF-8 with commas, with or without a byte order mark, and with any line ends.
+
+    expected: what the file should hold, for errors. header=False: the first line is a row, and rows may differ in
+    length. Blank lines are passed over. Raises UserError, with the line, where a row has other fields than the header,
+    and where the file is empty, cannot be read, or is no such CSV.
+    """
+    text = read_user_text(path, expected)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows, lines = [], []
+    start = 1
+    try:
+        for row in reader:
+            if row:
+                rows.append(row)
+                lines.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: not a CSV file: {error} in the row from line {start} on; expected {expected}; look for a"
+            " quotation mark that opens or closes nothing"
+        ) from error
+    if not rows:
+        raise UserError(f"{path}: not a CSV file: it is empty; expected {expected}")
+    if not header:
+        return UserCsv(path, [], rows, lines, text)
+    names = rows.pop(0)
+    first = lines.pop(0)
+    _check_names(path, names, first, expected)
+    if not rows:
+        raise UserError(f"{path}: it has a header but no rows; expected {expected}")
+    width = len(names)
+    for line, row in zip(lines, rows, strict=True):
+        if len(row) != width:
+            raise UserError(
+                f"{path}: line {line} has {len(row)} fields, the header {width}; correct the line (a comma inside a"
+                " value needs quotation marks around the value)"
+            )
+    return UserCsv(path, names, rows, lines, text)
+
+
+def read_user_text(path: Path, expected: str) -> str:
+    """The text of a file in UTF-8, without a byte order mark; raises UserError where it is none."""
+    if why := why_unreadable(path):
+        raise UserError(f"{path}: {why}; expected {expected}")
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; expected {expected}") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}: line {line}: not UTF-8 text (byte {content[error.start]:#04x}); expected {expected}; save it as"
+            " UTF-8"
+        ) from error
+    if (zero := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, zero) + 1
+        raise UserError(
+            f"{path}: line {line}: a zero byte; expected {expected}; the file is damaged, get it again"
+        )
+    return text
+
+
+def _check_names(path: Path, names: list[str], line: int, expected: str) -> None:
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
+        raise UserError(
+            f"{path}: line {line}: the fields of the header are not separated by commas; expected {expected}; save it"
+            " again with commas"
+        )
+    seen: set[str] = set()
+    for place, name in enumerate(names, start=1):
+        if not name.strip():
+            raise UserError(
+                f"{path}: line {line}: column {place} has no name; expected {expected}; name it, or remove the column"
+            )
+        if name in seen:
+            raise UserError(
+                f"{path}: line {line}: two columns are called {name!r}; expected {expected}; rename one or remove it"
+            )
+        seen.add(name)

@@ -6,6 +6,7 @@
 # make device-check   that table on DEVICE=cuda and on the CPU: their differences; exit code 1 if they are too large
 # make sweep          a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
 # make test           lint, types and tests; make test-slow: the longer tests
+# make campaign       kills, full disks, damaged files, interrupts, ...: docs/reliability.md; SEED= KILLS= CORRUPTIONS= ..., ONLY=
 # make test-oldest   tests with the lower bound of every dependency; make test-python PYTHON=python3.13: with another Python
 #
 # File names contain a digest of the settings they depend on. So a changed setting makes new files only in
@@ -231,6 +232,19 @@ test-slow: .venv/.installed-saelens
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 	.venv/saelens/bin/python -c 'import sae_lens'
 	.venv/saelens/bin/python -m pytest tests/convert_sae/test_command.py -k real_saelens
+
+# Faults of every kind, in large numbers; each that is found says how to repeat it: ONLY=kills:SEED:NUMBER.
+KILLS ?= 1000
+INTERRUPTS ?= 200
+CORRUPTIONS ?= 5000
+ONLY ?=
+# Further options: CAMPAIGN='--jobs 4 --out campaign.md --keep FOLDER'
+CAMPAIGN ?=
+
+.PHONY: campaign
+campaign: .venv/.installed
+	$(BIN)/python tests/campaign $(if $(ONLY),--only '$(ONLY)',--seed $(SEED) --kills $(KILLS) \
+		--interrupts $(INTERRUPTS) --corruptions $(CORRUPTIONS)) $(CAMPAIGN)
 
 # The lower bound of every dependency, and other interpreters: environments of their own. The fake GPU of some tests
 # needs a newer torch.

@@ -82,10 +82,9 @@ def interrupt(found: Campaign, server: Server, number: int) -> Case:
 
 
 def _not_one_word(done: Done) -> str | None:
-    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if ": error: " in line]
-    return (
-        None if len(lines) == 1 else f"{len(lines)} lines on stderr say that it was interrupted, expected 1"
-    )
+    lines = done.stderr.replace("\r", "\n").splitlines()
+    said = [line for line in lines if ": error: interrupted;" in line or ": stopped by SIG" in line]
+    return None if len(said) == 1 else f"{len(said)} lines on stderr say that it was stopped, expected 1"
 
 
 def run_again(

@@ -12,8 +12,9 @@
 # File names contain a digest of the settings they depend on. So a changed setting makes new files only in
 # the steps that depend on it, and the old files are found again when the setting is changed back.
 
+# GNU make 3.81 (macOS) and later. It knows no .SHELLFLAGS: recipes of several commands begin with $(strict).
 SHELL := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
+strict := set -eu -o pipefail;
 .DELETE_ON_ERROR:
 .SECONDARY:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
@@ -53,11 +54,17 @@ SCORERS ?= const units-both pca-both:64 random:1024 random-centred:1024 kmeans:1
 N_TRAIN ?= 16,64,all
 
 comma := ,
-digest = $(shell printf '%s' '$(1)' | sha256sum | cut -c1-8)
+empty :=
+space := $(empty) $(empty)
+sha256 := $(shell command -v sha256sum >/dev/null && echo sha256sum || echo shasum -a 256)
+digest = $(shell printf '%s' '$(1)' | $(sha256) | cut -c1-8)
+ifeq ($(call digest,test),)
+$(error found neither sha256sum nor shasum, of which file names are made; install one of them)
+endif
 option = $(if $(2),$(1) '$(2)')
 layers := $(subst $(comma), ,$(LAYERS))
 
-seeds := $(shell seq -s , $(SEED) $$(($(SEED) + $(SEEDS) - 1)))
+seeds := $(subst $(space),$(comma),$(shell for ((i = $(SEED); i < $(SEED) + $(SEEDS); i++)); do echo $$i; done))
 recording := $(abspath $(CUB)) $(MODEL) $(WEIGHTS) $(LAYERS) $(DUMP)
 acts := $(OUT)/acts-$(call digest,$(recording))
 sae_options := $(SAE) $(call option,--d-sae,$(D_SAE)) $(call option,--k,$(K)) $(call option,--tokens,$(TOKENS)) \
@@ -95,7 +102,7 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check
 # SAELens has many dependencies that the tools do not need, so it gets its own environment on top of ours.
 .venv/.installed-saelens: .venv/.installed-dev
 	$(BIN)/python -m venv .venv/saelens
-	ours=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	$(strict) ours=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	over=$$(.venv/saelens/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	echo "import site; site.addsitedir('$$ours')" > "$$over/ours.pth"
 	.venv/saelens/bin/$(PIP_INSTALL) 'sae-lens>=6,<7'
@@ -104,7 +111,7 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check
 # --- the table ---------------------------------------------------------------------------------------
 
 cub200-table: $(tables)
-	@for table in $(tables); do grep '^|' $$table.log; done
+	@$(strict) for table in $(tables); do grep '^|' $$table.log; done
 
 data/birds/images.txt: $(wildcard examples/birds/*.py) | .venv/.installed
 	$(BIN)/python examples/birds/make_birds.py data/birds
@@ -120,7 +127,7 @@ $(OUT)/sae-$(sae_id)-layer%/.complete: $(acts)/train/.complete $(acts)/test/.com
 	touch $@
 
 $(OUT)/ap-$(table_id)-layer%.csv: $(OUT)/sae-$(sae_id)-layer%/.complete
-	$(BIN)/score-traits --train $(acts)/train --test $(acts)/test --traits '$(CUB)' --layer=$* $(SCORERS:%=--scorer %) \
+	$(strict) $(BIN)/score-traits --train $(acts)/train --test $(acts)/test --traits '$(CUB)' --layer=$* $(SCORERS:%=--scorer %) \
 		--scorer 'untrained:$(<D)/$(each_seed)' --scorer '$(<D)/$(each_seed)' --n-train '$(N_TRAIN)' --seed $(SEED) \
 		--repeats $(SEEDS) --device $(DEVICE) --summary --out $@ 2>&1 >/dev/null | tee $@.log >&2
 
@@ -136,7 +143,7 @@ choice_id := $(call digest,$(parts) $(TOPK_GRID) $(RELU_GRID) $(CHOICE_TOKENS) $
 
 .PHONY: cub200-choice
 cub200-choice: $(layers:%=$(OUT)/choice-$(choice_id)-layer%/ap.csv)
-	@for table in $^; do $(BIN)/collect-runs $$table --by layer,activation,checkpoint --sort=-map \
+	@$(strict) for table in $^; do $(BIN)/collect-runs $$table --by layer,activation,checkpoint --sort=-map \
 		--columns map,map_sd,l0,nmse,nmse_standardized --format markdown 2>/dev/null; done
 
 $(parts)/%/.complete: $(CUB)/images.txt $(WEIGHTS) | .venv/.installed
@@ -145,7 +152,7 @@ $(parts)/%/.complete: $(CUB)/images.txt $(WEIGHTS) | .venv/.installed
 	touch $@
 
 $(OUT)/choice-$(choice_id)-layer%/ap.csv: $(parts)/train/.complete $(parts)/validation/.complete
-	train() { $(BIN)/train-sae $(parts)/train --val $(parts)/validation --layer=$* --tokens $(CHOICE_TOKENS) \
+	$(strict) train() { $(BIN)/train-sae $(parts)/train --val $(parts)/validation --layer=$* --tokens $(CHOICE_TOKENS) \
 		--device $(DEVICE) "$$@" >/dev/null; }; \
 	train --activation topk --out $(@D)/topk --grid 'seed=$(seeds) $(TOPK_GRID)'; \
 	train --activation relu --out $(@D)/relu --grid 'seed=$(seeds) $(RELU_GRID)'; \
@@ -202,7 +209,7 @@ $(camvid)%/sae.h5: $(camvid_acts)/training/.complete $(camvid_acts)/test/.comple
 	$(BIN)/train-sae $(camvid_acts)/training --layer=$* --out $@ $(CAMVID_SAE) --seed $(SEED) --device $(DEVICE) >/dev/null
 
 $(camvid)%/probes/probes.csv: $(camvid)%/sae.h5
-	for split in training test; do $(BIN)/encode-acts $(camvid_acts)/$$split --layer=$* --scorer $< \
+	$(strict) for split in training test; do $(BIN)/encode-acts $(camvid_acts)/$$split --layer=$* --scorer $< \
 		--out $(<D)/$$split --device $(DEVICE) >/dev/null; done
 	$(BIN)/fit-probes --train $(<D)/training --test $(<D)/test --out $(@D) >/dev/null
 

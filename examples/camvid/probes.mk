@@ -58,7 +58,7 @@ $(probes_out)/fitted-seed%/.complete: $(probes_splits)
 # The scorer of a row KIND-seedN or KIND: a file written by train-sae or score-traits, or the name units.
 $(probes_tables)/%/.complete: $(probes_acts)/$(PROBES_TEST)/.complete \
 		$(probes_seeds:%=$(probes_out)/sae-seed%.h5) $(probes_seeds:%=$(probes_out)/untrained-seed%.h5) $(probes_seeds:%=$(probes_out)/fitted-seed%/.complete)
-	name=$*; seed=$${name##*-seed}; kind=$${name%-seed*}; scorer=units; \
+	$(strict) name=$*; seed=$${name##*-seed}; kind=$${name%-seed*}; scorer=units; \
 	for file in $(probes_out)/$$name.h5 $(probes_out)/fitted-seed$$seed/*-$$kind-[0-9]*-seed$$seed.h5 \
 			$(probes_out)/fitted-seed$(firstword $(probes_seeds))/*-$$name-[0-9]*.h5; do \
 		if [ -e "$$file" ]; then scorer=$$file; break; fi; \

@@ -100,7 +100,8 @@ def reader_is_gone() -> bool:
     except (OSError, AttributeError):  # stdout is no file, or the system has no poll
         return False
     poll.register(descriptor, select.POLLERR)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+    gone = select.POLLERR | select.POLLHUP  # on Linux, on macOS
+    return any(event & gone for _, event in poll.poll(0))
 
 
 def end_with_parent(*_: object) -> None:

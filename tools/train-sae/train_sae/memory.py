@@ -18,6 +18,7 @@ from train_sae.trainer import Run
 POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, of Linux 5.14 and later
 CHUNK = 32 << 20
 AHEAD = 256 << 20
+DEFAULT_BYTES = 4 << 30  # taken to be free on systems that say nothing of their memory
 CHUNK_BYTES = 64 * 2**20  # pre-activations that are held at a time
 
 
@@ -50,14 +51,18 @@ def groups(runs: Sequence[Run], memory: int, d_model: int) -> Iterator[list[Run]
 
 
 def available_bytes() -> int:
-    """Memory that is free or can be freed; half of the machine's memory on systems that do not report it."""
+    """Memory that is free or can be freed; where the system does not say, half of the machine's memory, or 4 GiB."""
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass  # no Linux
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    try:
+        pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # no such call, or no such number
+        return DEFAULT_BYTES
+    return pages * page // 2 if pages > 0 and page > 0 else DEFAULT_BYTES
 
 
 class FreshMemory:

@@ -1,7 +1,7 @@
 """Operations of kernels, two of which numba compiles badly: these stand here twice.
 
 `raise_maxima`, `bits_at_least` and `prefetch` are plain loops below, and LLVM instructions in llvm_intrinsics.py, which
-replace them unless SAETOOLS_PLAIN_KERNELS=1 is set. `python benchmarks/intrinsics.py` measures each: with plain ones
+replace them on x86-64, unless SAETOOLS_PLAIN_KERNELS=1 is set. `python benchmarks/intrinsics.py` measures each: plain,
 `top_k_rows` takes 25 ms in place of 5 ms (17 ms with a plain raise_maxima, 11 ms with a plain bits_at_least). What
 gained nothing there or in a plain loop (the larger of two numbers, bfloat16, the lowest bit) is not written in LLVM.
 

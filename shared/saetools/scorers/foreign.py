@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,6 @@ from saetools.errors import UserError, some_of
 from saetools.files.provenance import Provenance
 from saetools.scorers.record import TrainedScorer
 from saetools.scorers.sae import SAE, SAEConfig, check_config
-
-
-def read_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
-    """The settings of an SAE; raises UserError, naming `path` and `what`, unless they are one JSON object."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: {what} is not JSON ({error}); get it again") from error
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{path}: {what} is a {type(found).__name__}, expected settings by name; get it again"
-        )
-    return found
 
 
 def setting(path: Path, settings: Mapping[str, Any], name: str, kind: type, default: Any = None) -> Any:

@@ -18,10 +18,11 @@ from typing import Any
 
 from safetensors.torch import load, save
 
-from saetools.errors import UserError, why_unreadable
+from saetools.errors import UserError
 from saetools.files.atomic import atomic_folder
 from saetools.files.provenance import canonical_json
-from saetools.scorers.foreign import foreign_scorer, make_sae, read_json, setting, take
+from saetools.files.reading import parse_json, read_bytes
+from saetools.scorers.foreign import foreign_scorer, make_sae, setting, take
 from saetools.scorers.record import TrainedScorer
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.scorers.saev import shift_bias
@@ -45,11 +46,11 @@ def read_saelens(folder: Path) -> TrainedScorer:
 
     Of a folder that `write_saelens` made, a digest of the weights and settings is compared; SAELens itself has none.
     """
-    for name in (CONFIG, WEIGHTS):
-        if why := why_unreadable(folder / name):
-            raise UserError(f"{folder / name}: {why}; expected {CONFIG} and {WEIGHTS}, as SAELens saves them")
-    cfg = read_json(folder, (folder / CONFIG).read_bytes(), CONFIG)
-    weights = (folder / WEIGHTS).read_bytes()
+    text, weights = (
+        read_bytes(folder / name, f"expected {CONFIG} and {WEIGHTS}, as SAELens saves them")
+        for name in (CONFIG, WEIGHTS)
+    )
+    cfg = parse_json(text, folder, CONFIG, "get it again")
     _check_digest(folder, cfg, weights)
     try:
         state = load(weights)

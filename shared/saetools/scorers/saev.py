@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
-from saetools.errors import UserError, why_unreadable
+from saetools.errors import UserError
 from saetools.files.atomic import atomic_path
 from saetools.files.provenance import canonical_json
+from saetools.files.reading import parse_json, read_bytes
 from saetools.files.torch_files import load_torch, saved_by_torch
-from saetools.scorers.foreign import foreign_scorer, make_sae, read_json, setting, take
+from saetools.scorers.foreign import foreign_scorer, make_sae, setting, take
 from saetools.scorers.record import TrainedScorer
 from saetools.scorers.sae import SAE, SAEConfig
 
@@ -41,16 +42,14 @@ def read_saev(
     centred: whether the encoder sees x - b_dec, where the schema does not tell (schema 2 of a Matryoshka SAE). Of a
     BatchTopK without its threshold: threshold to use, or as_topk, to keep the k largest of each token.
     """
-    if why := why_unreadable(path):
-        raise UserError(f"{path}: {why}; expected a saev checkpoint")
-    content = path.read_bytes()
+    content = read_bytes(path, "expected a saev checkpoint")
     line, end, rest = content.partition(b"\n")
     if not (end and line.lstrip().startswith((b"{", b"["))):
         raise UserError(
             f"{path}: found no line of JSON with a torch state dict after it, expected a saev checkpoint;"
             " copy it again from where it was trained"
         )
-    header = read_json(path, line, "its first line")
+    header = parse_json(line, path, "its first line", "get it again")
     state = load_torch(path, io.BytesIO(rest))
     ours = header.get(OURS)
     if isinstance(ours, dict) and ours.get("digest") != _digest(header, rest):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from saetools.errors import UserError, why_unreadable
+from saetools.files.reading import io_errors
 from saetools.files.torch_files import load_torch
 
 
@@ -23,7 +24,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             return safetensors.torch.load_file(path)
         except Exception as error:  # it has more kinds of errors than its own
             raise UserError(f"{path}: not a safetensors file, or cut short: {error}; get it again") from error
-    with path.open("rb") as file:
+    with io_errors(path), path.open("rb") as file:
         state = load_torch(path, file)
     for key in ("state_dict", "model", "teacher"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

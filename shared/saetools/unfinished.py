@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_PATHS: dict[str, int] = {}
+_PATHS: dict[str, tuple[int, Callable[[], None] | None]] = {}
 
 
 @contextlib.contextmanager
-def unfinished(path: Path) -> Iterator[Path]:
-    """Within its block, `path` is removed if the process is ended at once. The block itself removes nothing."""
+def unfinished(path: Path, remove: Callable[[], None] | None = None) -> Iterator[Path]:
+    """Within its block, `path` is removed if the process is ended at once. The block itself removes nothing.
+
+    remove: removes it in another way.
+    """
     name = str(path)
-    _PATHS[name] = os.getpid()
+    _PATHS[name] = os.getpid(), remove
     try:
         yield path
     finally:
@@ -23,10 +26,10 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 def remove_unfinished() -> None:
     """Remove all of them; those that a parent process had begun before it forked are its own."""
-    for name, pid in list(_PATHS.items()):
+    for name, (pid, remove) in list(_PATHS.items()):
         if pid == os.getpid():
             with contextlib.suppress(OSError):
-                _remove(Path(name))
+                remove() if remove is not None else _remove(Path(name))
 
 
 def _remove(path: Path) -> None:

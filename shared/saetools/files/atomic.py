@@ -24,7 +24,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(target)
-    partial = _partial(target)
+    partial = partial_path(target)
     with unfinished(partial):
         try:
             yield partial
@@ -43,7 +43,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(target)
-    partial = _partial(target)
+    partial = partial_path(target)
     with unfinished(partial):
         partial.mkdir()
         try:
@@ -56,7 +56,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _partial(target: Path) -> Path:
+def partial_path(target: Path) -> Path:
+    """The name under which this process writes `target`."""
     return target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL}")
 
 

@@ -18,7 +18,7 @@ from saetools.compute.threads import share_out
 from saetools.errors import UserError, near_names
 from saetools.files.formats import LATENT_RANKING, YIELD, Format
 from saetools.files.provenance import Provenance
-from saetools.files.reuse import read_reusable
+from saetools.files.reuse import read_reusable, writing
 from saetools.files.tables import write_csv
 from saetools.labels.splits import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
 from saetools.labels.tables import trait_table_digest
@@ -58,17 +58,18 @@ def run_audit(
         )
     tau = choose_tau(settings.tau, held)
     settings = replace(settings, tau=tau)
-    out.mkdir(parents=True, exist_ok=True)
     paths = {name: out / name for name in TABLES}
     wanted = {name: _provenance(format, train, test, settings) for name, format in TABLES.items()}
-    there = {name: read_reusable(path, TABLES[name], wanted[name]) for name, path in paths.items()}
-    tables = {name: table for name, table in there.items() if table is not None}
-    if len(tables) < len(paths):
-        tables = _tables(train, test, held, settings, out, memory, threads)
-        for name, table in tables.items():
-            write_csv(paths[name], table, wanted[name])
-    logger.info("%s", render(tables["yield.csv"], tau))
-    yield from paths.values()
+    one = next(iter(wanted.values()))
+    with writing(out, one.settings, one.parents, folder=True):
+        there = {name: read_reusable(path, TABLES[name], wanted[name]) for name, path in paths.items()}
+        tables = {name: table for name, table in there.items() if table is not None}
+        if len(tables) < len(paths):
+            tables = _tables(train, test, held, settings, out, memory, threads)
+            for name, table in tables.items():
+                write_csv(paths[name], table, wanted[name])
+        logger.info("%s", render(tables["yield.csv"], tau))
+        yield from paths.values()
 
 
 def _tables(

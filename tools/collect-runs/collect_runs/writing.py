@@ -12,6 +12,7 @@ from saetools.files.ap_tables import name_scorers
 from saetools.files.atomic import write_text
 from saetools.files.formats import COLLECTED_RUNS
 from saetools.files.provenance import Provenance
+from saetools.files.reuse import writing
 from saetools.files.tables import write_csv
 
 LATEX_SPECIAL = {
@@ -46,10 +47,11 @@ def write(
     target: Path, table: pd.DataFrame, format: str, settings: Mapping[str, object], parents: Sequence[str]
 ) -> None:
     """Write the table; a CSV with its sidecar: the settings, and the uids of the tables it was made from."""
-    if format == "csv":
-        write_csv(target, table, Provenance.of(COLLECTED_RUNS, "collect-runs", settings, parents))
-    else:
-        write_text(target, render(table, format))
+    with writing(target, {**settings, "format": format}, parents):
+        if format == "csv":
+            write_csv(target, table, Provenance.of(COLLECTED_RUNS, "collect-runs", settings, parents))
+        else:
+            write_text(target, render(table, format))
 
 
 def _plain(cell: object) -> object:

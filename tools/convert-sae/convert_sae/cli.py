@@ -65,6 +65,7 @@ def convert_sae(
 
     Prints OUT. Written for saev or SAELens, the input normalisation is folded into the weights.
     """
+    from saetools.files.reuse import writing
     from saetools.scorers.file import load_scorer
     from saetools.scorers.record import save_scorer
     from saetools.scorers.sae import SAE
@@ -81,22 +82,25 @@ def convert_sae(
         raise UsageError(f"--acts: only .h5 files record the model and layer; {out} is none")
     if not source.is_dir() and (why := why_unreadable(source)):
         raise UserError(f"{source}: {why}; expected an SAE, as a file or a folder")
-    if out.exists():
-        raise UserError(f"{out}: it exists already; remove it, or choose another name")
-    if source.suffix == ".pt" and not source.is_dir():
-        found = read_saev(source, centred=centred, threshold=threshold, as_topk=as_topk)
-    elif centred is not None or threshold is not None or as_topk:
-        raise UsageError("--centred, --threshold and --as-topk: they are for saev checkpoints (.pt)")
-    else:
-        found = load_scorer(source)
-    if not isinstance(found.scorer, SAE):
-        raise UserError(f"{source}: a scorer of kind {found.kind}; only SAEs can be converted")
-    if out.suffix == ".h5":
-        save_scorer(out, _as_ours(source, found, acts or [], layer))
-    elif out.suffix == ".pt":
-        write_saev(out, found.scorer)
-    else:
-        write_saelens(out, found.scorer, metadata_of(found))
+    given = {"source": str(source.absolute()), "acts": [str(path) for path in acts or []], "layer": layer}
+    how = {"centred": centred, "threshold": threshold, "as_topk": as_topk}
+    with writing(out, {**given, **how}, folder=out.is_dir()):
+        if out.exists():
+            raise UserError(f"{out}: it exists already; remove it, or choose another name")
+        if source.suffix == ".pt" and not source.is_dir():
+            found = read_saev(source, centred=centred, threshold=threshold, as_topk=as_topk)
+        elif centred is not None or threshold is not None or as_topk:
+            raise UsageError("--centred, --threshold and --as-topk: they are for saev checkpoints (.pt)")
+        else:
+            found = load_scorer(source)
+        if not isinstance(found.scorer, SAE):
+            raise UserError(f"{source}: a scorer of kind {found.kind}; only SAEs can be converted")
+        if out.suffix == ".h5":
+            save_scorer(out, _as_ours(source, found, acts or [], layer))
+        elif out.suffix == ".pt":
+            write_saev(out, found.scorer)
+        else:
+            write_saelens(out, found.scorer, metadata_of(found))
     config = found.scorer.config
     logger.info("%s: %s, %d latents of width %d", out, config.activation, config.d_sae, config.d_model)
     write_line(str(out))

@@ -177,9 +177,11 @@ def dump_acts(
     from dump_acts.plan import Contents, Plan, default_images_per_shard
     from dump_acts.recording import RunSettings, record
     from saetools.compute.devices import choose_device
+    from saetools.files.reuse import check_place
     from saetools.vision.models import load_model, outline_model
     from saetools.vision.pictures import DEEP_GREY, holds_deep_grey
 
+    check_place(out, folder=True)
     on_device = choose_device(device)
     outline = outline_model(
         model, weights=weights, mean=new_mean, std=new_std, native=native, layers=wanted_layers or [-1]

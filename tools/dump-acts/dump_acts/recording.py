@@ -19,6 +19,7 @@ from saetools.errors import UserError
 from saetools.files.atomic import remove_stale
 from saetools.files.formats import SHARDS
 from saetools.files.provenance import Provenance, first_difference
+from saetools.files.reuse import writing
 from saetools.shards.dtypes import int8_scale
 from saetools.shards.header import Examples, ShardHeader, shard_name
 from saetools.shards.reader import Shard
@@ -52,7 +53,13 @@ def record(model: VisionModel, plan: Plan, settings: RunSettings) -> Iterator[Pa
     settings, an image cannot be decoded, or an activation does not fit the dtype.
     """
     identity = _identity(model, plan, settings)
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    with writing(plan.folder, identity, folder=True):
+        yield from _record(model, plan, settings, identity)
+
+
+def _record(
+    model: VisionModel, plan: Plan, settings: RunSettings, identity: dict[str, Any]
+) -> Iterator[Path]:
     _check_folder(plan, identity)
     todo = plan.missing()
     for shard in todo:

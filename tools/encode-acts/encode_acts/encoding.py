@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from saetools.cli.progress import Progress
 from saetools.errors import UserError
 from saetools.files.formats import LATENTS
 from saetools.files.provenance import Provenance, first_difference
-from saetools.files.reuse import check_reusable
+from saetools.files.reuse import check_place, check_reusable, writing
 from saetools.latents.file import LatentsFile
 from saetools.latents.header import LatentsHeader, latents_name
 from saetools.latents.writer import new_latents
@@ -46,8 +47,23 @@ def encode_shards(
 
     Raises UserError where the scorer was not made for these shards, or `folder` holds latents of other settings.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    check_place(folder, folder=True)
     _check_folder(folder, scorer, settings)
+    arriving = iter(shards)
+    for first in arriving:
+        given = {**asdict(settings), "scorer": scorer.uid, "code": scorer.code}
+        with writing(folder, {**given, "recording": first.provenance.settings}, folder=True):
+            _check_folder(folder, scorer, settings)
+            yield from _encode_missing(chain([first], arriving), scorer, folder, settings, device)
+
+
+def _encode_missing(
+    shards: Iterable[Shard],
+    scorer: ScorerChoice,
+    folder: Path,
+    settings: EncodingSettings,
+    device: torch.device,
+) -> Iterator[Path]:
     encoder: Encoder | None = None
     with Progress("encoding", total=None, unit="images") as progress:
         for shard in shards:

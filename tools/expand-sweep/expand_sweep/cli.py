@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,6 +92,7 @@ def expand_sweep(
     from expand_sweep.slurm.submitted import SWEEP, Submitted, check_as_submitted, save_submitted
     from expand_sweep.sweep import read_sweep
     from expand_sweep.tasks import expand, write_runs
+    from saetools.files.reuse import writing
 
     settings, before = set_ or [], None
     if sweep_file.is_dir():
@@ -121,10 +123,15 @@ def expand_sweep(
 
         sys.stdout.writelines(render_makefile(sweep, tasks, context))
     elif (folder := sbatch or resubmit) is not None:
-        _write_arrays(folder, sweep, tasks, context, max_array, only_missing=sbatch is None)
         known = [*(before.settings if before is not None else []), *settings]
         as_given = Submitted(known, max_parallel, str(context.root), str(folder.absolute()))
-        save_submitted(folder, context.state, sweep, as_given)
+        with writing(
+            folder,
+            {**asdict(as_given), "sweep": str(sweep.table), "again": resubmit is not None},
+            folder=True,
+        ):
+            _write_arrays(folder, sweep, tasks, context, max_array, only_missing=sbatch is None)
+            save_submitted(folder, context.state, sweep, as_given)
     else:
         for name in step or tasks:
             if name not in tasks:

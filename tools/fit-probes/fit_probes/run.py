@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from saetools.cli.slices import WHOLE, Slice
 from saetools.errors import UserError, some_of
 from saetools.files.formats import LATENT_TABLE, PROBE_SUMMARY, PROBE_TABLE, PROBES, Format
 from saetools.files.provenance import Provenance
-from saetools.files.reuse import read_reusable
+from saetools.files.reuse import read_reusable, writing
 from saetools.files.tables import write_csv
 from saetools.labels.splits import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
 from saetools.labels.tables import trait_table_digest
@@ -73,21 +74,29 @@ class ProbeRun:
                 f"{train.files[0].path}: no training row has a label that is not ignored; give others as `train`"
             )
         self._tau = choose_tau(settings.tau, self.splits)
-        out.mkdir(parents=True, exist_ok=True)
         self._memory, self._device, self._threads = memory, device, threads
 
     def run_part(self, part: Slice) -> Iterator[Path]:
         """Fit part I of N of the classes into a file of its own."""
         path = self.out / part_name(part)
         wanted = self._provenance(PROBES, part)
-        if path.exists():
-            load_probes(path, wanted)
-        else:
-            save_probes(path, self._fit(part), wanted)
-        yield path
+        with self._writing():
+            if path.exists():
+                load_probes(path, wanted)
+            else:
+                save_probes(path, self._fit(part), wanted)
+            yield path
 
     def run_all(self) -> Iterator[Path]:
         """Fit all classes, or merge the parts that exist; then test, and write the tables."""
+        with self._writing():
+            yield from self._run_all()
+
+    def _writing(self) -> AbstractContextManager[None]:
+        settings = {**self._identity, "tau": self._tau}
+        return writing(self.out, settings, [*self.train.uids, *self.test.uids], folder=True)
+
+    def _run_all(self) -> Iterator[Path]:
         path = self.out / NAME
         wanted = self._provenance(PROBES, WHOLE)
         if path.exists():

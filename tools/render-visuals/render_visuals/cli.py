@@ -217,6 +217,8 @@ def heatmap_command(
     from render_visuals.analysis.heat_matrix import group_images, heat_matrix
     from render_visuals.plots.heatmap import draw_heatmap
     from render_visuals.tables import check_latent_numbers, latents_of_table
+    from saetools.files.provenance import command_line
+    from saetools.files.reuse import writing
     from saetools.latents.reader import open_latents
 
     found = open_latents(latents)
@@ -224,8 +226,9 @@ def heatmap_command(
         chosen = latents_of_table(from_table, found.header)
     if chosen is not None:
         chosen = check_latent_numbers(chosen, found.n_latents, str(from_table or "--latents"))
-    groups = group_images(by, found.paths, images, table)
-    draw_heatmap(heat_matrix(found, groups, chosen, n_latents), groups, out)
+    with writing(out, {"command": command_line()}):
+        groups = group_images(by, found.paths, images, table)
+        draw_heatmap(heat_matrix(found, groups, chosen, n_latents), groups, out)
     write_line(str(out))
 
 
@@ -276,6 +279,8 @@ def plot_command(
     from render_visuals.plots.kinds import KINDS, draw_kind
     from render_visuals.plots.sweep_plots import ERRORS
     from saetools.errors import near_names
+    from saetools.files.provenance import command_line
+    from saetools.files.reuse import writing
 
     if kind not in KINDS:
         raise UsageError(
@@ -285,7 +290,8 @@ def plot_command(
         raise UsageError(
             f"--y {y}: it is an option of front, one of {', '.join(ERRORS)}{near_names(y, list(ERRORS))}"
         )
-    save_figure(draw_kind(kind, files, **({"y": y} if y is not None else {})), out)
+    with writing(out, {"command": command_line()}):
+        save_figure(draw_kind(kind, files, **({"y": y} if y is not None else {})), out)
     write_line(str(out))
 
 

@@ -14,7 +14,7 @@ from saetools.compute import devices
 from saetools.errors import UsageError
 from saetools.files.ap_tables import SCORER_FILES, list_scorer_files
 from saetools.files.formats import AP_TABLE
-from saetools.files.reuse import read_reusable
+from saetools.files.reuse import read_reusable, writing
 from saetools.files.tables import write_csv
 from saetools.labels.cub200 import CERTAIN
 from saetools.labels.dense import DenseSplits
@@ -133,15 +133,16 @@ def score_traits(
     maker = ApTable(train_set, test_set, labels, specs, settings)
     provenance = maker.provenance()
     target = None if out is None else Path(out)
-    table = None if target is None else read_reusable(target, AP_TABLE, provenance)
-    if table is not None and target is not None:
-        list_scorer_files(target, maker.scorer_files)
+    with writing(target, provenance.settings, provenance.parents):
+        table = None if target is None else read_reusable(target, AP_TABLE, provenance)
+        if table is not None and target is not None:
+            list_scorer_files(target, maker.scorer_files)
+            return table
+        with _score_folder(cache) as folder:
+            table = maker.make(folder, chosen_device, None if save_scorer is None else Path(save_scorer))
+        if target is not None:
+            write_csv(target, table, provenance, {SCORER_FILES: maker.scorer_files})
         return table
-    with _score_folder(cache) as folder:
-        table = maker.make(folder, chosen_device, None if save_scorer is None else Path(save_scorer))
-    if target is not None:
-        write_csv(target, table, provenance, {SCORER_FILES: maker.scorer_files})
-    return table
 
 
 def _size(size: int | str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pandas as pd
 from saetools.cli.paths import iterate_paths
 from saetools.compute import devices
 from saetools.errors import UsageError, UserError, near_names
+from saetools.files.reuse import writing
 from saetools.log import logger
 from saetools.scorers.file import with_origin
 from saetools.scorers.sae import SAE
@@ -20,7 +22,7 @@ from saetools.shards.header import as_paths, check_same_source
 from saetools.shards.held_out import check_no_overlap
 from saetools.shards.reader import Shard, Shards, ShardSet, check_complete, choose_layer, open_shards
 from saetools.shards.token_source import ShardSource, all_blocks
-from train_sae.checkpoint import Trained, describe, load_trained, result, save
+from train_sae.checkpoint import Trained, describe, identity, load_trained, result, save
 from train_sae.config import SAETraining
 from train_sae.loop import RunContext, evaluate, train
 from train_sae.memory import available_bytes, groups
@@ -162,9 +164,12 @@ def train_all(
     context = RunContext(source, place, ranks, checkpoint_every, Trackers.open(tensorboard, wandb))
     memory = available_bytes() // 2 if sae_memory is None else sae_memory
     try:
-        for trained in _train_missing(runs, context, validation, memory):
-            if ranks.rank == 0:
-                yield trained
+        with ExitStack() as claims:
+            for run in runs:
+                claims.enter_context(writing(run.out, *identity(run.settings, source, validation)))
+            for trained in _train_missing(runs, context, validation, memory):
+                if ranks.rank == 0:
+                    yield trained
     finally:
         context.trackers.close()
         ranks.leave()

@@ -111,6 +111,14 @@ def load_trained(
     return Trained(found, read_csv(metrics_path(out), TRAINING_METRICS)[0], out)
 
 
+def identity(
+    settings: TrainingSettings, source: ShardSource, validation: ShardSet | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Settings and parents, as the files will record them; of shards that are still arriving, what all share."""
+    recording = {**_recorded(settings, source, validation), "recording": source.header.source()}
+    return recording, _parents(source) if source.all_arrived else []
+
+
 def describe(summary: Mapping[str, float]) -> str:
     """The evaluation in one line."""
     return (

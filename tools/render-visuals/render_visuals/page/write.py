@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from render_visuals.analysis.heat_matrix import group_images, heat_matrix
+from render_visuals.analysis.heat_matrix import Groups, group_images, heat_matrix
 from render_visuals.analysis.kernels import lower_edge
 from render_visuals.analysis.similar import nearest_latents
 from render_visuals.analysis.survey import ImageIndex, Survey, survey
@@ -24,6 +24,7 @@ from render_visuals.pictures.redraw import content_key, file_stat
 from saetools.errors import UserError
 from saetools.files.atomic import write_text
 from saetools.files.provenance import command_line
+from saetools.files.reuse import check_place, writing
 from saetools.latents.reader import LatentsSet
 from saetools.log import logger
 from saetools.vision.heat import MAX_ALPHA, MIN_ALPHA, STOPS, label_colours
@@ -54,15 +55,22 @@ class PageSettings:
 
 def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
     """Write what has changed; returns the path of index.html, which exists only while the page is complete."""
-    site, index = settings.out, settings.out / "index.html"
+    site = settings.out
+    check_place(site, folder=True)
     check_images(settings.root, latents.paths, latents.files[0].path.parent)
     if settings.scorer is not None and not settings.scorer.exists():
         raise UserError(f"{settings.scorer}: no such file; expected the scorer file that made these latents")
     known = read_tables(settings.tables, latents.header, settings.scorer, settings.label_names)
     groups = group_images(settings.by, latents.paths, settings.root, settings.by_table)
-    image_index = ImageIndex(latents)
     _check_folder(site)
     key = _key(latents, settings)
+    with writing(site, {"what the page is made of": key}, folder=True):
+        return _write(latents, settings, known, groups, key)
+
+
+def _write(latents: LatentsSet, settings: PageSettings, known: Annotations, groups: Groups, key: str) -> Path:
+    site, index = settings.out, settings.out / "index.html"
+    image_index = ImageIndex(latents)
     whole = _key_of_page(index) == key
     neighbours = None
     if not whole:
@@ -71,7 +79,6 @@ def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
         ):  # first: a broken scorer is refused before anything is removed or drawn
             neighbours = nearest_latents(settings.scorer, latents.header, N_NEIGHBOURS)
         index.unlink(missing_ok=True)
-    site.mkdir(parents=True, exist_ok=True)
     draw_thumbnails(latents, image_index, settings.root, site, settings.workers)
     if whole:
         logger.info("%s: nothing to do: made of the same files with the same settings", site)

@@ -17,6 +17,7 @@ from render_visuals.tables import check_latent_numbers
 from saetools.errors import UserError
 from saetools.files.formats import LATENT_PICTURES
 from saetools.files.provenance import Provenance
+from saetools.files.reuse import check_place, writing
 from saetools.files.tables import write_csv
 from saetools.latents.reader import LatentsSet
 from saetools.vision.model_input import check_images
@@ -96,6 +97,7 @@ class _Shown:
 
 def draw_latents(latents: LatentsSet, settings: PictureSettings) -> Path:
     """Draw the pictures that have changed and write index.csv; returns its path."""
+    check_place(settings.out, folder=True)
     source = latents.files[0].path.parent
     check_images(settings.root, latents.paths, source)
     found = survey(latents, settings.top, settings.selection.seed)
@@ -105,17 +107,15 @@ def draw_latents(latents: LatentsSet, settings: PictureSettings) -> Path:
     heat = activation_maps(
         latents, image_index, np.array([one.latent for one in shown]), np.array([one.image for one in shown])
     )
-    settings.out.mkdir(parents=True, exist_ok=True)
-    tasks = _tasks(latents, image_index, found, chosen, shown, heat, settings)
-    draw_changed("drawing", draw_latent, [(task.target, task.key, task) for task in tasks], settings.workers)
     index = settings.out / "index.csv"
     choice = {"chosen": chosen, "top": settings.top, "spread": settings.spread, "seed": settings.selection.seed,
               "scorer": latents.header.scorer, "kind": latents.header.kind}  # fmt: skip
-    write_csv(
-        index,
-        _index(latents, found, tasks, chosen),
-        Provenance.of(LATENT_PICTURES, "render-visuals latents", choice, latents.uids),
-    )
+    provenance = Provenance.of(LATENT_PICTURES, "render-visuals latents", choice, latents.uids)
+    with writing(settings.out, {**choice, "names": settings.label_names}, latents.uids, folder=True):
+        tasks = _tasks(latents, image_index, found, chosen, shown, heat, settings)
+        pictures = [(task.target, task.key, task) for task in tasks]
+        draw_changed("drawing", draw_latent, pictures, settings.workers)
+        write_csv(index, _index(latents, found, tasks, chosen), provenance)
     return index
 
 

@@ -13,8 +13,8 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
 
+from saetools.compute.kernels.compiled import njit
 from saetools.compute.kernels.flags import FAST
 from saetools.compute.threads import Workers, even_pieces
 

@@ -15,9 +15,10 @@ The lowest group needs no sorting, as c_G = P and n_G = N: where 95% of the scor
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from saetools.compute.kernels.compiled import njit
 from saetools.compute.kernels.flags import CACHED, PLAIN_KERNELS
 
 LABEL_BITS = 32  # traits in one word of label bits, which the CPU handles together

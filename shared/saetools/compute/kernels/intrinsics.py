@@ -14,8 +14,8 @@ It is not imported then, results are the same, and kernels are slower and compil
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from saetools.compute.kernels.compiled import njit
 from saetools.compute.kernels.flags import PLAIN_KERNELS
 from saetools.compute.selection import SIMD_WIDTH
 

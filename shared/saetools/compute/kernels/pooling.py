@@ -4,7 +4,8 @@ Each runs on one core without the GIL; arguments are checked by the caller.
 """
 
 import numpy as np
-from numba import njit
+
+from saetools.compute.kernels.compiled import njit
 
 PROTOTYPE_BLOCK = 256  # prototypes handled together, so that their largest values stay in the first cache
 

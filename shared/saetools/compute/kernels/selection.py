@@ -1,8 +1,8 @@
 """Which latents are active: the largest pre-activations of a token, or those above a threshold."""
 
 import numpy as np
-from numba import njit
 
+from saetools.compute.kernels.compiled import njit
 from saetools.compute.kernels.flags import FAST
 from saetools.compute.kernels.intrinsics import (
     LARGEST,

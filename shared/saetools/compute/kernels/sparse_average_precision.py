@@ -4,7 +4,8 @@
 """
 
 import numpy as np
-from numba import njit
+
+from saetools.compute.kernels.compiled import njit
 
 
 @njit(error_model="numpy", cache=True, nogil=True)

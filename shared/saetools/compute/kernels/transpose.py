@@ -1,6 +1,6 @@
 """Active latents of rows, transposed to rows of latents, max-pooled over images, and put together from pieces."""
 
-from numba import njit
+from saetools.compute.kernels.compiled import njit
 
 
 @njit(error_model="numpy", cache=True, nogil=True)

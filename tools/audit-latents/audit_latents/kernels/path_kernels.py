@@ -11,7 +11,8 @@ iterations are taken, not where they end.
 import math
 
 import numpy as np
-from numba import njit
+
+from saetools.compute.kernels.compiled import njit
 
 # A weight p (1 - p) below this makes the quadratic model useless; glmnet's bound.
 MIN_WEIGHT = 1e-5

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from numba import njit
 
 from fit_probes.kernels.newton import (
     ACTIVE,
@@ -20,6 +19,7 @@ from fit_probes.kernels.newton import (
     fill_bins,
     minimise,
 )
+from saetools.compute.kernels.compiled import njit
 
 # Columns of `total` {C, 4}, what is known of each class before any latent is looked at.
 MASS, SOME_POSITIVE, SOME_NEGATIVE, LOGIT = range(4)

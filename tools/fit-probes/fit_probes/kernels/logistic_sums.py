@@ -11,7 +11,8 @@ that LLVM vectorises them; everything is float64.
 import math
 
 import numpy as np
-from numba import njit
+
+from saetools.compute.kernels.compiled import njit
 
 RUN = 960
 """Most values per call: the product of 960 factors in (1, 2] stays below the largest float64."""

@@ -2,7 +2,7 @@
 
 import math
 
-from numba import njit
+from saetools.compute.kernels.compiled import njit
 
 
 @njit(error_model="numpy", cache=True, nogil=True)

@@ -9,9 +9,9 @@ The steps are invariant under affine changes of z, so z may be shifted and scale
 import math
 
 import numpy as np
-from numba import njit
 
 from fit_probes.kernels.logistic_sums import RUN, bin_sums, nonzero_sums
+from saetools.compute.kernels.compiled import njit
 
 # Columns of `pair`, the state of each class. The first eight are set by the caller.
 POSITIVES, POSITIVE_Z, ZERO_POSITIVES, RIDGE, WEIGHT, BIAS, CE, DECREMENT = range(8)

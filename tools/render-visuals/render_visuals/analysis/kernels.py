@@ -6,8 +6,9 @@ Histograms have four bins to an octave, from 2^-12 to 2^12, in equal steps withi
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from saetools.compute.kernels.compiled import njit
 
 FIRST_BIN = (127 - 12) * 4  # of a float32's bits, shifted right by 21: exponent (bias 127) and two bits
 N_BINS = 24 * 4
@@ -19,14 +20,14 @@ def lower_edge(place: int) -> float:
     return 2.0 ** (octave - 12) * (1 + quarter / 4)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _bin(bits):
     """The bin of a positive float32 by its bits: its exponent and the first two bits of its mantissa."""
     place = np.int64(bits >> np.uint32(21)) - FIRST_BIN
     return min(max(place, 0), N_BINS - 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _hash(a, b):
     """A pseudo-random number of a pair, which does not depend on the order of the work."""
     h = np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(b) * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -36,7 +37,7 @@ def _hash(a, b):
     return np.uint32(h >> np.uint64(32))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def survey_rows(
     indptr, latent_e, value_e, bits_e, n_patches, first_image, seed,
     count_k, sum_k, n_images_k, top_value, top_image, hist, image_hist,
@@ -82,7 +83,7 @@ def survey_rows(
                 top_image[k, t] = image
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def gather_image(indptr, latent_e, value_e, slot_k, pair_out, patch_out, value_out):
     """The activations of one image whose latent has a slot: (slot, patch, value), in the order of patches."""
     n = 0
@@ -97,7 +98,7 @@ def gather_image(indptr, latent_e, value_e, slot_k, pair_out, patch_out, value_o
     return n
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def image_maxima(indptr, latent_e, value_e, n_patches, max_nk):
     """max_nk {N, K}, zeros at first, becomes each image's largest value of each latent."""
     for i in range((len(indptr) - 1) // n_patches):
@@ -106,7 +107,7 @@ def image_maxima(indptr, latent_e, value_e, n_patches, max_nk):
                 max_nk[i, latent_e[e]] = value_e[e]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def image_maxima_of(indptr, latent_e, value_e, n_patches, column_k, max_nm):
     """As image_maxima, for the latents that have a column."""
     for i in range((len(indptr) - 1) // n_patches):
@@ -116,7 +117,7 @@ def image_maxima_of(indptr, latent_e, value_e, n_patches, column_k, max_nm):
                 max_nm[i, column] = value_e[e]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def sum_rows(indptr, latent_e, value_e, rows, out_k):
     """Adds the codes of the given rows, each divided by its norm, to out_k {K}."""
     for r in rows:
@@ -128,7 +129,7 @@ def sum_rows(indptr, latent_e, value_e, rows, out_k):
                 out_k[latent_e[e]] += value_e[e] / np.sqrt(square)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def best_likeness(indptr, latent_e, value_e, n_patches, templates_km, best_nm):
     """best_nm {N, M}: over an image's patches, the largest cosine of the patch's code with each template."""
     m = templates_km.shape[1]
@@ -150,7 +151,7 @@ def best_likeness(indptr, latent_e, value_e, n_patches, templates_km, best_nm):
                         best_nm[i, j] = likeness
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def group_sums(
     indptr, latent_e, value_e, n_patches, group_n, sum_gk, square_k, fires_k, best_k, stamp_k, touched_k
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,8 @@ def new_figure(width: float, height: float) -> Figure:
     """A figure of this size in inches, drawn without a window system or any setting of the user's."""
     # An unknown backend in the environment would end matplotlib's import; none is needed.
     os.environ["MPLBACKEND"] = "agg"
+    # Its cache of fonts goes to a temporary folder where the home folder cannot be written; nobody needs to be told.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg

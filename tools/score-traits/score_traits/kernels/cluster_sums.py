@@ -1,6 +1,6 @@
 """Compiled loop of `score_traits.kmeans`. It runs on one core; arguments are checked by the caller."""
 
-from numba import njit
+from saetools.compute.kernels.compiled import njit
 
 
 @njit(nogil=True, cache=True)

@@ -1,8 +1,8 @@
 """The elementwise parts of the step whose codes are dense; a row is a latent, a column a token."""
 
 import numpy as np
-from numba import njit
 
+from saetools.compute.kernels.compiled import njit
 from saetools.compute.kernels.flags import FAST
 
 

@@ -1,8 +1,8 @@
 """Selection by products rounded to bfloat16, made exact by scoring all that their error leaves open."""
 
 import numpy as np
-from numba import njit
 
+from saetools.compute.kernels.compiled import njit
 from saetools.compute.kernels.flags import FAST
 from saetools.compute.kernels.intrinsics import narrow, prefetch, widen
 from saetools.compute.kernels.selection import (

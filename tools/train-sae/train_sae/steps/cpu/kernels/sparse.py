@@ -1,8 +1,8 @@
 """Kernels on lists of active latents: decoding, gradients of the active values, sorting by latent, thinning out."""
 
 import numpy as np
-from numba import njit
 
+from saetools.compute.kernels.compiled import njit
 from saetools.compute.kernels.flags import FAST
 from saetools.compute.kernels.intrinsics import prefetch
 

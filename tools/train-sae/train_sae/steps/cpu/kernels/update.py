@@ -1,8 +1,8 @@
 """Gradients of a latent's two rows, and Adam on them, in one pass over the parameters."""
 
 import numpy as np
-from numba import njit
 
+from saetools.compute.kernels.compiled import njit
 from saetools.compute.kernels.flags import FAST
 from saetools.compute.kernels.intrinsics import prefetch
 

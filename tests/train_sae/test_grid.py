@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -15,7 +16,9 @@ from small_shards import clustered_acts, write_shards
 from saetools.errors import UserError
 from saetools.scorers.file import load_scorer
 from train_sae import loop
+from train_sae.api import train_all
 from train_sae.cli import app
+from train_sae.config import SAETraining
 from train_sae.grids import parse_grid, read_sweep
 
 SMALL = ["--d-sae", 48, "--k", 4, "--batch-size", 128, "--tokens", "4k", "--log-every", 10, "--device", "cpu"]
@@ -150,6 +153,28 @@ def test_consume_has_one_pass(shards: list[Path], tmp_path: Path) -> None:
     again = train(*given, "--grid", "lr=1e-4,3e-4")
     assert again.stderr.count("it is trained already") == 2
     assert all(path.exists() for path in acts)
+
+
+def test_fewer_tokens_than_an_epoch_let_the_recorder_end(tmp_path: Path) -> None:
+    """As dump-acts with --max-disk: it records the next shard once there is room, so all must be deleted."""
+    made = write_shards(tmp_path / "made", clustered_acts(240), n_shards=12)
+    val = write_shards(
+        tmp_path / "val", clustered_acts(30, seed=1), n_shards=1, paths=[f"val/{i}" for i in range(30)]
+    )
+    folder = tmp_path / "acts"
+    folder.mkdir()
+
+    def recorded() -> Iterator[Path]:
+        for path in made:
+            assert len(list(folder.iterdir())) < 3, "the recorder waits for room, and training for its shard"
+            yield path.rename(folder / path.name)
+
+    config = SAETraining(d_sae=16, k=2, batch_size=128, tokens=384)
+    out = tmp_path / "sae.h5"
+    (trained,) = train_all(recorded(), {out: config}, val=val, arriving=True, consume=True, device="cpu")
+    assert trained.record.trained_on["tokens"] == 384
+    assert len(trained.record.provenance.parents) == 12
+    assert not list(folder.iterdir())
 
 
 def test_grids_on_the_command_line() -> None:

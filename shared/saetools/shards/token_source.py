@@ -143,6 +143,15 @@ class ShardSource:
         """All shards, once the last one has arrived."""
         return list(self._arrivals())
 
+    def finish(self) -> None:
+        """After the last token was read, wait for the shards that have not arrived.
+
+        Those that are to be consumed go as they come: a recorder with --max-disk waits for that, else for ever.
+        """
+        for shard in self._arrivals():
+            if self.consume and self.arriving:
+                shard.path.unlink(missing_ok=True)
+
     def identities(self) -> list[str]:
         """Digests of the shards that have arrived, in order; equal for a shard that was recorded again."""
         return [

@@ -80,7 +80,7 @@ def train(runs: Sequence[Run], context: RunContext) -> list[Trainer]:
             logger.info("%s: resumes after step %d", trainer.run.out, trainer.n_done)
     try:
         run_steps(trainers, stream, source, context, skip)
-        source.all_shards()
+        source.finish()
         for trainer, found in states.items():
             if found is not None:  # those that had not arrived yet at the resume
                 _check_shards(trainer, found[1], source)

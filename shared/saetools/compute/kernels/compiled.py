@@ -34,9 +34,8 @@ def njit(**options: Any) -> Callable[[Any], Any]:
             _tell(folder)
             if folder is None:
                 return numba.njit(**{**options, "cache": False})(function)
-            os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(
-                folder
-            )  # worker processes get it too
+            os.environ["NUMBA_CACHE_DIR"] = str(folder)  # worker processes get it too
+            numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
             kernel = numba.njit(**options)(function)
         _forgive(kernel._cache)
         return kernel

@@ -105,10 +105,7 @@ def dump_acts(
         ),
     ] = "1/1",
     on_bad_image: Annotated[
-        str,
-        typer.Option(
-            help="Images that cannot be decoded: fail, or skip (omit them and list them in the shard)."
-        ),
+        str, typer.Option(help="Images that cannot be decoded: fail, or skip (the shard lists them).")
     ] = "fail",
     max_disk: Annotated[
         str | None,
@@ -120,10 +117,7 @@ def dump_acts(
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 32,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes that decode images.")] = 2,
     precision: Annotated[
-        str,
-        typer.Option(
-            help="Precision of the forward pass: float32, float16, bfloat16; auto: float16 on a GPU."
-        ),
+        str, typer.Option(help="Precision of the model: float32, float16, bfloat16; auto: float16 on a GPU.")
     ] = "auto",
     device: DeviceOption = "auto",
     verbose: VerboseOption = False,

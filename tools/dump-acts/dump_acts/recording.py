@@ -54,12 +54,10 @@ def record(model: VisionModel, plan: Plan, settings: RunSettings) -> Iterator[Pa
     """
     identity = _identity(model, plan, settings)
     with writing(plan.folder, identity, folder=True):
-        yield from _record(model, plan, settings, identity)
+        yield from _fill(model, plan, settings, identity)
 
 
-def _record(
-    model: VisionModel, plan: Plan, settings: RunSettings, identity: dict[str, Any]
-) -> Iterator[Path]:
+def _fill(model: VisionModel, plan: Plan, settings: RunSettings, identity: dict[str, Any]) -> Iterator[Path]:
     _check_folder(plan, identity)
     todo = plan.missing()
     for shard in todo:

@@ -210,7 +210,7 @@ def test_killed_it_leaves_nothing_under_a_final_name(shards: list[Path], tmp_pat
             10,
         ]
         process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE)
-        while process.poll() is None and not list(folder.iterdir()):
+        while process.poll() is None and not (folder / ".sae.h5.training").exists():
             time.sleep(0.05)
         assert process.poll() is None
         process.send_signal(kind)
@@ -219,6 +219,8 @@ def test_killed_it_leaves_nothing_under_a_final_name(shards: list[Path], tmp_pat
         assert not [path for path in folder.iterdir() if not path.name.startswith(".")]
         if kind != signal.SIGKILL:
             assert {path.name for path in folder.iterdir()} == {".sae.h5.training"}  # to go on from
+        else:
+            assert (folder / ".sae.h5.lock").exists()  # the next run takes it over
 
 
 @pytest.mark.parametrize(

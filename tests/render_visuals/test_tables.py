@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from saetools.files.formats import (
     Format,
 )
 from saetools.files.provenance import Provenance
-from saetools.files.tables import write_csv
+from saetools.files.tables import write_csv, write_sidecar
 from saetools.latents.reader import open_latents
 
 render = runner("render-visuals", app)
@@ -123,7 +124,7 @@ def test_an_ap_table_of_another_sae_is_refused(case: tuple[Path, Path], tmp_path
     root, latents = case
     table = write_ap(tmp_path / "ap.csv")
     text = table.with_name("ap.csv.json").read_text()
-    table.with_name("ap.csv.json").write_text(text.replace(MINE, "8" * 32))
+    write_sidecar(table, json.loads(text.replace(MINE, "8" * 32)))
     for command in (
         ["latents", latents, "--images", root, "--out", tmp_path / "out", "--from", table],
         ["page", latents, "--images", root, "--out", tmp_path / "site", "--table", table],

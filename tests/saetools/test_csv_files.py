@@ -104,6 +104,23 @@ def test_tables_with_sidecars_of_earlier_versions(tmp_path: Path, text: bytes, s
         read_csv(path, AP_TABLE)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"a,b\n1\n", "line 2 has 1 fields, the header 2"),
+        (b"a,b\n1,2,3\n", "line 2 has 3 fields, the header 2"),  # to pandas 1 is an index, 2 the value of a
+        (b"a,a\n1,2\n", "two columns are called 'a'"),
+    ],
+)
+def test_cells_of_older_tables_stay_in_their_columns(tmp_path: Path, text: bytes, said: str) -> None:
+    path = tmp_path / "a.csv"
+    write(path, pd.DataFrame({"a": [1], "b": [2]}))
+    without(path, "sha256", "xxh3_128")
+    path.write_bytes(text)
+    with pytest.raises(UserError, match=rf"a\.csv: {said}|a\.csv: line 1: {said}"):
+        read_csv(path, AP_TABLE)
+
+
 def test_the_sidecar_has_the_sha256_of_the_file(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", pd.DataFrame({"trait": ["é", "b"]}))
     values = json.loads((tmp_path / "a.csv.json").read_text())

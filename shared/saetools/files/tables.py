@@ -18,6 +18,7 @@ from saetools.files.formats import TABLES, Format
 from saetools.files.provenance import Provenance, canonical_json, check_format
 from saetools.files.reading import parse_json, read_bytes
 from saetools.files.seal import warn_unchecked
+from saetools.files.user_csv import read_user_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +76,10 @@ def read_csv(path: Path, formats: Format | Sequence[Format]) -> tuple[pd.DataFra
         table = pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""])
     except (ValueError, pd.errors.ParserError) as error:
         raise UserError(f"{path}: it is not a CSV table in UTF-8 ({str(error).strip()}); {again}") from error
+    if SHA256 not in values and len(table):
+        read_user_csv(
+            path, f"a CSV table; {again}"
+        )  # for pandas moves the cells of odd lines to other columns
     if values.get(ROWS, len(table)) != len(table):
         raise UserError(
             f"{path}: it has {len(table)} rows, but {sidecar_path(path).name} says {values[ROWS]}: it was cut short or"

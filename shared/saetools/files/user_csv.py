@@ -11,7 +11,8 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from saetools.errors import UserError, why_unreadable
+from saetools.errors import UserError
+from saetools.files.reading import read_bytes
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,9 @@ def read_user_csv(path: Path, expected: str, *, header: bool = True) -> UserCsv:
 
 def read_user_text(path: Path, expected: str) -> str:
     """The text of a file in UTF-8, without a byte order mark; raises UserError where it is none."""
-    if why := why_unreadable(path):
-        raise UserError(f"{path}: {why}; expected {expected}")
+    content = read_bytes(path, f"expected {expected}")
     try:
-        content = path.read_bytes()
         text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; expected {expected}") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(

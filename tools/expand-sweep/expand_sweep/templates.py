@@ -66,7 +66,7 @@ class Template:
             if part.name not in values:
                 raise fail(
                     self,
-                    f"{{{part.name}}} is not defined here{near_names(part.name, list(values))};"
+                    f"{{{part.name[:60]}}} is not defined here{near_names(part.name, list(values))};"
                     f" defined are {', '.join(sorted(values))}",
                 )
             value = values[part.name]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saetools.errors import UserError, some_of
-from saetools.files.ap_tables import rows_of_scorer
+from saetools.files.ap_tables import rows_of_scorer, scorer_files
 from saetools.files.formats import (
     AP_TABLE,
     LATENT_PICTURES,
@@ -101,6 +101,12 @@ def rows_of_latents(
         layer=header.layer,
         file=scorer,
     )
+    if scorer_files(path) is None and "checkpoint" in mine and mine["checkpoint"].notna().any():
+        logger.warning(
+            "%s: an earlier version wrote it, without the uids of its scorers: that these rows are of %s is known by"
+            " kind, size and layer only; score the file again to be sure",
+            *(path, mine["checkpoint"].dropna().iloc[0]),
+        )
     if len(mine) < len(table):
         logger.info(
             "%s: %d of %d rows belong to the scorer of these latents; the others are left out",
@@ -147,30 +153,34 @@ def latents_of_table(path: Path, header: LatentsHeader) -> list[int]:
 
 def numbers_of(path: Path, column: pd.Series) -> np.ndarray:
     """A column as float64, NaN where it is empty; raises UserError where a cell is no finite number."""
-    import pandas as pd
-
-    numbers = pd.to_numeric(column, errors="coerce")
-    wrong = ((numbers.isna() & column.notna()) | np.isinf(numbers.astype(np.float64))).to_numpy()
-    if wrong.any():
-        found = column.iloc[int(np.argmax(wrong))]
-        raise UserError(
-            f"{path}: the column {column.name!r} holds {str(found)[:60]!r}, expected finite numbers"
-        )
-    return numbers.to_numpy(np.float64)
+    numbers = _floats(column)
+    return _checked(path, column, numbers, np.isfinite(numbers) | column.isna().to_numpy(), "finite numbers")
 
 
 def whole_numbers(path: Path, column: pd.Series) -> np.ndarray:
     """A column of latents' numbers as int64; raises UserError where one is no whole number from 0."""
+    numbers = _floats(column)
+    good = (numbers >= 0) & (numbers < 2**53) & (numbers == np.floor(numbers))
+    return _checked(path, column, numbers, good, "numbers of latents, from 0").astype(np.int64)
+
+
+def _floats(column: pd.Series) -> np.ndarray:
+    """The cells as float64, NaN where one is no number."""
     import pandas as pd
 
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
-    wrong = ~((numbers >= 0) & (numbers < 2**53) & (numbers == np.floor(numbers)))
-    if wrong.any():
-        found = column.iloc[int(np.argmax(wrong))]
-        raise UserError(
-            f"{path}: the column {column.name!r} holds {str(found)[:60]!r}, expected numbers of latents, from 0"
-        )
-    return numbers.astype(np.int64)
+    try:
+        return pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    except OverflowError:  # whole numbers of hundreds of digits
+        return pd.to_numeric(column.astype(str) + ".0", errors="coerce").to_numpy(np.float64)
+
+
+def _checked(
+    path: Path, column: pd.Series, numbers: np.ndarray, good: np.ndarray, expected: str
+) -> np.ndarray:
+    if not good.all():
+        found = column.iloc[int(np.argmin(good))]
+        raise UserError(f"{path}: the column {column.name!r} holds {str(found)[:60]!r}, expected {expected}")
+    return numbers
 
 
 def check_latent_numbers(numbers: list[int], n_latents: int, where: str) -> list[int]:

@@ -88,7 +88,10 @@ def _text(value: Value) -> str:
         return ",".join(map(_text, value))
     if not isinstance(value, Text):
         raise fail(value, "expected a value, or a list of values")
-    found = yaml.safe_load(value) if value.plain else str(value)
+    try:
+        found = yaml.safe_load(value) if value.plain else str(value)
+    except (ValueError, yaml.YAMLError):  # 2026-13-01 is no date, and 5,000 digits are no number
+        found = str(value)
     return str(found).lower() if isinstance(found, bool) else str(found)
 
 

@@ -93,7 +93,8 @@ def read_tables(
             _add_latents(known, path, _with_class_names(table, names), header)
         else:
             raise UserError(
-                f"{path}: its columns are {', '.join(list(table.columns)[:8])}; expected latents.csv or probes.csv of"
+                f"{path}: its columns are {', '.join(name[:60] for name in list(table.columns)[:8])};"
+                " expected latents.csv or probes.csv of"
                 " fit-probes, or the AP table of score-traits"
             )
     return known

@@ -27,6 +27,7 @@ from tiny_models import VIT, make_folder, save_timm_weights
 from check_files.cli import app as check_app
 from dump_acts.cli import app
 from saetools.errors import UserError
+from saetools.shards.dtypes import word_sums
 from saetools.shards.reader import Shard, open_shards
 
 dump = runner("dump-acts", app)
@@ -204,7 +205,13 @@ def test_a_recording_without_digests_is_read_and_goes_on(
             del new["examples/digest"]
             told = json.loads(old.attrs["digests"])
             del told["/examples/digest"]
-            new.attrs.update({**old.attrs, "digests": json.dumps(told)})
+            new.attrs.update({**old.attrs, "digests": json.dumps(told), "format_version": 1})
+            for layer in (2, 5):
+                new[f"layer_{layer}/sums"][...] = word_sums(new[f"layer_{layer}/patches"][...])
+                told[f"/layer_{layer}/sums"] = (
+                    f"sha256:{hashlib.sha256(new[f'layer_{layer}/sums'][...].data).hexdigest()}"
+                )
+            new.attrs["digests"] = json.dumps(told)
     (out / "shard-000003.h5").unlink()
     assert len(dump(*settings(images, weights, out)).stdout.splitlines()) == 16
     shards = open_shards([out]).shards

@@ -40,8 +40,7 @@ def open_hdf5(path: Path, format: Format) -> Iterator[h5py.File]:
         seal = None if known else check_hdf5(raw, path, f"expected an HDF5 file of {format.name}; {again}")
     if seal is None and not known:
         check_by_probe(path, f"expected an HDF5 file of {format.name}; {again}")
-    # locking=False: files are complete before they have their names, and may lie on network disks
-    with reading(path, again), h5py.File(path, "r", locking=False) as file:
+    with reading(path, again), _open(path) as file:
         if not known:
             if found := links(file):
                 raise UserError(
@@ -50,6 +49,16 @@ def open_hdf5(path: Path, format: Format) -> Iterator[h5py.File]:
             check_version(seal, file.attrs.get("format_version"), format, path)
             _compared[path] = signature
         yield file
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        # locking=False: files are complete before they have their names, and may lie on network disks
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "locking flag" in str(error):  # somebody in this process, a notebook say, has it open with locking
+            return h5py.File(path, "r")
+        raise
 
 
 _compared: dict[Path, tuple[int, int, int]] = {}  # files as they were when their bytes were compared

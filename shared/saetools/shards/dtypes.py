@@ -105,9 +105,8 @@ def has_non_finite(stored: np.ndarray, dtype: str) -> bool:
 
 def row_sums(stored: np.ndarray) -> np.ndarray:
     """Checksums uint64 {N} of the rows of a C-contiguous array {N, ...}: XXH3-64, at the speed of memory."""
-    rows = stored.reshape(len(stored), -1).view(np.uint8)
-    assert rows.flags.c_contiguous
-    return np.array([xxhash.xxh3_64_intdigest(row.data) for row in rows], np.uint64)
+    assert stored.flags.c_contiguous
+    return np.array([xxhash.xxh3_64_intdigest(row.data) for row in stored.view(np.uint8)], np.uint64)
 
 
 def word_sums(stored: np.ndarray) -> np.ndarray:

@@ -235,6 +235,43 @@ def test_a_folder_says_what_is_wrong_with_each_file(copied: Path) -> None:
     assert wrong == [f"{copied}/acts/shard-000001.h5", f"{copied}/sae.h5"]
 
 
+def test_saes_of_other_libraries(sound: Path, tmp_path: Path) -> None:
+    for out in (tmp_path / "sae.pt", tmp_path / "saelens"):
+        convert_sae(sound / "sae.h5", out)
+        assert f"{out}: ok, scorer of kind sae, 32 prototypes of width 16" in check_files(out).stdout
+    assert check_files("--deep", tmp_path).stdout.count(": ok, ") == 2
+    content = bytearray((tmp_path / "sae.pt").read_bytes())
+    content[-3000] ^= 1
+    (tmp_path / "sae.pt").write_bytes(content)
+    (tmp_path / "saelens" / "cfg.json").write_text("[1]")
+    done = check_files(tmp_path, code=1)
+    assert done.stdout.count(": ok, ") == 0
+    assert "sae.pt: " in done.stdout and "saelens: " in done.stdout
+
+
+def test_links_to_folders_above_end(copied: Path) -> None:
+    (copied / "latents" / "up").symlink_to(copied)
+    (copied / "to-itself.h5").symlink_to(copied / "to-itself.h5")
+    done = check_files(copied, code=1)
+    assert f"{copied / 'latents' / 'up'}: it is a link to a folder that it is in" in done.stdout
+    assert f"{copied / 'to-itself.h5'}: " in done.stdout
+    assert f"{copied / 'sae.h5'}: ok" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.npz", "a.csv", "a.pt", "shard-000000.h5", "latents-000000.npz"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 5000, b"\x89HDF\r\n\x1a\n" + b"\xff" * 3000, b"PK\x03\x04", b"{" * 99999]
+)
+def test_whatever_a_file_holds_there_is_a_verdict(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    for sidecar in ({}, [], "x"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(sidecar))
+        done = check_files("--deep", tmp_path / name, code=1)
+        assert done.stdout.startswith(f"{tmp_path / name}: ")
+        assert len(done.stdout.splitlines()) == 1
+    assert len(check_files("--deep", tmp_path, code=1).stdout.splitlines()) >= 1
+
+
 def test_no_files(tmp_path: Path) -> None:
     assert "no such file" in error_lines(check_files(tmp_path / "none", code=1))
     (tmp_path / "empty").mkdir()

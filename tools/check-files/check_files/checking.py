@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from check_files.files import (
+    SAEV_SUFFIX,
     SUFFIXES,
     Facts,
     check_container,
@@ -22,6 +23,8 @@ from check_files.shards import check_folder_of_shards, check_shard
 from saetools.errors import UserError
 from saetools.files.formats import FORMATS, LATENTS, SCORERS, SHARDS
 from saetools.files.provenance import first_difference
+from saetools.files.reading import reading
+from saetools.scorers.saelens import is_saelens
 
 CHECKS: Mapping[str, Callable[[Path, bool], Facts]] = {
     SHARDS.name: check_shard,
@@ -48,7 +51,9 @@ class Verdict:
 
 
 def check_file(path: Path, deep: bool) -> Facts:
-    """Check a file by the format that it names; raises UserError with what is wrong."""
+    """Check a file by the format that it names, or as another library's SAE; raises UserError with what is wrong."""
+    if path.suffix == SAEV_SUFFIX or path.is_dir():
+        return check_scorer(path, deep)
     name = format_name(path)
     formats = {format.name: format for format in FORMATS}
     if name not in formats:
@@ -75,7 +80,8 @@ def check_paths(paths: Iterable[Path], deep: bool) -> Iterator[Verdict]:
 
 def _check_file(path: Path, deep: bool) -> Verdict:
     try:
-        return Verdict(path, [check_file(path, deep)])
+        with reading(path, "write it again"):  # whatever the file holds, there is a verdict
+            return Verdict(path, [check_file(path, deep)])
     except UserError as error:
         return _fault(path, error)
 
@@ -86,7 +92,19 @@ def _fault(path: Path, error: UserError) -> Verdict:
     return Verdict(path, fault=text.removeprefix(f"{path}: "))
 
 
-def _check_folder(folder: Path, deep: bool) -> Iterator[Verdict]:
+def _check_folder(folder: Path, deep: bool, above: Sequence[Path] = ()) -> Iterator[Verdict]:
+    """above: the folders that it is in, to notice a link to one of them."""
+    if (real := folder.resolve()) in above:
+        yield Verdict(folder, fault="it is a link to a folder that it is in")
+        return
+    if is_saelens(folder):
+        yield _check_file(folder, deep)
+        return
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        yield Verdict(folder, fault=f"it cannot be listed ({error.strerror})")
+        return
     kinds = [kind for kind in FOLDERS if any(folder.glob(kind))]
     for kind in kinds:
         found = FOLDERS[kind](folder, deep)
@@ -94,12 +112,14 @@ def _check_folder(folder: Path, deep: bool) -> Iterator[Verdict]:
         faults = [_fault(*item) for item in found if not isinstance(item, Facts)]
         yield from faults or [Verdict(folder, facts)]
     n_checked = len(kinds)
-    for path in sorted(folder.iterdir()):
+    for path in entries:
         if path.name.startswith(".") or any(path.match(kind) for kind in kinds):
             continue
-        if path.is_dir() or path.suffix in SUFFIXES:
+        if path.is_dir() or path.suffix in (*SUFFIXES, SAEV_SUFFIX):
             n_checked += 1
-            yield from _check_folder(path, deep) if path.is_dir() else [_check_file(path, deep)]
+            yield from (
+                _check_folder(path, deep, (*above, real)) if path.is_dir() else [_check_file(path, deep)]
+            )
     if not n_checked:
         yield Verdict(folder, fault="it holds no file of saetools")
 

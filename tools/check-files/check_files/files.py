@@ -28,6 +28,8 @@ from saetools.scorers.file import load_scorer
 
 ANY = Format("any format of saetools", 1, "the tool that made it")
 SUFFIXES = (".h5", ".npz", ".csv")
+STATE_SUFFIX = ".training"  # of the hidden HDF5 file from which train-sae resumes
+SAEV_SUFFIX = ".pt"
 ACTIVE_AT_ONCE = 4_000_000
 
 
@@ -51,7 +53,7 @@ def format_name(path: Path) -> str:
         found: Any = sidecar_values(path).get("format")
     elif path.suffix == ".npz":
         found = npz_header(path).get("format")
-    elif path.suffix == ".h5":
+    elif path.suffix in (".h5", STATE_SUFFIX):
         with open_hdf5(path, ANY) as file:
             found = file.attrs.get("format")
     else:
@@ -86,8 +88,8 @@ def check_latents(path: Path, deep: bool) -> Facts:
         _check_members(path)
         for start, stop in found.blocks(ACTIVE_AT_ONCE):
             _, _, values = found.images(start, stop)
-            if not bool((values == values).all()):
-                raise UserError(f"{path}: values of images {start} to {stop - 1} hold NaN")
+            if not np.isfinite(values).all():
+                raise UserError(f"{path}: values of images {start} to {stop - 1} hold NaN or infinity")
     summary = (
         f"latents of {found.n_images} images, {found.n_latents} latents, {found.n_active} active latents"
     )

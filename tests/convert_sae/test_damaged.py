@@ -212,6 +212,7 @@ CONFIGS: dict[str, Change | bytes] = {
     "d_sae a word": lambda cfg: cfg.update(d_sae="32"),
     "d_in a list": lambda cfg: cfg.update(d_in=[16]),
     "no k": lambda cfg: cfg.pop("k"),
+    "no architecture": lambda cfg: cfg.pop("architecture"),
     "architecture a list": lambda cfg: cfg.update(architecture=["topk"]),
     "centred a word": lambda cfg: cfg.update(apply_b_dec_to_input="false"),
     "normalised by a list": lambda cfg: cfg.update(normalize_activations=["none"]),
@@ -256,6 +257,14 @@ def test_weights_of_a_vision_model_are_checked(tmp_path: Path) -> None:
     spoilt[spoilt.index(np.arange(1000, dtype="<f4")[500:510].tobytes())] ^= 64
     path.write_bytes(spoilt)
     with pytest.raises(UserError, match="is damaged"):
+        read_weights(path)
+    torch.save({"a": torch.arange(1000.0)}, path)
+    spoilt = bytearray(path.read_bytes())
+    spoilt[spoilt.rindex(b"PK\x01\x02", 0, spoilt.rindex(b"/data/0")) + 38] |= (
+        0x10  # says that it is a folder
+    )
+    path.write_bytes(spoilt)
+    with pytest.raises(UserError, match="its list of contents is damaged"):
         read_weights(path)
     torch.save({"a": torch.arange(1000.0)}, path, _use_new_zipfile_serialization=False)  # as before torch 1.6
     assert torch.equal(read_weights(path)["a"], torch.arange(1000.0))

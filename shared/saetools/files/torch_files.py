@@ -45,6 +45,11 @@ def _check_zip(path: Path, content: BinaryIO) -> None:
             raise UserError(
                 f"{path}: {packed.filename} in it is compressed, as torch.save never does; save it again"
             )
+        # torch finds nothing in what says that it is a folder, and leaves the tensor as its memory was
+        if any(entry.external_attr & 0x10 or entry.is_dir() for entry in entries) or len(entries) > len(
+            {entry.filename for entry in entries}
+        ):
+            raise UserError(f"{path}: its list of contents is damaged; get the file again")
         if not any(entry.CRC for entry in entries):
             return  # saved after torch.serialization.set_crc32_options(False)
         if damaged := archive.testzip():

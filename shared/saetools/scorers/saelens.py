@@ -163,8 +163,9 @@ def _check_digest(folder: Path, cfg: dict[str, Any], weights: bytes) -> None:
 
 def _architecture(folder: Path, cfg: dict[str, Any]) -> tuple[str, int | None]:
     """The name, and k; older folders call TopK `standard` with an activation function of that name."""
-    architecture, settings = setting(folder, cfg, "architecture", str, "standard"), cfg
     name = "activation_fn" if "activation_fn" in cfg else "activation_fn_str"
+    old = name in cfg  # then the architecture may be missing
+    architecture, settings = setting(folder, cfg, "architecture", str, "standard" if old else None), cfg
     function = setting(folder, cfg, name, str, "relu")
     if architecture == "standard" and function != "relu":
         architecture = function

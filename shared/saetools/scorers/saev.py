@@ -164,7 +164,8 @@ def _activation(
         described = setting(path, cfg, "activation", dict)
         cls, params = setting(path, described, "cls", str), setting(path, described, "params", dict, {})
     else:
-        cls, params = setting(path, header, "cls", str, "Relu"), cfg
+        # Schema 1 has the class always, the first one only where it is no ReLU
+        cls, params = setting(path, header, "cls", str, None if schema or "top_k" in cfg else "Relu"), cfg
         cls = "Relu" if cls == "SparseAutoencoderConfig" else cls
     if cls not in NAME_OF_CLASS:
         raise UserError(f"{path}: unknown activation {cls!r}; known are {', '.join(NAME_OF_CLASS)}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 
 from saetools.errors import UserError
 from saetools.files.atomic import atomic_path
@@ -145,9 +146,11 @@ def write_saev(path: Path, sae: SAE) -> None:
 
 
 def _digest(header: Mapping[str, Any], state: bytes) -> str:
-    """SHA-256 of a checkpoint that we write: of its header without this digest, and of its tensors as stored."""
+    """XXH3-128 of a checkpoint that we write: of its header without this digest, and of its tensors as stored."""
     known = {name: value for name, value in header.items() if name != OURS}
-    return hashlib.sha256(canonical_json(known).encode() + b"\n" + state).hexdigest()
+    digest = xxhash.xxh3_128(canonical_json(known).encode() + b"\n")
+    digest.update(state)
+    return digest.hexdigest()
 
 
 def shift_bias(tensors: Mapping[str, torch.Tensor], sign: int) -> torch.Tensor:

@@ -22,7 +22,8 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 PROGRAM = """
 import multiprocessing, os, sys, time
 from pathlib import Path
-from saetools.cli.process import end_with_parent
+from concurrent.futures import ProcessPoolExecutor
+from saetools.cli.process import end_with_parent, starting_workers
 from saetools.files.atomic import atomic_path
 from saetools.cli.app import VerboseOption, VersionOption, new_app, run, write_line
 from saetools.cli.paths import iterate_paths
@@ -80,6 +81,18 @@ def main(what: str, verbose: VerboseOption = False, version: VersionOption = Fal
         open("folder/file/inner")
     if what == "memory":
         raise MemoryError
+    if what == "pool":
+        with starting_workers():
+            pool = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), end_with_parent)
+        with pool:
+            with starting_workers():
+                pending = [pool.submit(time.sleep, 0.2) for _ in range(400)]
+            write_line("ready")
+            try:
+                pending[-1].result()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
     if what == "workers":
         context = multiprocessing.get_context("spawn")
         ready = context.Queue()
@@ -266,6 +279,17 @@ def test_any_error_of_the_system_is_one_line(demo: list[str], tmp_path: Path) ->
     assert done.returncode == 1
     assert done.stderr.startswith(b"demo: error: not enough memory"), done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", SIGNALS)
+def test_a_signal_to_all_processes_of_a_command(
+    demo: list[str], tmp_path: Path, kind: signal.Signals
+) -> None:
+    """As from a terminal: the workers too, which have only begun to start, and the process for their semaphores."""
+    process = begin([*demo, "pool"], tmp_path, start_new_session=True)
+    os.killpg(process.pid, kind)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + kind, said_of(kind))
 
 
 def is_running(pid: int) -> bool:

@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
@@ -52,8 +53,10 @@ def prepare(name: str) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
     _open_streams()
-    # Processes of ours get these options. One of them removes the semaphores of a command that was killed.
+    # A process of Python's removes the semaphores of a command that was killed; it need not tell, nor need we that it
+    # was killed, too. The options are for processes that are started.
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    warnings.filterwarnings("ignore", "resource_tracker", UserWarning)
 
 
 def signal_line(number: int) -> str:
@@ -78,6 +81,11 @@ def exceptions_from_signals() -> Iterator[None]:
     _Process.running = True
     try:
         yield
+    except BaseException as error:
+        # While the blocks are left, another one can take its place: that a worker has ended, too.
+        if _Process.raised is not None and error is not _Process.raised:
+            raise _Process.raised from error
+        raise
     finally:
         _Process.running = False
         if _Process.number and hasattr(signal, "setitimer"):
@@ -107,14 +115,14 @@ def reader_is_gone() -> bool:
 def end_with_parent(*_: object) -> None:
     """Called first in a worker process: it ends when its parent has ended, however that came about.
 
-    Ctrl-C reaches all processes of a terminal; only the parent handles it.
+    Other signals than SIGTERM, with which the parent ends it, may reach all processes of a terminal; only the parent
+    handles them.
     """
     import threading
     from multiprocessing import connection, parent_process
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in SIGNALS[1:]:
-        signal.signal(number, signal.SIG_DFL)
+    ignore_signals()
+    signal.signal(signal.SIGTERM, _end_worker)
     parent = parent_process()
     assert parent is not None, "a worker process has a parent"
 
@@ -124,6 +132,24 @@ def end_with_parent(*_: object) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def _end_worker(number: int, _frame: object) -> NoReturn:
+    remove_unfinished()
+    os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def starting_workers() -> Iterator[None]:
+    """Processes that are started in its block get SIGTERM alone, from before their first line on."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set(SIGNALS) - {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dump_acts.patch_labels import LabelSettings, check_upright, label_patches, read_mask
-from saetools.cli.process import end_with_parent
+from saetools.cli.process import end_with_parent, starting_workers
 from saetools.errors import UserError
 from saetools.vision.image_sets import ImageSet
 from saetools.vision.models import LayerShape
@@ -123,7 +123,8 @@ def decode(
         worker_init_fn=end_with_parent,
         pin_memory=pin,
     )
-    return iter(loader)
+    with starting_workers():
+        return iter(loader)
 
 
 def collate(items: Sequence[Picture | str]) -> Batch:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from saetools import __version__
-from saetools.cli.process import end_with_parent
+from saetools.cli.process import end_with_parent, starting_workers
 from saetools.cli.progress import Progress
 from saetools.errors import UserError
 from saetools.files.provenance import canonical_json
@@ -59,12 +59,15 @@ def draw_changed(
             few = min(max(len(todo) // (16 * workers), 1), 16)  # at a time: what is still done after Ctrl-C
             # spawn: a forked child of a process with threads can hang
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(workers, len(todo)), context, end_with_parent) as pool:
+            with starting_workers():  # and the process that removes their semaphores
+                pool = ProcessPoolExecutor(min(workers, len(todo)), context, end_with_parent)
+            with pool:
                 try:
-                    pending = [
-                        pool.submit(_draw_few, draw, todo[start : start + few])
-                        for start in range(0, len(todo), few)
-                    ]
+                    with starting_workers():
+                        pending = [
+                            pool.submit(_draw_few, draw, todo[start : start + few])
+                            for start in range(0, len(todo), few)
+                        ]
                     for done in as_completed(pending):
                         progress.advance(done.result())
                 except BaseException:

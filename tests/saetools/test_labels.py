@@ -14,6 +14,7 @@ from saetools.labels import IGNORED_LABEL
 from saetools.labels.dense import DenseSplits, KnownRows
 from saetools.labels.rows import RowLabels
 from saetools.labels.splits import read_labels, read_pairs, read_patch_traits, read_traits, targets
+from saetools.labels.tables import read_trait_table
 
 TRAIN = np.array([[1, IGNORED_LABEL, 4], [4, 4, 1]], np.uint16)
 TEST = np.array([[4, 9, IGNORED_LABEL]], np.uint16)
@@ -121,3 +122,22 @@ def test_groups_have_the_same_known_rows_and_cover_all_classes() -> None:
     ((at, part),) = one_class.groups(np.array([2, 0]))
     assert at.tolist() == [0, 1] and part.ids.tolist() == [1, 2, -1, 0]
     assert (part.positives.tolist(), part.some_negative.tolist(), part.n_kept) == ([1, 1], [2, 2], 3)
+
+
+def test_names_of_macos_are_found_in_tables_written_elsewhere(tmp_path: Path) -> None:
+    """An accent as a letter of its own (NFD), and the table with one letter (NFC); and the other way round."""
+    composed, apart = "vogel/\u00e9l\u00e8ve.jpg", "vogel/e\u0301le\u0300ve.jpg"
+    for written, recorded in ((composed, apart), (apart, composed)):
+        (tmp_path / "t.csv").write_text(f"path,red\nvogel/a.jpg,0\n{written},1\n", encoding="utf-8")
+        table = read_trait_table(tmp_path / "t.csv")
+        labels_nt, valid_nt = table.of([recorded, "vogel/a.jpg"], "train")
+        assert labels_nt.tolist() == [[True], [False]] and valid_nt.all()
+        with pytest.raises(UserError, match="1 of the 2 images in train have no row"):
+            table.of([recorded, "vogel/b.jpg"], "train")
+        with pytest.raises(UserError, match="have no row"):
+            table.of([written, recorded], "train")  # two images and one row
+    (tmp_path / "t.csv").write_text(f"path,red\n{composed},0\n{apart},1\n", encoding="utf-8")
+    assert read_trait_table(tmp_path / "t.csv").of([apart, composed], "train")[0].tolist() == [
+        [True],
+        [False],
+    ]

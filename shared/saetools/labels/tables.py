@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +30,24 @@ class TraitTable:
     def of(self, paths: Sequence[str], what: str) -> tuple[np.ndarray, np.ndarray]:
         """Labels and validity {n, T} of the images at `paths`, in that order.
 
-        Raises UserError, with an example, where the table does not have all of them.
+        Names that differ in their bytes alone are the same: macOS writes an accent as a letter of its own (NFD), tables
+        mostly do not (NFC). Raises UserError, with an example, where the table does not have all of them.
         """
-        missing = [path for path in paths if path not in self.row]
+        row_of = self.row
+        missing = [path for path in paths if path not in row_of]
+        if missing:
+            composed = {unicodedata.normalize("NFC", path): row for path, row in self.row.items()}
+            found = {path: composed.get(unicodedata.normalize("NFC", path), -1) for path in paths}
+            found = {path: row for path, row in found.items() if row >= 0}
+            if len(composed) == len(self.row) and len(set(found.values())) == len(found):
+                row_of, missing = found, [path for path in paths if path not in found]
         if missing:
             raise UserError(
                 f"{self.source}: {len(missing)} of the {len(paths)} images in {what} have no row, for example"
                 f" {missing[0]!r}; its own paths look like {next(iter(self.row), '')!r};"
                 " give the table of these images, with paths relative to the data set's root"
             )
-        rows = np.array([self.row[path] for path in paths], dtype=np.int64)
+        rows = np.array([row_of[path] for path in paths], dtype=np.int64)
         return self.labels_nt[rows], self.valid_nt[rows]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from saetools.files.formats import PROBE_SUMMARY as SUMMARY
 from saetools.files.formats import PROBE_TABLE as PROBES
 from saetools.files.formats import TRAINING_METRICS as TRAINING
 from saetools.files.provenance import Provenance
-from saetools.files.tables import read_csv, write_csv
+from saetools.files.tables import OWN_DIGEST, SHA256, read_csv, sidecar_path, sidecar_values, write_csv
 from saetools.metrics.pareto import is_gain, pareto_front
 
 
@@ -150,6 +151,7 @@ def test_formats(tool, tmp_path) -> None:
         (["--by", "layre"], 2, "did you mean layer"),
         (["--sort", "nothing"], 2, "--sort nothing"),
         (["--pareto", "nmse"], 2, "--pareto nmse"),
+        (["--pareto", "map,scorer"], 2, "--pareto scorer: its values are no numbers, such as 'random'"),
         (["--format", "html"], 2, "csv, markdown, latex"),
         (["--by", "layer,,seed"], 2, "column names with commas"),
     ],
@@ -159,6 +161,17 @@ def test_wrong_usage(tool, tmp_path, arguments, code, words) -> None:
     done = tool("collect-runs", path, *arguments, code=code)
     assert done.stdout == ""
     assert words in error_lines(done)
+
+
+def test_text_in_an_older_table_is_named(tool, tmp_path) -> None:
+    """Tables of earlier versions have no SHA-256, so their cells may have been edited."""
+    path = write_table(tmp_path / "ap.csv", ap_rows({"a": 0.5, "b": 0.6}), AP)
+    values = {name: value for name, value in sidecar_values(path).items() if name not in (SHA256, OWN_DIGEST)}
+    sidecar_path(path).write_text(json.dumps(values))
+    assert read(tool("collect-runs", path).stdout)["map"].tolist() == [pytest.approx(0.55)]
+    path.write_text(path.read_text().replace("0.5", "o.5"))
+    said = error_lines(tool("collect-runs", path, code=1))
+    assert f"{path}: the column 'ap' holds 'o.5', expected finite numbers" in said
 
 
 def test_tables_that_are_not_ours(tool, tmp_path) -> None:

@@ -10,9 +10,15 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from saetools.errors import UserError
 from saetools.files.reading import read_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -117,3 +123,35 @@ def _check_names(path: Path, names: list[str], line: int, expected: str) -> None
                 f"{path}: line {line}: two columns are called {name!r}; expected {expected}; rename one or remove it"
             )
         seen.add(name)
+
+
+def numbers_of(path: Path, column: pd.Series) -> np.ndarray:
+    """A column as float64, NaN where it is empty; raises UserError where a cell is no finite number."""
+    numbers = _floats(column)
+    return _checked(path, column, numbers, np.isfinite(numbers) | column.isna().to_numpy(), "finite numbers")
+
+
+def whole_numbers(path: Path, column: pd.Series) -> np.ndarray:
+    """A column of latents' numbers as int64; raises UserError where one is no whole number from 0."""
+    numbers = _floats(column)
+    good = (numbers >= 0) & (numbers < 2**53) & (numbers == np.floor(numbers))
+    return _checked(path, column, numbers, good, "numbers of latents, from 0").astype(np.int64)
+
+
+def _floats(column: pd.Series) -> np.ndarray:
+    """The cells as float64, NaN where one is no number."""
+    import pandas as pd
+
+    try:
+        return pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    except OverflowError:  # whole numbers of hundreds of digits
+        return pd.to_numeric(column.astype(str) + ".0", errors="coerce").to_numpy(np.float64)
+
+
+def _checked(
+    path: Path, column: pd.Series, numbers: np.ndarray, good: np.ndarray, expected: str
+) -> np.ndarray:
+    if not good.all():
+        found = column.iloc[int(np.argmin(good))]
+        raise UserError(f"{path}: the column {column.name!r} holds {str(found)[:60]!r}, expected {expected}")
+    return numbers

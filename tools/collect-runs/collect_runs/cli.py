@@ -96,6 +96,11 @@ def collect_runs(
     table = gather(runs, told_apart, [*(shown or []), *sorted_by])
     if goals:
         check_columns("--pareto", goals, table)
+        for name in goals:
+            if not pd.api.types.is_numeric_dtype(table[name]):
+                raise UsageError(
+                    f"--pareto {name}: its values are no numbers, such as {str(table[name].iloc[0])[:60]!r}"
+                )
         on_front = pareto_front(table, goals, comparable(every, told_apart))
         table["pareto"] = ["*" if best else "" for best in on_front]
     if order:

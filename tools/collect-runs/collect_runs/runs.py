@@ -12,6 +12,7 @@ from saetools.files.ap_tables import mean_ap
 from saetools.files.formats import AP_TABLE, COLLECTED_RUNS, TABLES, TRAINING_METRICS
 from saetools.files.provenance import Provenance
 from saetools.files.tables import check_columns, read_csv, sidecar_values
+from saetools.files.user_csv import numbers_of
 from saetools.metrics.pareto import measured_on
 
 # The columns that identify a run of an AP table; an empty cell counts as a value.
@@ -57,6 +58,7 @@ def read_runs(path: Path, by: Sequence[str] | None) -> tuple[pd.DataFrame, Prove
 
 def _ap_runs(table: pd.DataFrame, path: Path, *, grouped: bool) -> pd.DataFrame:
     check_columns(path, table, [*AP_RUN, "trait", "ap"], "the mAP of a run")
+    table = table.assign(ap=numbers_of(path, table["ap"]))
     by = list(AP_RUN)
     if grouped:
         table = table.assign(group=table["trait"].astype(str).str.partition(GROUP_MARK)[0])

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from saetools.errors import UserError, some_of
 from saetools.files.ap_tables import rows_of_scorer, scorer_files
 from saetools.files.formats import (
@@ -22,7 +20,7 @@ from saetools.files.formats import (
 )
 from saetools.files.provenance import Provenance
 from saetools.files.tables import read_csv, sidecar_path, sidecar_values
-from saetools.files.user_csv import read_user_csv
+from saetools.files.user_csv import numbers_of, read_user_csv, whole_numbers
 from saetools.latents.header import LatentsHeader
 from saetools.log import logger
 
@@ -66,6 +64,12 @@ def read_table(path: Path, formats: Sequence[Format]) -> tuple[pd.DataFrame, Pro
     if sidecar_path(path).is_file():
         table, provenance = read_csv(path, formats)
         _check_rows(path, table)
+        for name in NUMBERS & set(
+            table.columns
+        ):  # text only in tables of earlier versions, without a SHA-256
+            table[name] = (
+                numbers_of(path, table[name]) if table[name].dtype.kind not in "biuf" else table[name]
+            )
         return table, provenance
     table = read_own(path)
     if any(mark <= set(table.columns) for mark in MARKS):
@@ -149,38 +153,6 @@ def latents_of_table(path: Path, header: LatentsHeader) -> list[int]:
             f"{path}: it has no column 'latent' or 'prototype'{hint}; give latents.csv, probes.csv or an AP table"
         )
     return whole_numbers(path, table[column].dropna()).tolist()
-
-
-def numbers_of(path: Path, column: pd.Series) -> np.ndarray:
-    """A column as float64, NaN where it is empty; raises UserError where a cell is no finite number."""
-    numbers = _floats(column)
-    return _checked(path, column, numbers, np.isfinite(numbers) | column.isna().to_numpy(), "finite numbers")
-
-
-def whole_numbers(path: Path, column: pd.Series) -> np.ndarray:
-    """A column of latents' numbers as int64; raises UserError where one is no whole number from 0."""
-    numbers = _floats(column)
-    good = (numbers >= 0) & (numbers < 2**53) & (numbers == np.floor(numbers))
-    return _checked(path, column, numbers, good, "numbers of latents, from 0").astype(np.int64)
-
-
-def _floats(column: pd.Series) -> np.ndarray:
-    """The cells as float64, NaN where one is no number."""
-    import pandas as pd
-
-    try:
-        return pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
-    except OverflowError:  # whole numbers of hundreds of digits
-        return pd.to_numeric(column.astype(str) + ".0", errors="coerce").to_numpy(np.float64)
-
-
-def _checked(
-    path: Path, column: pd.Series, numbers: np.ndarray, good: np.ndarray, expected: str
-) -> np.ndarray:
-    if not good.all():
-        found = column.iloc[int(np.argmin(good))]
-        raise UserError(f"{path}: the column {column.name!r} holds {str(found)[:60]!r}, expected {expected}")
-    return numbers
 
 
 def check_latent_numbers(numbers: list[int], n_latents: int, where: str) -> list[int]:

@@ -15,12 +15,11 @@ import numpy as np
 from render_visuals.tables import (
     LATENT_TABLES,
     check_made_from,
-    numbers_of,
     read_table,
     rows_of_latents,
-    whole_numbers,
 )
 from saetools.errors import UserError
+from saetools.files.user_csv import numbers_of, whole_numbers
 from saetools.labels.splits import PATCH
 from saetools.latents.header import LatentsHeader
 

@@ -326,3 +326,14 @@ def test_broken_notes_of_tasks_are_named_or_taken_for_other_commands(tmp_path: P
         (state / "jobs").write_bytes(text)
         message = error_lines(expand_sweep(tmp_path, "jobs", "--status", code=1))
         assert "out/toy/.sweep/jobs: line 1 is broken" in message
+
+
+def test_odd_answers_of_slurm_are_passed_over(tmp_path: Path) -> None:
+    write_sweep(tmp_path, TOY)
+    expand_sweep(tmp_path, "toy.yml", "--sbatch", "jobs")
+    (tmp_path / "out/toy/.sweep/jobs").write_text("7\tshow\t0\n")
+    (tmp_path / "squeue").write_text("#!/bin/sh\nprintf 'slurm: w\\377rning\\n\\n7|0|PENDING|a|b\\n'\n")
+    (tmp_path / "squeue").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    status = expand_sweep(tmp_path, "jobs", "--status", env=environment).stdout
+    assert "show,0,waiting,PENDING: a|b" in status

@@ -32,7 +32,7 @@ def queued_tasks(context: RunContext) -> dict[tuple[str, int], str] | None:
         return None
     queued = {}
     for line in answer.splitlines():
-        job, index, state, reason = line.strip().split("|", 3)
+        job, index, state, reason = [*line.strip().split("|", 3), "", "", ""][:4]
         if job in submitted and index.isdecimal():
             step, first = submitted[job]
             queued[step, first + int(index)] = state if state in RUNNING else f"{state}: {reason}"
@@ -60,7 +60,9 @@ def _ask(command: Sequence[str]) -> str | None:
     if shutil.which(command[0]) is None:
         return None
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False
+        )
     except subprocess.TimeoutExpired:
         return None
     return done.stdout if done.returncode == 0 else None

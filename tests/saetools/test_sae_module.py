@@ -222,6 +222,13 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("owner/birds", "layer-7/cfg.json"),
         ("owner/birds", "layer-7/sae_weights.safetensors"),
     ]
+
+    def fail(*_: str) -> str:
+        raise RuntimeError("a client of HTTP raises what it likes")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(UserError, match=r"could not be downloaded \(a client of HTTP"):
+        load_sae("hf://owner/birds/sae.h5")
     with pytest.raises(UserError, match="expected hf://OWNER/NAME/FILE"):
         load_sae("hf://owner")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

@@ -57,6 +57,14 @@ def main(what: str, verbose: VerboseOption = False, version: VersionOption = Fal
                 if what == "slow-end":
                     write_line("leaving")
                     time.sleep(60)
+    if what == "destructor":
+        class Slow:
+            def __del__(self):
+                write_line("ready")
+                time.sleep(60)
+        slow = Slow()
+        del slow
+        write_line("it went on")
     if what == "swallow":
         write_line("ready")
         while True:
@@ -156,7 +164,7 @@ def said_of(kind: signal.Signals) -> str:
 
 
 @pytest.mark.parametrize("kind", SIGNALS)
-@pytest.mark.parametrize("when", ["wait", "import", "swallow"])
+@pytest.mark.parametrize("when", ["wait", "import", "swallow", "destructor"])
 def test_a_signal_ends_a_command_with_one_line(
     demo: list[str], tmp_path: Path, when: str, kind: signal.Signals
 ) -> None:

@@ -22,6 +22,8 @@ from tiny_models import VIT, make_folder, save_timm_weights
 from saetools.errors import UserError
 from saetools.files import reuse
 from saetools.files.reuse import writing
+from saetools.latents.reader import open_latents
+from saetools.shards.reader import open_shards
 from sweeps import write_sweep
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -260,6 +262,18 @@ def test_a_folder_that_cannot_be_written() -> None:
             assert names(closed) == ["whole.h5"]
         finally:
             closed.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty() -> None:
+    with tempfile.TemporaryDirectory() as place, unprivileged(Path(place)):
+        for found in (open_shards, open_latents):
+            closed = Path(place) / "closed"
+            closed.mkdir(mode=0o300)
+            try:
+                with pytest.raises(PermissionError, match=str(closed)):
+                    found([closed])
+            finally:
+                closed.rmdir()
 
 
 @contextlib.contextmanager

@@ -52,6 +52,7 @@ def prepare(name: str) -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
+    sys.unraisablehook = _on_unraisable
     _open_streams()
     # A process of Python's removes the semaphores of a command that was killed; it need not tell, nor need we that it
     # was killed, too. The options are for processes that are started.
@@ -96,6 +97,7 @@ def ignore_signals() -> None:
     """Nothing is left to be stopped. Python would reset handlers of ours, but not this, before it has ended."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    _let_workers_end()
 
 
 def reader_is_gone() -> bool:
@@ -159,12 +161,26 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         return
     if _Process.number or not _Process.running or _is_importing(frame):
         _leave_at_once(number)
+    _let_workers_end()
     _Process.number = number
     _Process.raised = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, _check_leaving)
         signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_BEGIN_LEAVING, SECONDS_TO_BEGIN_LEAVING)
     raise _Process.raised
+
+
+def _let_workers_end() -> None:
+    """Torch's handler raises an exception when a worker ends, at whatever moment that is."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _on_unraisable(found: sys.UnraisableHookArgs) -> None:
+    """End at once where the exception of a signal came in a destructor or a callback, which can pass none on."""
+    if _Process.raised is not None and found.exc_value is _Process.raised and os.getpid() == _Process.pid:
+        _leave_at_once(_Process.number)
+    sys.__unraisablehook__(found)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -167,6 +167,7 @@ def check_splits(train: LatentsSet, test: LatentsSet) -> None:
 def _open_folder(folder: Path) -> Iterator[LatentsFile]:
     names = sorted(path.name for path in folder.glob("latents-*.npz"))
     if not names:
+        next(folder.iterdir(), None)  # raises PermissionError where glob sees nothing
         raise UserError(
             f"{folder}: it holds no latents ({latents_name(0)}, ...); write them with {LATENTS.made_by}"
         )

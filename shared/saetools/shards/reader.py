@@ -370,6 +370,7 @@ def iterate_shards(paths: Iterable[Path], *, allow_incomplete: bool = False) -> 
 def _open_folder(folder: Path, allow_incomplete: bool) -> Iterator[Shard]:
     names = sorted(path.name for path in folder.glob("shard-*.h5"))
     if not names:
+        next(folder.iterdir(), None)  # raises PermissionError where glob sees nothing
         raise UserError(
             f"{folder}: it holds no activation shards ({shard_name(0)}, ...);"
             f" record them with {SHARDS.made_by}"

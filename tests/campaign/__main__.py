@@ -19,10 +19,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 from campaign import campaign, run_cases
 from corruptions import arrange, corrupt
+from disks import fill
 from kills import interrupt, kill
+from mixtures import make, mix
+from pairs import pair
 from record import COLUMNS, MEANING, Record, markdown
 
-ATTEMPTS = {"kills": kill, "interrupts": interrupt, "corruptions": corrupt}
+ATTEMPTS = {
+    "kills": kill,
+    "interrupts": interrupt,
+    "disks": fill,
+    "corruptions": corrupt,
+    "mixtures": mix,
+    "pairs": pair,
+}
 
 
 def main() -> int:
@@ -56,6 +66,7 @@ def main() -> int:
     with campaign(root, seed, options.jobs) as found:
         say(f"the inputs are made, in {time.monotonic() - begin:.0f} s: {found.zoo}")
         arrange(found.zoo)
+        make(found.zoo)
         for kind, wanted in numbers.items():
             since = time.monotonic()
             run_cases(found, record, kind, wanted, ATTEMPTS[kind])

@@ -30,6 +30,8 @@ class Campaign:
     seed: int
     servers: Sequence[Server]
     undisturbed: dict[str, Undisturbed] = field(default_factory=dict)
+    _in_turn: dict[str, list[Undisturbed]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def zoo(self) -> Path:
@@ -52,23 +54,52 @@ class Campaign:
 
     def measure(self, job: Job, server: Server) -> None:
         """Run a job twice without disturbing it, the second time with all caches warm; both must agree."""
-        results = []
-        for attempt in ("first", "second"):
-            place = self.root / "undisturbed" / attempt / job.name.replace(" ", "-")
-            job.prepare(self.zoo, place / "run")
-            begin = time.monotonic()
-            done = server.run(job.command(self.zoo, place / "run", place))
-            seconds = time.monotonic() - begin
-            if done.code:
-                raise SystemExit(f"{job.name}: exit code {done.code} without a fault\n{done.stderr}")
-            tools = str(BIN).encode()
-            results.append(Undisturbed(place / "run", [(tools, b"TOOLS")], seconds, done.stdout))
-        first, second = results
+        first, second = (self._alone(job, server, attempt) for attempt in ("first", "second"))
         if different := sorted(
             p for p in {*first.parts, *second.parts} if first.parts.get(p) != second.parts.get(p)
         ):
             raise SystemExit(f"{job.name}: two undisturbed runs differ in {different[:5]}")
         self.undisturbed[job.name] = second
+
+    def other(self, job: Job, server: Server) -> Undisturbed:
+        """What a job with its other settings leaves; run when first asked for."""
+        with self._lock:
+            if (name := f"{job.name} other") not in self.undisturbed:
+                self.undisturbed[name] = self._alone(job, server, "other", job.other)
+            return self.undisturbed[name]
+
+    def in_turn(self, job: Job, server: Server) -> list[Undisturbed]:
+        """What a job and one with its other settings leave when they run one after the other, in both orders.
+
+        Empty where the second is refused, as by all tools that do not replace what is there.
+        """
+        with self._lock:
+            if job.name not in self._in_turn:
+                results = []
+                for name, settings in (("in turn", ((), job.other)), ("in reverse", (job.other, ()))):
+                    place = self._place(job, name)
+                    job.prepare(self.zoo, place / "run")
+                    runs = [
+                        server.run(job.command(self.zoo, place / "run", place, f"run{i}", more))
+                        for i, more in enumerate(settings)
+                    ]
+                    if not any(done.code for done in runs):
+                        results.append(Undisturbed(place / "run", [(str(BIN).encode(), b"TOOLS")], 0, ""))
+                self._in_turn[job.name] = results
+            return self._in_turn[job.name]
+
+    def _place(self, job: Job, name: str) -> Path:
+        return self.root / "undisturbed" / name / job.name.replace(" ", "-")
+
+    def _alone(self, job: Job, server: Server, name: str, more: Sequence[str] = ()) -> Undisturbed:
+        place = self._place(job, name)
+        job.prepare(self.zoo, place / "run")
+        begin = time.monotonic()
+        done = server.run(job.command(self.zoo, place / "run", place, more=more))
+        seconds = time.monotonic() - begin
+        if done.code:
+            raise SystemExit(f"{job.name}: exit code {done.code} without a fault\n{done.stderr}")
+        return Undisturbed(place / "run", [(str(BIN).encode(), b"TOOLS")], seconds, done.stdout)
 
 
 @contextmanager

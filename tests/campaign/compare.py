@@ -20,6 +20,8 @@ class Undisturbed:
         self.seconds, self._stdout = seconds, stdout.replace(str(folder), "FOLDER")
         self.parts = self._digests(folder)
         self.files = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+        sizes = [(folder / name).stat().st_size for name in self.files]
+        self.n_bytes, self.largest = sum(sizes), max(sizes, default=0)
 
     def _digests(self, folder: Path) -> dict[str, str]:
         return digests(folder, [(str(folder).encode(), b"FOLDER"), *self._places])

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,9 +35,15 @@ class Command:
     call: str | None = None
     fsize: int | None = None
 
+    def limited(self, fsize: int | None) -> Command:
+        """The same with a limit to the size of the files that it writes."""
+        return replace(self, fsize=fsize)
+
     def started(self) -> dict[str, Any]:
         for folder in (self.cwd, self.logs, self.logs / "tmp"):
             folder.mkdir(parents=True, exist_ok=True)
+        for name in ("stdout", "stderr"):
+            (self.logs / f"{self.name}.{name}").touch()
         own = {"TMPDIR": str(self.logs / "tmp"), "OMP_NUM_THREADS": "1"}
         return {
             "argv": [str(BIN / self.argv[0]), *self.argv[1:]],

@@ -243,7 +243,10 @@ test-slow: .venv/.installed-saelens
 # Faults of every kind, in large numbers; each that is found says how to repeat it: ONLY=kills:SEED:NUMBER.
 KILLS ?= 1000
 INTERRUPTS ?= 200
+FULL_DISKS ?= 200
 CORRUPTIONS ?= 5000
+MIXTURES ?= 200
+PAIRS ?= 100
 ONLY ?=
 # Further options: CAMPAIGN='--jobs 4 --out campaign.md --keep FOLDER'
 CAMPAIGN ?=
@@ -251,7 +254,8 @@ CAMPAIGN ?=
 .PHONY: campaign
 campaign: .venv/.installed
 	$(BIN)/python tests/campaign $(if $(ONLY),--only '$(ONLY)',--seed $(SEED) --kills $(KILLS) \
-		--interrupts $(INTERRUPTS) --corruptions $(CORRUPTIONS)) $(CAMPAIGN)
+		--interrupts $(INTERRUPTS) --disks $(FULL_DISKS) --corruptions $(CORRUPTIONS) --mixtures $(MIXTURES) \
+		--pairs $(PAIRS)) $(CAMPAIGN)
 
 # The lower bound of every dependency, and other interpreters: environments of their own. The fake GPU of some tests
 # needs a newer torch.

@@ -17,10 +17,11 @@ import numpy as np
 from campaign import Campaign
 from damage import damaged
 from record import Case
-from runs import REAL_SHARE, Command, Running, Server, signal_group
+from runs import HERE, REAL_SHARE, Command, Running, Server, signal_group
 from zoo import MODEL
 
 SECONDS = 20  # for one file and all its readers
+CONTROLS = 0.02  # share of the files that are not damaged: a reader that refuses everything proves nothing
 COMMAND_SHARE = REAL_SHARE  # one file in so many goes through commands
 
 
@@ -77,16 +78,26 @@ TARGETS = (
     Target("pictures' tables", "tables", "tables/index", "*", command=_COLLECT),
     Target("collected runs", "tables", "tables/runs", "*", command=_COLLECT),
     Target("saev .pt", "saev", "sae.pt", "", command=_CONVERT),
-    Target("SAELens: settings", "SAELens", "saelens", "cfg.json", checked=False, command=_CONVERT),
-    Target("SAELens: weights", "SAELens", "saelens", "*.safetensors", checked=False, command=_CONVERT),
+    Target("SAELens folder", "SAELens", "saelens", "*", command=_CONVERT),
+    Target("saev .pt, foreign", "saev", "foreign/schema[35]-topk.pt", "", checked=False, command=_CONVERT),
+    Target("SAELens, foreign", "SAELens", "foreign/*topk", "[cs]*", checked=False, command=_CONVERT),
     Target("images", "images", "birds/images/*/*.jpg", "", checked=False),
+    Target("shards, unsealed", "shards", "earlier/acts", "*.h5", checked=False),
+    Target("scorers, unsealed", "scorers", "earlier/[ks][!c]*.h5", "", checked=False),
+    Target("image scores, unsealed", "image scores", "earlier/scores.h5", "", checked=False),
+    Target("latents, unsealed", "latents", "earlier/latents", "*.npz", checked=False),
+    Target("probes, unsealed", "probes", "earlier/probes.npz", "", checked=False),
+    Target("AP tables, earlier", "tables", "earlier/ap", "*", checked=False),
 )
 TABLES = ("ap.csv", "sae.metrics.csv", "probes/probes.csv", "probes/latents.csv", "probes/summary.csv",
           "audit/ranking.csv", "audit/yield.csv", "pictures/index.csv", "runs.csv")  # fmt: skip
 
 
 def arrange(zoo: Path) -> None:
-    """Folders with one table each, and one with the training state and the settings it was made with."""
+    """Folders with one table each, one with the training state and its settings, and files of earlier versions."""
+    shutil.copytree(HERE / "earlier", zoo / "earlier")
+    shutil.copytree(HERE.parent / "convert_sae/saelens_folders", zoo / "foreign")
+    shutil.copytree(HERE.parent / "convert_sae/saev_checkpoints", zoo / "foreign", dirs_exist_ok=True)
     for name in TABLES:
         folder = zoo / "tables" / Path(name).stem.removeprefix("sae.")
         folder.mkdir(parents=True, exist_ok=True)
@@ -174,8 +185,12 @@ def corrupt(found: Campaign, server: Server, number: int) -> Case:
     others = [
         path for path in sorted(found.zoo.rglob("*.*")) if path.is_file() and path.stat().st_size < 1 << 20
     ]
+    is_control = rng.random() < CONTROLS  # a copy without damage, which must be read
     content, what = damaged(rng, file.read_bytes(), _choose(rng, others).read_bytes())
-    file.write_bytes(content)
+    if is_control:
+        what = "not damaged"
+    else:
+        file.write_bytes(content)
     said = f"{file.name}: {what}"
 
     def verdict(name: str, detail: str = "") -> Case:
@@ -195,6 +210,10 @@ def corrupt(found: Campaign, server: Server, number: int) -> Case:
             return verdict(bad, f"{names[0]} {results[names[0]][1]}")
     if checked == "crashed":
         return verdict("crashed", f"check-files: {why}")
+    if is_control and {result for result, _ in results.values()} | {checked} - {"accepted", "not asked"} != {
+        "same"
+    }:
+        return Case("corruptions", target.of, number, "different", f"{said}: {answer}")
     refused = [f"{name}: {text}" for name, (result, text) in results.items() if result == "refused"]
     if refused and checked == "accepted":
         return verdict("missed", refused[0])

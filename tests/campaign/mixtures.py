@@ -189,15 +189,15 @@ RECIPES: Mapping[str, Recipe] = {
 # What is allowed though the rule says no, and refused though it says yes; each with the reason.
 EITHER = (
     # A folder of images needs --split or labels of patches; a part of a recording may be enough.
-    lambda name, chosen: name in ("dump-acts",) and chosen["labels"].kind == "images",
+    lambda name, chosen: name == "dump-acts" and chosen["labels"].kind == "images",
+    # A page holds a folder of images, its thumbnails.
+    lambda name, chosen: name == "dump-acts" and chosen["labels"].path == "page",
     lambda _, chosen: any(not item.whole for item in chosen.values()),
     # check-files judges formats of ours; whether it knows foreign ones and other files of ours is its matter.
     lambda name, chosen: (
         name == "check-files" and chosen["any"].kind in ("odd", "images", "labels", "weights")
     ),
     lambda name, chosen: name == "check-files" and chosen["any"].scorer in ("saev", "SAELens"),
-    # audit-latents and fit-probes take part labels, which these latents hold.
-    lambda name, chosen: name == "collect-runs" and chosen["table"].path == "sae.metrics.csv",
     # A table or SAE of no relation is a choice of columns for the page where it does not say what it was made from.
     lambda name, chosen: name == "render-visuals page" and chosen["scorer"].scorer in ("saev", "SAELens"),
     # Tables that are joined by latent, without a scorer of their own.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -48,6 +49,8 @@ class Campaign:
     def folder(self, kind: str, number: int) -> Path:
         """An empty folder for a case."""
         place = self.root / f"{kind}-{number:05}"
+        if (place / "run").is_mount():  # of a campaign that was killed
+            subprocess.run(["umount", "--lazy", str(place / "run")], check=True)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         return place

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from campaign import Campaign
-from damage import damaged
+from damage import REPLACED, damaged
 from record import Case
 from runs import HERE, REAL_SHARE, Command, Running, Server, signal_group
 from zoo import MODEL
@@ -182,8 +182,11 @@ def corrupt(found: Campaign, server: Server, number: int) -> Case:
     else:
         shutil.copy2(sound, copy)
         file = copy
+    # One whole file of a format in place of another is sound; only beside others of its folder it is out of place.
     others = [
-        path for path in sorted(found.zoo.rglob("*.*")) if path.is_file() and path.stat().st_size < 1 << 20
+        path
+        for path in sorted(found.zoo.rglob("*.*"))
+        if path.is_file() and path.stat().st_size < 1 << 20 and (sound.is_dir() or path.suffix != file.suffix)
     ]
     is_control = rng.random() < CONTROLS  # a copy without damage, which must be read
     content, what = damaged(rng, file.read_bytes(), _choose(rng, others).read_bytes())
@@ -215,7 +218,7 @@ def corrupt(found: Campaign, server: Server, number: int) -> Case:
     }:
         return Case("corruptions", target.of, number, "different", f"{said}: {answer}")
     refused = [f"{name}: {text}" for name, (result, text) in results.items() if result == "refused"]
-    if refused and checked == "accepted":
+    if refused and checked == "accepted" and what != REPLACED:
         return verdict("missed", refused[0])
     if target.command and number // len(TARGETS) % COMMAND_SHARE == 0:
         return _by_command(found, server, target, copy, file, folder, verdict, number, bool(refused))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 Damage = Callable[[np.random.Generator, bytearray], str]
+REPLACED = "replaced by another file"
 HEAD, TAIL = 8192, 4096  # where the structure of most formats is: half of the damage goes there
 
 
@@ -15,7 +16,7 @@ def damaged(rng: np.random.Generator, content: bytes, another: bytes) -> tuple[b
     while True:
         data = bytearray(content)
         if rng.random() < 0.02:
-            data, what = bytearray(another), "replaced by another file"
+            data, what = bytearray(another), REPLACED
         elif not data:
             data, what = bytearray(rng.bytes(64)), "64 random bytes"
         else:

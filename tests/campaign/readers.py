@@ -80,9 +80,9 @@ def read_tokens(place: Path) -> Any:
     from saetools.shards.reader import open_shards
 
     found = open_shards(place)
-    return [
-        shard.tokens(found.header.layers[0], np.arange(0, shard.n_images * 100, 7)) for shard in found.shards
-    ]
+    layer = found.header.layers[0]
+    shards = [(shard, shard.n_images * shard.shape(layer)[0]) for shard in found.shards]
+    return [shard.tokens(layer, np.arange(0, n_tokens, 7)) for shard, n_tokens in shards]
 
 
 def read_scorer(place: Path) -> Any:

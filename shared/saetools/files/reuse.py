@@ -66,6 +66,7 @@ def writing(
         return
     check_place(target, folder)
     there = any(target.iterdir()) if folder and target.is_dir() else target.exists()
+    made = folder and not target.is_dir()
     lock = target / ".lock" if folder else target.with_name(f".{target.name}.lock")
     try:
         (target if folder else target.parent).mkdir(parents=True, exist_ok=True)
@@ -85,8 +86,13 @@ def writing(
     with unfinished(lock, remove=leave):
         try:
             yield
-        finally:
+        except BaseException:
             leave()
+            if made:
+                with contextlib.suppress(OSError):  # something is in it
+                    target.rmdir()
+            raise
+        leave()
 
 
 def check_place(target: Path, folder: bool) -> None:

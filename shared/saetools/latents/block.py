@@ -49,15 +49,19 @@ class Latents:
             raise UserError(f"latents: rows are {self.rows.dtype}, expected int32 or int64")
         if self.values.dtype not in (np.float16, np.float32, np.float64):
             raise UserError(f"latents: values are {self.values.dtype}, expected float16, float32 or float64")
-        for start in range(0, nnz, 1 << 20):
-            if not np.all(np.isfinite(self.values[start : start + (1 << 20)])):
-                raise UserError(
-                    "latents: found NaN or infinity, expected finite values; encode the images again"
-                )
+        if not all_finite(self.values):
+            raise UserError("latents: found NaN or infinity, expected finite values; encode the images again")
 
     @property
     def n_latents(self) -> int:
         return self.indptr.size - 1
+
+
+def all_finite(values: npt.NDArray[np.floating]) -> bool:
+    """Whether no value is NaN or infinite: the sum tells, twice as fast as looking at each, unless it overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = values.sum(dtype=np.float32 if values.dtype == np.float16 else values.dtype)
+    return bool(np.isfinite(total)) or bool(np.isfinite(values).all())
 
 
 def descending(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from saetools.cli.progress import Progress
 from saetools.compute.kernels.transpose import append_piece, count_columns, fill_columns, pool_columns
 from saetools.errors import UserError
-from saetools.latents.block import Latents
+from saetools.latents.block import Latents, all_finite
 
 if TYPE_CHECKING:
     from saetools.latents.file import LatentsFile
@@ -120,7 +120,7 @@ class Columns:
         """Transpose the images from start to stop of a file whose first image has that number in the set."""
         p = self._n_patches
         indptr, indices, values = file.images(start, stop)
-        if not np.isfinite(values).all():
+        if not all_finite(values):
             raise UserError(
                 f"{file.path}: its values hold NaN or infinity, expected finite ones; encode again"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import xxhash
 
 from saetools.errors import UserError
 from saetools.files.formats import LATENTS
@@ -24,7 +26,6 @@ from saetools.latents.header import (
     VALUE_TYPES,
     LatentsHeader,
 )
-from saetools.latents.writer import block_sums
 from saetools.shards.header import Examples
 
 AGAIN = f"write it again with {LATENTS.made_by}"
@@ -34,8 +35,8 @@ class LatentsFile:
     """The latents of one activation shard.
 
     Opening it checks format, version, types and sizes, and compares all bytes but the active latents' with the file's
-    checksum; raises UserError where something is wrong. It keeps no file open: active latents are memory-mapped when
-    they are read, and each block is compared with its checksum then, once.
+    checksum; raises UserError where something is wrong. It keeps no file open: active latents are memory-mapped
+    when they are read, and each block is compared with its checksum then, once.
 
     count {K}: in how many patches each latent is active.
     """
@@ -57,7 +58,9 @@ class LatentsFile:
         header = values.get("header")
         self.header = LatentsHeader.from_settings(header if isinstance(header, dict) else {}, path)
         self.provenance = Provenance.from_json(values, LATENTS, path)
-        self._blocks = None if seal is None else _Blocks(path, self._places, self._load("sums"))
+        self._blocks = None
+        if seal is not None:
+            self._blocks = _Blocks(path, self._places, self._load("sums"), self.header.n_latents)
         self.count = self._load("count")
         size = self._load("size") if "size" in self._places else None
         digest = np.char.decode(self._load("digest"), "latin1") if "digest" in self._places else None
@@ -94,11 +97,8 @@ class LatentsFile:
         if first < 0 or last > self.n_active or np.any(np.diff(indptr) < 0):
             raise UserError(f"{self.path}: indptr does not count the active latents; {AGAIN}")
         indices = self._map("indices", first, last)
-        if len(indices) and int(indices.view("<u4").max()) >= self.n_latents:  # a negative one is large there
-            raise UserError(
-                f"{self.path}: it names latents from {indices.min()} to {indices.max()} where there are"
-                f" {self.n_latents}; {AGAIN}"
-            )
+        if self._blocks is None:
+            check_latents(indices, self.n_latents, self.path)
         return indptr - first, indices, self._map("data", first, last)
 
     def images(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,14 +116,18 @@ class LatentsFile:
             start = stop
 
     def _map(self, name: str, first: int, last: int) -> np.ndarray:
-        """Members in IN_BLOCKS, from an entry to before another one."""
+        """The entries of a member in IN_BLOCKS from `first` to before `last`, memory-mapped."""
         offset, dtype, _ = self._places[name]
         if first == last:
             return np.empty(0, dtype)
         start, stop = first * dtype.itemsize, last * dtype.itemsize
-        if self._blocks is not None:
-            self._blocks.check(name, start, stop)
-        return np.memmap(self.path, dtype, "r", offset + start, (last - first,))
+        begin, end = start, stop
+        if self._blocks is not None and (todo := self._blocks.todo(name, start, stop)):
+            begin, end = todo
+        content = _mapped(self.path, offset + begin, end - begin)
+        if self._blocks is not None and todo:
+            self._blocks.check(name, begin, content)
+        return content[start - begin : stop - begin].view(dtype)
 
     def _load(self, name: str) -> np.ndarray:
         offset, dtype, shape = self._places[name]
@@ -157,31 +161,56 @@ def heat_grid(grid: tuple[int, int], patch_e: np.ndarray, value_e: np.ndarray) -
 class _Blocks:
     """The checksums of the members in IN_BLOCKS, and which blocks were found to be right."""
 
-    def __init__(self, path: Path, places: Mapping[str, _ByteRange], sums: np.ndarray) -> None:
-        self._path, self._places = path, places
+    def __init__(
+        self, path: Path, places: Mapping[str, _ByteRange], sums: np.ndarray, n_latents: int
+    ) -> None:
+        self._path, self._places, self._n_latents = path, places, n_latents
         ends = np.cumsum([0, *(-(-_n_bytes(places[name]) // BLOCK_BYTES) for name in IN_BLOCKS)])
         if len(sums) != ends[-1]:
             raise UserError(f"{path}: it has {len(sums)} checksums of blocks, expected {ends[-1]}; {AGAIN}")
         self._sums = dict(zip(IN_BLOCKS, np.split(sums, ends[1:-1]), strict=True))
         self._right = {name: np.zeros(len(own), bool) for name, own in self._sums.items()}
 
-    def check(self, name: str, start: int, stop: int) -> None:
-        """Compare the blocks that have bytes from `start` to `stop` of a member; raises UserError."""
-        sums, right = self._sums[name], self._right[name]
+    def todo(self, name: str, start: int, stop: int) -> tuple[int, int] | None:
+        """The bytes from `start` to `stop` as whole blocks, if one of these has not been compared; else None."""
         first, last = start // BLOCK_BYTES, -(-stop // BLOCK_BYTES)
-        todo = first + np.flatnonzero(~right[first:last])
-        if not len(todo):
-            return
-        begin, end = int(todo[0]) * BLOCK_BYTES, (int(todo[-1]) + 1) * BLOCK_BYTES
-        n_bytes = min(end, _n_bytes(self._places[name])) - begin
-        content = np.memmap(self._path, np.uint8, "r", self._places[name][0] + begin, (n_bytes,))
-        found = np.array(block_sums(content.data), np.uint64)
-        if wrong := np.flatnonzero(found != sums[int(todo[0]) : int(todo[-1]) + 1]).tolist():
-            raise UserError(
-                f"{self._path}: {len(wrong)} blocks of {name} are not those that were written: the file was damaged;"
-                f" remove it and run the same {LATENTS.made_by} command again"
-            )
-        right[int(todo[0]) : int(todo[-1]) + 1] = True
+        if self._right[name][first:last].all():
+            return None
+        return first * BLOCK_BYTES, min(last * BLOCK_BYTES, _n_bytes(self._places[name]))
+
+    def check(self, name: str, begin: int, content: np.ndarray) -> None:
+        """Compare whole blocks from byte `begin` of a member on; raises UserError.
+
+        Numbers of latents are checked here too, while a block is in the processor's cache.
+        """
+        for start in range(0, len(content), BLOCK_BYTES):
+            block, number = content[start : start + BLOCK_BYTES], (begin + start) // BLOCK_BYTES
+            if self._right[name][number]:
+                continue
+            if xxhash.xxh3_64_intdigest(block.data) != self._sums[name][number]:
+                raise UserError(
+                    f"{self._path}: a block of {name} is not the one that was written: the file was damaged; remove it"
+                    f" and run the same {LATENTS.made_by} command again"
+                )
+            if name == "indices":
+                check_latents(block.view("<i4"), self._n_latents, self._path)
+            self._right[name][number] = True
+
+
+def _mapped(path: Path, offset: int, n_bytes: int) -> np.ndarray:
+    """Bytes of a file, uint8; as np.memmap, whose views cost ten times as much to make."""
+    start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), offset + n_bytes - start, access=mmap.ACCESS_READ, offset=start)
+    return np.frombuffer(mapped, np.uint8, n_bytes, offset - start)
+
+
+def check_latents(indices: np.ndarray, n_latents: int, path: Path) -> None:
+    """Raise UserError where a latent's number is not below K."""
+    if len(indices) and int(indices.view("<u4").max()) >= n_latents:  # a negative one is large there
+        raise UserError(
+            f"{path}: it names latents from {indices.min()} to {indices.max()} where there are {n_latents}; {AGAIN}"
+        )
 
 
 def _n_bytes(place: _ByteRange) -> int:

@@ -20,7 +20,6 @@ from saetools.scorers.record import LATENTS, TrainedScorer
 from saetools.scorers.sae import SAE, SAEConfig, check_config, sae_digest
 from saetools.scorers.saelens import read_saelens
 from saetools.scorers.saev import read_saev
-from saetools.shards.dtypes import has_non_finite
 
 SAE_KINDS = ("sae", "untrained")  # untrained: as it was before its training
 LINEAR_KINDS = ("random", "random-centred", "kmeans", "pca", "pca-both", "units-both", "linear")
@@ -120,8 +119,10 @@ def _read(file: h5py.File, name: str, shape: tuple[int | None, ...], path: Path)
         raise UserError(f"{path}: /{name} has shape {found}, expected {shape}; train again")
     values = np.empty(found, np.float32)
     file[name].read_direct(values)
-    if has_non_finite(values, "float32"):
+    tensor = torch.from_numpy(values)
+    # The sum tells at the speed of memory; it may itself be too large
+    if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
         raise UserError(
             f"{path}: /{name} holds NaN or infinite values; train again with a lower learning rate"
         )
-    return torch.from_numpy(values)
+    return tensor

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -21,6 +22,7 @@ from saetools.shards.dtypes import STORED_TYPES
 from saetools.shards.header import DIGEST_CHARACTERS, Examples, ShardHeader, layer_group, shard_name
 
 SHARD_NAME = re.compile(r"shard-\d{6}\.h5")
+BYTES_AT_ONCE = 1 << 19  # fits into a processor's cache
 AGAIN = f"record the shard again with {SHARDS.made_by}"
 
 
@@ -65,26 +67,44 @@ def map_bytes(path: Path, place: ByteRange) -> np.ndarray:
     return np.memmap(path, place.stored, mode="r", offset=place.offset, shape=place.shape)
 
 
-def read_rows(path: Path, place: ByteRange, rows: np.ndarray, buffer: np.ndarray | None = None) -> np.ndarray:
+def read_rows(
+    path: Path,
+    place: ByteRange,
+    rows: np.ndarray,
+    check: Callable[[np.ndarray, np.ndarray], None],
+    buffer: np.ndarray | None = None,
+) -> np.ndarray:
     """The rows (ascending) of the data set, in memory of their own, or in the first bytes of `buffer` (uint8).
 
+    check: called with a few rows and their numbers just after they were read, while they are in the processor's cache.
     Reads where mapping would do too: a copy from mapped pages faults each of them in, and a fresh copy too.
     """
     row_bytes, n_bytes = place.row_bytes, len(rows) * place.row_bytes
     found = np.empty(n_bytes, np.uint8) if buffer is None else buffer[:n_bytes]
+    stored = found.view(place.stored).reshape(len(rows), *place.shape[1:])
     bytes_ = found.data
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)  # of consecutive rows: one read each
-    done = 0
+    at_once = max(1, BYTES_AT_ONCE // max(1, row_bytes))
+    # runs of consecutive rows: one read each
+    ends = [*np.flatnonzero(np.diff(rows) != 1) + 1, len(rows)] if len(rows) else []
+    first = 0
     with path.open("rb", buffering=0) as file:
-        for run in runs if found.size else []:
-            file.seek(place.offset + int(run[0]) * row_bytes)
-            end = done + len(run) * row_bytes
-            while done < end:
-                n_read = file.readinto(bytes_[done:end])
-                if not n_read:
-                    raise UserError(f"{path}: it ends before its activations do: it was cut short; {AGAIN}")
-                done += n_read
-    return found.view(place.stored).reshape(len(rows), *place.shape[1:])
+        for end in ends:
+            file.seek(place.offset + int(rows[first]) * row_bytes)
+            for start in range(first, int(end), at_once):
+                stop = min(start + at_once, int(end))
+                _fill(file, bytes_[start * row_bytes : stop * row_bytes], path)
+                check(stored[start:stop], rows[start:stop])
+            first = int(end)
+    return stored
+
+
+def _fill(file: BinaryIO, bytes_: memoryview, path: Path) -> None:
+    done = 0
+    while done < len(bytes_):
+        n_read = file.readinto(bytes_[done:])  # type: ignore[attr-defined]
+        if not n_read:
+            raise UserError(f"{path}: it ends before its activations do: it was cut short; {AGAIN}")
+        done += n_read
 
 
 def will_read_rows(path: Path, place: ByteRange, rows: np.ndarray) -> None:

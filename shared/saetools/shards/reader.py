@@ -121,15 +121,23 @@ class Shard:
         result may share. Raises UserError where the bytes are not those that were written, or a value is not finite.
         """
         place = self._layer(layer)
-        found = read_rows(self.path, place.patches, rows, buffer)
-        wrong = np.flatnonzero(self._row_sums(found) != place.sums[rows])
-        if len(wrong):
-            raise UserError(
-                f"{self.path}: the activations of {len(wrong)} images in layer {layer} (the first:"
-                f" {self.examples.path[rows[wrong[0]]]}) are not those that were written: the file was damaged;"
-                f" remove it and run the same {SHARDS.made_by} command again"
-            )
-        return self._scaled(layer, found)
+
+        def check(stored: np.ndarray, rows: np.ndarray) -> None:
+            wrong = np.flatnonzero(self._row_sums(stored) != place.sums[rows])
+            if len(wrong):
+                raise UserError(
+                    f"{self.path}: the activations in layer {layer} of {self.examples.path[rows[wrong[0]]]} are not"
+                    f" those that were written: the file was damaged; remove it and run the same {SHARDS.made_by}"
+                    " command again"
+                )
+            if has_non_finite(stored, place.patches.dtype):
+                raise UserError(
+                    f"{self.path}: layer {layer} holds NaN or infinite activations; {SHARDS.made_by} never writes"
+                    " them: record it again"
+                )
+
+        tensor = to_tensor(read_rows(self.path, place.patches, rows, check, buffer), place.patches.dtype)
+        return tensor if place.scale is None else tensor.float().mul_(place.scale)
 
     def will_read(self, layer: int, rows: np.ndarray) -> None:
         """Ask the system to fetch images that will be read soon, `rows` ascending and close to each other."""
@@ -164,17 +172,6 @@ class Shard:
                 " record the layer that you need on its own"
             )
         return next(iter(shapes.values()))
-
-    def _scaled(self, layer: int, stored: np.ndarray) -> torch.Tensor:
-        """As a tensor, of int8 the values; raises UserError where one is NaN or infinite."""
-        place = self._layer(layer)
-        if has_non_finite(stored, place.patches.dtype):
-            raise UserError(
-                f"{self.path}: layer {layer} holds NaN or infinite activations; {SHARDS.made_by} never writes"
-                " them: record it again"
-            )
-        tensor = to_tensor(stored, place.patches.dtype)
-        return tensor if place.scale is None else tensor.float().mul_(place.scale)
 
 
 class ShardSet:

@@ -461,7 +461,9 @@ def test_errors_say_what_to_do(case: Case, tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("path,red\ntrain/0000.jpg,1\n")
     assert "89 of the 90 images in --train have no row" in refused("--labels", table)
-    assert "no such file or folder" in refused("--labels", tmp_path / "none.csv")
+    assert "no such file; expected CUB-200-2011's folder, or a CSV" in refused(
+        "--labels", tmp_path / "none.csv"
+    )
     table.write_text("path,red\ntrain/0000.jpg,7\n")
     assert "expected a number from 0 to 1" in refused("--labels", table)
     assert "leave cells" in refused("--labels", table, "--ignore", 0)

@@ -320,3 +320,11 @@ def test_odd_files_in_place_of_an_sae(tmp_path: Path) -> None:
     assert "--threshold nan" in error_lines(
         convert(tmp_path / "pipe.pt", tmp_path / "out.h5", "--threshold", "nan", code=2)
     )
+
+
+def test_a_name_that_is_there_twice(tmp_path: Path) -> None:
+    write_saelens(tmp_path / "sae", sae_of(), {})
+    config = tmp_path / "sae" / "cfg.json"
+    config.write_text(config.read_text().replace('"d_in": 12,', '"d_in": 13,\n "d_in": 12,'))
+    with pytest.raises(UserError, match="cfg.json is not JSON .a name in it is there twice"):
+        load_scorer(tmp_path / "sae")

@@ -271,6 +271,18 @@ def test_damage_that_makes_the_library_loop(tmp_path: Path, monkeypatch: pytest.
     assert Shard(path).n_images == 12
 
 
+def test_headers_of_arrays_that_are_no_python(tmp_path: Path) -> None:
+    """NumPy parses them as Python, whose errors are of many kinds."""
+    content = (BEFORE / "latents" / "latents-000000.npz").read_bytes()
+    path = tmp_path / "latents-000000.npz"
+    at = content.index(b"{'descr'")
+    rng = np.random.default_rng(0)
+    for text in (b"('''", b"{((((", b"{'descr': 1e999", *(rng.bytes(40) for _ in range(200))):
+        path.write_bytes(content[:at] + text + content[at + len(text) :])
+        with pytest.raises(UserError, match=str(path)):
+            open_latents(path)
+
+
 def test_a_killed_command_leaves_no_process_that_looks(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from saetools.files import hdf5_probe as probe\n"

@@ -20,7 +20,7 @@ import h5py
 
 from saetools.errors import UserError
 
-SECONDS = 20  # for one file; a sound one takes milliseconds
+SECONDS = 10  # for one file; a sound one takes milliseconds
 MEMORY = 8 << 30  # bytes of addresses: damaged sizes can ask for any amount
 SMALL = 1 << 24  # bytes of a data set that is read whole
 DEEPEST = 16  # groups in groups; ours have two

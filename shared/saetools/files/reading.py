@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ RAISED_ON_DAMAGE = (
     MemoryError,
     EOFError,
     AssertionError,
+    SyntaxError,  # of the header of an array, which NumPy parses as Python
+    tokenize.TokenError,
     struct.error,
     zipfile.BadZipFile,
 )
@@ -85,11 +88,18 @@ def reading(path: Path, again: str) -> Iterator[None]:
 
 
 def parse_json(text: str | bytes, path: Path, what: str, again: str) -> dict[str, Any]:
-    """A JSON object; raises UserError where `what` of `path` is none."""
+    """A JSON object; raises UserError where `what` of `path` is none, or where a name in it is there twice."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError, TypeError) as error:
         raise UserError(f"{path}: {what} is not JSON ({error}); {again}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: {what} is {type(found).__name__}, expected a JSON object; {again}")
+    return found
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name in it is there twice")
     return found

@@ -326,5 +326,5 @@ def test_a_name_that_is_there_twice(tmp_path: Path) -> None:
     write_saelens(tmp_path / "sae", sae_of(), {})
     config = tmp_path / "sae" / "cfg.json"
     config.write_text(config.read_text().replace('"d_in": 12,', '"d_in": 13,\n "d_in": 12,'))
-    with pytest.raises(UserError, match="cfg.json is not JSON .a name in it is there twice"):
+    with pytest.raises(UserError, match=r"cfg\.json is not JSON .a name in it is there twice"):
         load_scorer(tmp_path / "sae")

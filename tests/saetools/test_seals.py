@@ -18,6 +18,7 @@ from scipy import sparse
 from small_latents import write_latents
 from small_shards import clustered_acts, write_shards
 
+from check_files.checking import check_file
 from fit_probes.probe_file import Probes, load_probes, save_probes
 from saetools.errors import UserError
 from saetools.files import hdf5_probe, seal
@@ -171,6 +172,8 @@ def test_a_file_that_another_program_wrote_anew(name: str, whole: dict[str, Path
         new.attrs.update(old.attrs)
     with pytest.raises(UserError, match="its checksums are gone: another program has written it anew"):
         READ[name](path)
+    with pytest.raises(UserError, match="its checksums are gone"):
+        check_file(path, deep=False)  # which looks at the name of the format first
 
 
 def test_a_file_that_was_edited(whole: dict[str, Path], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from saetools.files.atomic import atomic_path
 from saetools.files.formats import Format
 from saetools.files.hdf5_probe import check_by_probe, links
 from saetools.files.reading import open_file, reading
-from saetools.files.seal import block_size, check_hdf5, check_version, seal_hdf5
+from saetools.files.seal import Seal, block_size, check_hdf5, check_version, seal_hdf5
 
 _ROOM_FOR_STRUCTURE = 1 << 20
 
@@ -36,18 +36,19 @@ def open_hdf5(path: Path, format: Format) -> Iterator[h5py.File]:
     again = f"write it again with {format.made_by}"
     with open_file(path, f"expected an HDF5 file of {format.name}, as {format.made_by} writes it") as raw:
         status = os.fstat(raw.fileno())
-        known = _compared.get(path) == (signature := (status.st_ino, status.st_size, status.st_mtime_ns))
-        seal = None if known else check_hdf5(raw, path, f"expected an HDF5 file of {format.name}; {again}")
-    if seal is None and not known:
+        signature = status.st_ino, status.st_size, status.st_mtime_ns
+        before, seal = _compared.get(path, (None, None))
+        if before != signature:
+            seal = check_hdf5(raw, path, f"expected an HDF5 file of {format.name}; {again}")
+    if before != signature and seal is None:
         check_by_probe(path, f"expected an HDF5 file of {format.name}; {again}")
     with reading(path, again), _open(path) as file:
-        if not known:
-            if found := links(file):
-                raise UserError(
-                    f"{path}: {found}, which saetools never writes: it may lead to another file; {again}"
-                )
-            check_version(seal, file.attrs.get("format_version"), format, path)
-            _compared[path] = signature
+        if before != signature and (found := links(file)):
+            raise UserError(
+                f"{path}: {found}, which saetools never writes: it may lead to another file; {again}"
+            )
+        check_version(seal, file.attrs.get("format_version"), format, path)
+        _compared[path] = signature, seal
         yield file
 
 
@@ -61,7 +62,8 @@ def _open(path: Path) -> h5py.File:
         raise
 
 
-_compared: dict[Path, tuple[int, int, int]] = {}  # files as they were when their bytes were compared
+# files as they were when their bytes were compared, and their seals
+_compared: dict[Path, tuple[tuple[int, int, int], Seal | None]] = {}
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import h5py
 
 from saetools.errors import UserError
 
-SECONDS = 10  # for one file; a sound one takes milliseconds
+SECONDS = 8  # for one file; a sound one takes milliseconds
 MEMORY = 8 << 30  # bytes of addresses: damaged sizes can ask for any amount
 SMALL = 1 << 24  # bytes of a data set that is read whole
 DEEPEST = 16  # groups in groups; ours have two
@@ -48,10 +48,16 @@ def links(group: h5py.Group, depth: int = 0) -> str | None:
 
 
 def check_by_probe(path: Path, again: str) -> None:
-    """Raise UserError unless another process could read the structure of the file."""
-    answer = _Probe.running().ask(path)
-    if answer != "ok":
+    """Raise UserError unless another process could read the structure of the file; it is asked once."""
+    status = path.stat()
+    key = path, status.st_ino, status.st_size, status.st_mtime_ns
+    if key not in _answers:
+        _answers[key] = _Probe.running().ask(path)
+    if (answer := _answers[key]) != "ok":
         raise UserError(f"{path}: it is damaged, or no HDF5 file ({answer}); {again}")
+
+
+_answers: dict[tuple[Path, int, int, int], str] = {}
 
 
 class _Probe:
@@ -69,6 +75,8 @@ class _Probe:
             text=True,
             start_new_session=True,  # Ctrl-C is for the command
         )
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # it has started
 
     @staticmethod
     def running() -> _Probe:
@@ -128,6 +136,7 @@ def _limit() -> None:
 
 
 def _serve() -> None:
+    print("ready", flush=True)  # noqa: T201
     for line in sys.stdin:
         _limit()
         print(_look(json.loads(line)), flush=True)  # noqa: T201 (the answer to the parent)

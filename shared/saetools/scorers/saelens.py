@@ -30,11 +30,6 @@ from saetools.scorers.saev import shift_bias
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 ARCHITECTURES = ("standard", "topk", "jumprelu")
 OURS = "saetools"  # in `metadata`: what we know of an SAE that we exported, and a digest of the folder
-# What in cfg.json decides numbers
-_DECIDING = (
-    "architecture", "k", "activation_fn", "activation_fn_str", "activation_fn_kwargs", "d_in", "d_sae",
-    "apply_b_dec_to_input", "normalize_activations", "reshape_activations", "rescale_acts_by_decoder_norm",
-)  # fmt: skip
 
 
 def is_saelens(path: Path) -> bool:
@@ -142,11 +137,11 @@ def write_saelens(folder: Path, sae: SAE, metadata: dict[str, Any]) -> None:
 
 
 def _digest(cfg: dict[str, Any], ours: dict[str, Any], weights: bytes) -> str:
-    """SHA-256 of the weights as stored, of the settings that decide numbers, and of what the SAE was trained on."""
-    deciding = {name: cfg.get(name) for name in _DECIDING}
-    deciding |= {name: value for name, value in ours.items() if name != "digest"}
+    """SHA-256 of the weights as stored, of all settings in cfg, and of what we know of the SAE, without the digest."""
+    settings = {name: value for name, value in cfg.items() if name != "metadata"}
+    known = {name: value for name, value in ours.items() if name != "digest"}
     return hashlib.sha256(
-        canonical_json([deciding, hashlib.sha256(weights).hexdigest()]).encode()
+        canonical_json([settings, known, hashlib.sha256(weights).hexdigest()]).encode()
     ).hexdigest()
 
 

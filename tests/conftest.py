@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Tests run side by side on few cores; more threads than that make them slower, not faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Commands keep ignoring what was ignored when they were started; under nohup, that is SIGHUP.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from edited_files import edit_hdf5
 from in_process import runner
 from PIL import Image
-from processes import Tool, error_lines
+from processes import BIN, Tool, error_lines
 from tiny_models import VIT, random_image, save_timm_weights
 
 from dump_acts import cli as dump_cli
@@ -78,3 +80,23 @@ def test_sizes_that_were_not_recorded_are_unknown(recorded: Path, tmp_path: Path
         with Image.open(recorded / "set" / f"{i}.jpg") as image:
             (image.resize((180, 120)) if i < 2 else image).save(root / f"{i}.jpg")
     tool("render-visuals", "page", tmp_path / "latents", "--images", root, "--out", tmp_path / "site")
+
+
+def test_no_half_thumbnail_where_the_disk_is_full(recorded: Path, tmp_path: Path, tool: Tool) -> None:
+    """Pillow, writing into a file itself, takes the part of its last write that fits for all of it."""
+    page = ["page", recorded / "latents", "--images", recorded / "set", "--workers", 1, "--out"]
+    tool("render-visuals", *page, tmp_path / "whole")
+    largest = max(path.stat().st_size for path in (tmp_path / "whole").rglob("*.jpg"))
+    done = subprocess.run(
+        [str(BIN / "render-visuals"), *map(str, page), str(tmp_path / "site")],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 17, largest - 17)),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "File too large; free some space" in error_lines(done)
+    for path in (tmp_path / "site").rglob("*.jpg"):
+        with Image.open(path) as image:
+            image.load()  # raises where it was cut short

@@ -61,6 +61,16 @@ def partial_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}{PARTIAL}")
 
 
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write bytes to `target`, complete or not at all.
+
+    For what Pillow, torch or matplotlib write, too: encoders that write into a file themselves may take a disk that
+    fills up for the end of their work.
+    """
+    with atomic_path(target) as partial:
+        partial.write_bytes(content)
+
+
 def write_text(target: Path, text: str) -> None:
     """Write `text` as UTF-8 to `target`, complete or not at all."""
     with atomic_path(target) as partial:

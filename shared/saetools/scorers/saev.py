@@ -20,7 +20,7 @@ import torch
 import xxhash
 
 from saetools.errors import UserError
-from saetools.files.atomic import atomic_path
+from saetools.files.atomic import write_bytes
 from saetools.files.provenance import canonical_json
 from saetools.files.reading import parse_json, read_bytes
 from saetools.files.torch_files import load_torch, saved_by_torch
@@ -141,8 +141,7 @@ def write_saev(path: Path, sae: SAE) -> None:
         tensors["activation.threshold"] = threshold
     state = saved_by_torch(tensors)
     header[OURS] = {"digest": _digest(header, state)}
-    with atomic_path(path) as partial:
-        partial.write_bytes(f"{json.dumps(header)}\n".encode() + state)
+    write_bytes(path, f"{json.dumps(header)}\n".encode() + state)
 
 
 def _digest(header: Mapping[str, Any], state: bytes) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from render_visuals.pictures.redraw import content_key, draw_changed, file_stat
-from saetools.files.atomic import atomic_path
+from saetools.files.atomic import write_bytes
 from saetools.vision.model_input import Recorded, seen_pixels
 
 if TYPE_CHECKING:
@@ -60,5 +61,6 @@ def draw_thumbnail(task: Thumbnail) -> None:
 
     image = Image.fromarray(seen_pixels(task.root, task.path, task.preprocess, task.recorded))
     image.thumbnail((LARGEST_EDGE, LARGEST_EDGE), Image.Resampling.LANCZOS)
-    with atomic_path(task.target) as partial:
-        image.save(partial, "JPEG", quality=84, comment=task.key.encode())
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=84, comment=task.key.encode())
+    write_bytes(task.target, encoded.getvalue())

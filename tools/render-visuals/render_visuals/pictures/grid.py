@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from render_visuals.pictures.redraw import KEY
-from saetools.files.atomic import atomic_path
+from saetools.files.atomic import write_bytes
 from saetools.labels import IGNORED_LABEL
 from saetools.latents.file import heat_grid
 from saetools.vision.heat import label_colours, patch_of_pixel, with_heat
@@ -95,8 +96,9 @@ def draw_latent(task: LatentPicture) -> None:
         _write_legend(pen, line, MARGIN, y + 20 * i)
     info = PngImagePlugin.PngInfo()
     info.add_text(KEY, task.key)
-    with atomic_path(task.target) as partial:
-        canvas.save(partial, "PNG", pnginfo=info)
+    encoded = io.BytesIO()
+    canvas.save(encoded, "PNG", pnginfo=info)
+    write_bytes(task.target, encoded.getvalue())
 
 
 def _tile_image(tile: Tile, task: LatentPicture) -> Image:

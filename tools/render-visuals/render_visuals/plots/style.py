@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saetools.errors import UsageError, UserError
-from saetools.files.atomic import atomic_path
+from saetools.files.atomic import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,8 +78,9 @@ def save_figure(figure: Figure, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     kind = target.suffix.lower().removeprefix(".")
     metadata = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-    with atomic_path(target) as partial:
-        figure.savefig(partial, format=kind, dpi=160, metadata=metadata, bbox_inches="tight")
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format=kind, dpi=160, metadata=metadata, bbox_inches="tight")
+    write_bytes(target, encoded.getvalue())
 
 
 def colour_of(number: int) -> str:

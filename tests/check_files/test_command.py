@@ -181,7 +181,7 @@ def test_nan_in_a_table(copied: Path) -> None:
     ap, sidecar = copied / "ap.csv", copied / "ap.csv.json"
     values = json.loads(sidecar.read_text())
     del values["sha256"], values["xxh3_128"]  # as in sidecars of earlier versions
-    sidecar.write_text(json.dumps(values))
+    sidecar.write_text(json.dumps(values, indent=1))
     lines = ap.read_text().splitlines()
     for cell, code in (("inf", 0), ("nan", 1), ('"NaN"', 1)):
         cells = lines[2].split(",")

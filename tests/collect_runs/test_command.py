@@ -167,7 +167,7 @@ def test_text_in_an_older_table_is_named(tool, tmp_path) -> None:
     """Tables of earlier versions have no SHA-256, so their cells may have been edited."""
     path = write_table(tmp_path / "ap.csv", ap_rows({"a": 0.5, "b": 0.6}), AP)
     values = {name: value for name, value in sidecar_values(path).items() if name not in (SHA256, OWN_DIGEST)}
-    sidecar_path(path).write_text(json.dumps(values))
+    sidecar_path(path).write_text(json.dumps(values, indent=1))
     assert read(tool("collect-runs", path).stdout)["map"].tolist() == [pytest.approx(0.55)]
     path.write_text(path.read_text().replace("0.5", "o.5"))
     said = error_lines(tool("collect-runs", path, code=1))

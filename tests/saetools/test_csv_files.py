@@ -17,7 +17,7 @@ from saetools.errors import UserError
 from saetools.files import seal
 from saetools.files.formats import AP_TABLE, PROBE_TABLE, TABLES, YIELD
 from saetools.files.provenance import Provenance
-from saetools.files.tables import read_csv, sidecar_path, write_csv
+from saetools.files.tables import read_csv, sidecar_path, sidecar_values, write_csv, write_sidecar
 
 
 def write(path: Path, table: pd.DataFrame) -> Provenance:
@@ -30,7 +30,7 @@ def without(path: Path, *names: str) -> None:
     """Remove entries from the sidecar of the table at `path`."""
     values = json.loads(sidecar_path(path).read_text())
     kept = {name: value for name, value in values.items() if name not in names}
-    sidecar_path(path).write_text(json.dumps(kept))
+    sidecar_path(path).write_text(json.dumps(kept, indent=1))
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -142,9 +142,8 @@ def test_the_sidecar_has_the_sha256_of_the_file(tmp_path: Path) -> None:
 def test_what_is_no_sidecar(tmp_path: Path, change: dict[str, object], said: str) -> None:
     path = tmp_path / "a.csv"
     write(path, pd.DataFrame({"a": [1], "b": [2]}))
-    values = json.loads(sidecar_path(path).read_text()) | {"xxh3_128": ...} | change
-    kept = {name: value for name, value in values.items() if value is not ...}
-    sidecar_path(path).write_text(json.dumps(kept))
+    values = json.loads(sidecar_path(path).read_text()) | change
+    write_sidecar(path, {name: value for name, value in values.items() if value is not ...})
     for formats in (AP_TABLE, TABLES):
         with pytest.raises(UserError, match=said):
             read_csv(path, formats)
@@ -159,6 +158,21 @@ def test_an_entry_of_a_sidecar_that_was_changed(tmp_path: Path, name: str) -> No
     sidecar_path(path).write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"a\.csv\.json: its digest is not that of its entries"):
         read_csv(path, AP_TABLE)
+
+
+def test_a_sidecar_with_a_piece_gone(tmp_path: Path) -> None:
+    """Whatever is gone: an error, or all that was there but the digest's own name is there."""
+    path = tmp_path / "a.csv"
+    write(path, pd.DataFrame({"a": [1], "b": [2]}))
+    sidecar = sidecar_path(path)
+    content, values = sidecar.read_bytes(), sidecar_values(path)
+    for start in range(len(content)):
+        for n_bytes in (1, 2, 17, 24, 33, 51, 60):
+            sidecar.write_bytes(content[:start] + content[start + n_bytes :])
+            try:
+                assert sidecar_values(path) == values
+            except UserError as error:
+                assert str(sidecar) in str(error) or sidecar.name in str(error)
 
 
 def test_a_table_without_checksums_is_read_with_a_warning(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import h5py
 import numpy as np
 from edited_files import edit_hdf5
 
+from saetools.files.tables import write_sidecar
 from saetools.shards.dtypes import row_sums
 from saetools.shards.reader import Shard
 
@@ -213,13 +213,8 @@ def broken_tables(name: str) -> dict[str, Kind]:
             f"its SHA-256 is not the one in {name}.json: it was edited or cut short",
         ),
         "of a later version": Kind(
-            rewrite(
-                f"{name}.json",
-                lambda text: re.sub(
-                    r',\n "xxh3_128": "\w+"',
-                    "",
-                    re.sub(r'"format_version": \d+', '"format_version": 7', text),
-                ),
+            lambda root: write_sidecar(
+                root / name, {**json.loads((root / f"{name}.json").read_text()), "format_version": 7}
             ),
             name,
             "found version 7",

@@ -41,16 +41,22 @@ def write_csv(
 
 
 def write_sidecar(path: Path, values: Mapping[str, Any]) -> None:
-    """Write the sidecar of the CSV at `path`, with a digest of itself; an older one is replaced."""
+    """Write the sidecar of the CSV at `path`, which begins with a digest of itself; an older one is replaced."""
     entries = json.loads(json.dumps(dict(values)))  # as they will be read
-    entries[OWN_DIGEST] = _own_digest(entries)
-    write_text(sidecar_path(path), json.dumps(entries, indent=1, sort_keys=True) + "\n")
+    entries.pop(OWN_DIGEST, None)
+    text = json.dumps(entries, indent=2, sort_keys=True)
+    write_text(sidecar_path(path), f'{{"{OWN_DIGEST}": "{_own_digest(entries)}",{text[1:]}\n')
 
 
 def _own_digest(values: Mapping[str, Any]) -> str:
     """XXH3-128 of the entries of a sidecar, without the digest."""
     entries = {name: value for name, value in values.items() if name != OWN_DIGEST}
     return xxhash.xxh3_128_hexdigest(canonical_json(entries).encode("utf-8", "surrogatepass"))
+
+
+def _needs_digest(values: Mapping[str, Any], content: bytes) -> bool:
+    """Whether a sidecar must have a digest: not where it has no checksums, or was laid out by an earlier version."""
+    return (SHA256 in values or ROWS in values) and not content.replace(b"\r\n", b"\n").startswith(b'{\n "')
 
 
 def read_csv(path: Path, formats: Format | Sequence[Format]) -> tuple[pd.DataFrame, Provenance]:
@@ -140,7 +146,8 @@ def sidecar_values(path: Path) -> dict[str, Any]:
         )
     content = read_bytes(sidecar, f"expected the sidecar of {path.name}")
     found = parse_json(content, path, f"its sidecar {sidecar.name}", "write both again")
-    if found.get(OWN_DIGEST, own := _own_digest(found)) != own:
+    own = _own_digest(found)
+    if found.get(OWN_DIGEST, None if _needs_digest(found, content) else own) != own:
         raise UserError(
             f"{sidecar}: its digest is not that of its entries: it was damaged or edited; restore it from a copy, or"
             " write both again"

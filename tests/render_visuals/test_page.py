@@ -261,7 +261,7 @@ def test_an_ap_table_says_of_which_sae_it_is(chain: tuple[Chain, Path], tmp_path
     sidecar = own.with_name("own.csv.json")
     values = {**json.loads(sidecar.read_text()), "format_version": 1}
     without = {name: value for name, value in values.items() if name not in ("scorer_files", OWN_DIGEST)}
-    sidecar.write_text(json.dumps(without))  # as the first versions wrote it
+    sidecar.write_text(json.dumps(without, indent=1))  # as the first versions wrote it
     for done in render_all(own):
         assert done.returncode == 0, done.stderr
         assert "is known by kind, size and layer only; score the file again" in done.stderr

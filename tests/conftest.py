@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Tests run side by side on few cores; more threads than that make them slower, not faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Commands keep ignoring signals that were ignored when they were started: SIGHUP under nohup, SIGINT behind a shell's `&`.
+# Commands keep ignoring what was ignored when they were started: SIGHUP under nohup, SIGINT behind a shell's `&`.
 for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)

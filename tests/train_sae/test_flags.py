@@ -88,6 +88,8 @@ ELSEWHERE = {
     "--verbose": "test_cli_kit.py",
     "--version": "test_cli_kit.py",
     "--help": "test_command.py",
+    "--install-completion": "test_help.py",
+    "--show-completion": "test_help.py",
 }
 train = runner("train-sae", app)
 

@@ -16,7 +16,7 @@ from saetools.vision.weights import fit_weights, read_weights
 
 
 def near_models(name: str) -> str:
-    """'; did you mean ...?' for a name without its family, such as vit_tiny_patch16_224 for timm/vit_tiny_patch16_224."""
+    """'; did you mean timm/NAME?', or similar names, for a name without its library; else ''."""
     if timm.is_model(name.partition(".")[0]):
         return f"; did you mean timm/{name}?"
     import open_clip

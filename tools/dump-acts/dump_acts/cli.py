@@ -136,6 +136,7 @@ def dump_acts(
     Writes activation shards (HDF5, see docs/formats.md) and prints the path of each when it is complete. Run the same
     command again to record the shards that are missing.
     """
+    from dump_acts.found import LabelCount, check_layout, listed
     from dump_acts.patch_labels import LabelSettings
     from saetools.vision.image_sets import list_divided, list_images
 
@@ -150,6 +151,7 @@ def dump_acts(
         found = list_images(images, layout, split)
     else:
         found = list_divided(images, layout, split, split_validation)
+    check_layout(images, layout, found)
     labels = None
     if found.mask is not None:
         labels = LabelSettings(patch_label or "majority", background or 0, sorted(ignored))
@@ -192,6 +194,7 @@ def dump_acts(
     plan.check_space(disk_bytes)
     if dry_run:
         return
+    logger.info("found %s", listed(found))
     for line in plan.lines(outline):
         if line.startswith(("images", "layers", "this run")):
             logger.info("%s", line)
@@ -199,8 +202,11 @@ def dump_acts(
         precision = "float16" if on_device.type == "cuda" else "float32"
     vision = load_model(outline, weights=weights, device=on_device, precision=precision)
     settings = RunSettings(labels, batch_size, workers, on_bad_image == "skip", disk_bytes)
+    count = LabelCount()
     for path in record(vision, plan, settings):
+        count.add(path)  # before its path is read, and the shard deleted
         write_line(str(path))
+    count.say()
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.core
 import typer.main
 from processes import BIN, error_lines
 
@@ -48,7 +49,7 @@ def test_help_is_plain_and_without_rich(tool: str) -> None:
     assert re.fullmatch(r"[\x20-\x7e\n]+", done.stdout), "only plain characters"
     modules = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "typer" in modules
-    assert "rich" not in modules
+    assert "rich" not in modules or hasattr(typer.core, "rich")  # older versions of Typer import it always
     assert "Common options:" in done.stdout
     for parameter in command_of(tool).params:
         options = (

@@ -40,7 +40,10 @@ class _Plain:
                 is_argument = parameter.param_type_name == "argument"
                 heading = "Arguments" if is_argument else names.get(parameter.name, "Options")
                 left = _TYPE.sub(lambda found: _TYPE_NAMES.get(found[1], found[1].upper()), record[0])
-                rows[heading][parameter.name] = (left, record[1])
+                rows[heading][parameter.name] = (
+                    left,
+                    record[1].replace(r"\[", "["),
+                )  # older versions of Typer escape it
         for heading, found in rows.items():
             order = self.groups.get(heading, "").split() or list(found)
             if found:

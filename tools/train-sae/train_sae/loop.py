@@ -79,7 +79,8 @@ def train(runs: Sequence[Run], context: RunContext) -> list[Trainer]:
             _check_shards(trainer, found[1], source)
             trainer.resume(found[0])
             logger.info("%s: resumes after step %d", trainer.run.out, trainer.n_done)
-    say_plan([trainer.settings for trainer in trainers], source)
+    longest = max((trainer.settings for trainer in trainers), key=lambda settings: settings.n_steps)
+    say_plan(longest.n_steps, shared.options.batch_size, longest.options.tokens is None, source)
     try:
         run_steps(trainers, stream, source, context, skip)
         source.finish()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from saetools.log import logger
 
 if TYPE_CHECKING:
     from saetools.shards.token_source import ShardSource
-    from train_sae.config import TrainingSettings
 
 EPOCHS, LEAST_TOKENS, MOST_TOKENS = 20, 10**6, 10**8
 DEFAULT_TOKENS = "20 epochs, at least 1M and at most 100M"
@@ -21,12 +19,11 @@ def default_tokens(epoch: int) -> int:
     return min(max(EPOCHS * epoch, LEAST_TOKENS), MOST_TOKENS)
 
 
-def say_plan(together: Sequence[TrainingSettings], source: ShardSource) -> None:
-    """Log '1,957,888 tokens in 478 steps: 20 epochs of 98,000 tokens', of the longest of SAEs on one stream."""
-    longest = max(together, key=lambda settings: settings.n_steps)
-    tokens, epoch = longest.n_steps * longest.options.batch_size, source.tokens(source.holdout)
+def say_plan(n_steps: int, batch_size: int, is_default: bool, source: ShardSource) -> None:
+    """Log '1,957,888 tokens in 478 steps: 20 epochs of 98,000 tokens'."""
+    tokens, epoch = n_steps * batch_size, source.tokens(source.holdout)
     most = "at most " if source.excluded else ""
-    said = f"{tokens:,} tokens in {longest.n_steps:,} steps: {tokens / epoch:.3g} epochs of {most}{epoch:,} tokens"
-    if longest.options.tokens is None:
+    said = f"{tokens:,} tokens in {n_steps:,} steps: {tokens / epoch:.3g} epochs of {most}{epoch:,} tokens"
+    if is_default:
         said += f" (the default: {DEFAULT_TOKENS}; --tokens sets another number)"
     logger.info("%s", said)

@@ -1,3 +1,4 @@
+# make setup          the commands, in .venv; TORCH_INDEX=https://download.pytorch.org/whl/cpu: PyTorch without CUDA
 # make cub200-table   the trait table, with all steps before it (see README.md for CUB=, MODEL=, ...)
 # make cub200-choice  a comparison of SAE settings, on a validation part of the training images
 # make birds-page     a page and pictures of the SAEs and latents of that table: out/cub200/page-.../index.html
@@ -91,7 +92,11 @@ setup: .venv/.installed
 PROJECTS := pyproject.toml setup.py shared/pyproject.toml $(TOOLS:%=%/pyproject.toml)
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
 
+# TORCH_INDEX: an index of PyTorch's own packages, such as https://download.pytorch.org/whl/cpu; empty: PyPI, with CUDA.
+TORCH_INDEX ?=
+
 .venv/.installed: .venv/bin/python $(PROJECTS)
+	$(if $(TORCH_INDEX),$(BIN)/$(PIP_INSTALL) --index-url '$(TORCH_INDEX)' torch torchvision)
 	$(BIN)/$(PIP_INSTALL) -e .
 	touch $@
 

@@ -223,6 +223,7 @@ VALUES = (
 )
 # Options with values whose odd values mean work without end, files elsewhere, or the network
 LEFT_ALONE = {"--out", "--wandb", "--tensorboard", "--cache", "--save-scorer", "--help", "--max-disk"}
+LEFT_ALONE |= {"--install-completion", "--show-completion"}
 
 
 def mix(found: Campaign, server: Server, number: int) -> Case:

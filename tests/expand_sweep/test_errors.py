@@ -229,3 +229,25 @@ def test_other_click_programs_are_checked_by_their_own_parser(folder: Path, word
     done = expand_sweep(folder, "own.yml", code=1 if said else 0, env=environment)
     assert said in (error_lines(done) if said else done.stdout)
     assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("--lr {lr}", "--lrr {lr}", 13, "saetools has no option --lrr; did you mean --lr"),
+        ("[1e-3, 3e-3]", "[1e-3, fast]", 7, "--lr 'fast': "),
+        ("topk", "tokp", 14, "topk, batchtopk, relu or jumprelu"),
+        ("train-sae acts", "train-soe acts", 10, "has no command 'train-soe'; it has audit-latents, "),
+    ],
+)
+def test_a_tool_that_saetools_runs_is_checked_as_the_tool(
+    old: str, new: str, line: int, said: str, folder: Path
+) -> None:
+    """`saetools train-sae ...` is `train-sae ...`."""
+    through = GOOD.replace("      train-sae acts", "      saetools train-sae acts")
+    write_sweep(folder, through, "through.yml")
+    assert "saetools train-sae acts --layer=3 --lr 1e-3" in expand_sweep(folder, "through.yml").stdout
+    write_sweep(folder, through.replace(old, new, 1), "wrong.yml")
+    message = error_lines(expand_sweep(folder, "wrong.yml", code=1))
+    assert re.match(rf"expand-sweep: error: wrong\.yml:{line}:\d+: saetools", message), message
+    assert said in message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +13,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+import yaml
 from lower_bounds import ROOT, lower_bounds, requirements
 
 PARTS = [ROOT / "shared/pyproject.toml", *sorted(ROOT.glob("tools/*/pyproject.toml"))]
@@ -28,7 +30,7 @@ def scripts() -> dict[str, str]:
 def test_the_distribution_has_every_command_and_dependency_of_its_parts() -> None:
     found = distribution("saetools")
     assert {entry.name: entry.value for entry in found.entry_points} == scripts()
-    assert len(scripts()) == len(PARTS) - 1 == 11
+    assert len(scripts()) == len(PARTS) == 12  # one for each tool, and saetools
     needed = {one for one in found.requires or [] if "extra ==" not in one}
     extras = projects()[0]["optional-dependencies"]
     checks = {one for name in ("test", "dev") for one in extras[name]}
@@ -48,6 +50,33 @@ def test_all_parts_agree_on_python_and_licence() -> None:
     )
     assert all(other == one for other in others)
     assert [name.rsplit(" ", 1)[1] for name in one[3]] == ["3.11", "3.12", "3.13"]
+
+
+def test_the_citation_is_of_this_version() -> None:
+    found = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= found.keys()  # what the format requires
+    assert found["version"] == projects()[0]["version"]
+    assert (found["title"], found["license"]) == ("saetools", projects()[0]["license"])
+
+
+def test_pytorch_comes_first_from_the_index_that_is_asked_for(tmp_path: Path) -> None:
+    """`-B`: as in a new checkout. Without TORCH_INDEX there is one installation, from pip's own index."""
+    for name in ("Makefile", "pyproject.toml", "setup.py", "shared", "tools", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+
+    def lines(*more: str) -> list[str]:
+        done = subprocess.run(
+            ["make", "-n", "-B", "setup", *more], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return [line for line in done.stdout.splitlines() if "pip install" in line]
+
+    index = "https://download.pytorch.org/whl/cpu"
+    first, second = lines(f"TORCH_INDEX={index}")
+    assert shlex.split(first)[-4:] == ["--index-url", index, "torch", "torchvision"]
+    assert shlex.split(second)[-2:] == ["-e", "."]
+    assert "--index-url" not in second
+    assert lines() == [second]
+    assert f"make setup TORCH_INDEX={index}" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.slow

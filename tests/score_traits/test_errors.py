@@ -158,7 +158,7 @@ def test_bootstrap_by_class_needs_traits_that_several_classes_can_have(birds, sc
     done = score_traits(*shards, "--traits", birds.table, "--bootstrap-by", "class")
     refused(done, 2, "--bootstrap-by class", "--bootstrap R")
     done = score_traits(*shards, "--traits", birds.table, "--bootstrap", 5, "--bootstrap-by", "bird")
-    refused(done, 2, "--bootstrap-by bird", "image or class")
+    refused(done, 2, "--bootstrap-by bird", "expected one of image, class")
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ ELSEWHERE = {
     "--verbose": "test_cli_kit.py",
     "--version": "test_cli_kit.py",
     "--help": "test_command.py",
+    "--install-completion": "test_help.py",
+    "--show-completion": "test_help.py",
 }
 train = runner("train-sae", app)
 
@@ -281,7 +283,7 @@ def made_step(ranks: Ranks) -> TrainingStep:
         d_sae=40, objective="matryoshka", k=3, n_prefixes=4, aux_k=4, dead_after=64, batch_size=64,
         normalize="none", seed=3,
     )  # fmt: skip
-    settings = options.settings(d_model=10, holdout=0, log_every=1)
+    settings = options.settings(d_model=10, epoch=100, holdout=0, log_every=1)
     sample_nd = torch.randn(100, 10, generator=torch.Generator().manual_seed(2))
     parameters = SAEParameters.at_start(make_start(settings.start(), sample_nd))
     return make_training_step(parameters, settings, ranks)

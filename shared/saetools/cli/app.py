@@ -29,6 +29,9 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from saetools import __version__
+from saetools.cli.help import choice as choice
+from saetools.cli.help import completing as completing
+from saetools.cli.help import new_app as new_app
 from saetools.cli.process import (
     SIGNALS,
     exceptions_from_signals,
@@ -63,16 +66,13 @@ VerboseOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Random seed.")]
-DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")]
-
-
-def new_app() -> typer.Typer:
-    """An empty app with the behaviour every command shares (no shell completion, plain tracebacks)."""
-    return typer.Typer(
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        help="Device: auto, cpu, cuda, cuda:N or mps.",
+        autocompletion=completing("auto", "cpu", "cuda", "mps"),
+    ),
+]
 
 
 def examples(*commands: str) -> str:
@@ -137,8 +137,10 @@ def _exit_code(name: str, app: typer.Typer) -> int:
     # Not `app()`: that would turn an EOFError into Ctrl-C, and every closed pipe into exit code 1.
     command: Any = typer.main.get_command(app)
     try:
-        with exceptions_from_signals(), command.make_context(name, sys.argv[1:]) as context:
-            command.invoke(context)
+        with exceptions_from_signals():
+            command._main_shell_completion({}, name)  # where the shell asks for completions: it leaves then
+            with command.make_context(name, sys.argv[1:]) as context:
+                command.invoke(context)
         sys.stdout.flush()
     except typer.Exit as left:
         return left.exit_code

@@ -46,9 +46,10 @@ def start(name: str) -> NoReturn:
 
 def prepare(name: str) -> None:
     """Open missing standard streams and handle signals. Signals that are ignored, as nohup does, stay ignored."""
+    _Process.name = name
     if _Process.pid == os.getpid():
         return
-    _Process.name, _Process.pid, _Process.number, _Process.said = name, os.getpid(), 0, False
+    _Process.pid, _Process.number, _Process.said = os.getpid(), 0, False
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)

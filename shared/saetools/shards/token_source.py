@@ -109,6 +109,13 @@ class ShardSource:
         other.holdout, other.excluded, other._unread = holdout, tuple(excluded), {}
         return other
 
+    def tokens(self, holdout: float = 0.0) -> int:
+        """Tokens of an epoch by the header, the same before all shards have arrived as after.
+
+        Held-out images are left out, patches of excluded labels and shards that are missing are not.
+        """
+        return round(self.header.n_examples_total * (1 - holdout)) * self.n_patches
+
     @property
     def all_arrived(self) -> bool:
         """Whether the last shard has arrived."""

@@ -16,7 +16,6 @@ from saetools.files.user_csv import read_user_csv
 from saetools.labels import cub200
 from saetools.shards.held_out import VALIDATION, uniform_of_paths
 
-LAYOUTS = ("auto", "folder", "cub200", "masks", "csv")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 TRAIN_NAMES = ("train", "training")

@@ -225,16 +225,17 @@ def load_model(
 
 def _family(name: str) -> tuple[ModuleType, str]:
     """The module for a model's library, imported only when it is asked for, and the name in that library."""
+    from saetools.vision import timm_models
+
     library, _, short = name.partition("/")
     if library == "timm" and short:
-        from saetools.vision import timm_models
-
         return timm_models, short
     if library == "open_clip" and short:
         from saetools.vision import open_clip_models
 
         return open_clip_models, short
-    raise UserError(f"{name}: unknown model; expected timm/NAME or open_clip/NAME/PRETRAINED")
+    near = timm_models.near_models(name)
+    raise UserError(f"{name}: unknown model; expected timm/NAME or open_clip/NAME/PRETRAINED{near}")
 
 
 @torch.inference_mode()

@@ -15,6 +15,16 @@ from saetools.vision.preprocess import Preprocess
 from saetools.vision.weights import fit_weights, read_weights
 
 
+def near_models(name: str) -> str:
+    """'; did you mean timm/NAME?', or similar names, for a name without its library; else ''."""
+    if timm.is_model(name.partition(".")[0]):
+        return f"; did you mean timm/{name}?"
+    import open_clip
+
+    others = [f"open_clip/{model}/{weights}" for model, weights in open_clip.list_pretrained()]
+    return near_names(name, [*(f"timm/{model}" for model in timm.list_models()), *others])
+
+
 def check_name(name: str, weights: Path | None) -> None:
     """Raise UserError, offering near names, unless timm has such a model."""
     if not timm.is_model(name.split(".")[0]):

@@ -24,11 +24,16 @@ app = new_app()
 
 
 @app.command(
+    groups={
+        "Data": "train test out labels trait ignore",
+        "Ranking and test": "budgets tau bootstrap null seed",
+        "Running": "memory threads",
+    },
     epilog=examples(
         "audit-latents --train latents/train --test latents/test --labels target --budgets 5,10 --null 20 --out audit",
         "audit-latents --train latents/train --test latents/test --labels target --ignore 0 --budgets 10 --null 0"
         " --out audit-parts",
-    )
+    ),
 )
 def audit_latents(
     train: Annotated[list[Path], typer.Option(help="Latents to rank on: a folder, or files; repeatable.")],

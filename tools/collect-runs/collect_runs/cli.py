@@ -8,22 +8,22 @@ from typing import Annotated
 
 import typer
 
-from saetools.cli.app import VerboseOption, VersionOption, examples, new_app, run, write_line
+from saetools.cli.app import VerboseOption, VersionOption, choice, examples, new_app, run, write_line
 from saetools.cli.paths import reads_stdin
 from saetools.errors import UsageError, UserError
 from saetools.log import logger
 
 app = new_app()
-FORMATS = ("csv", "markdown", "latex")
 MOST_NAMED = 20
 
 
 @app.command(
+    groups={"Rows and columns": "by columns sort pareto", "Output": "format out strict"},
     epilog=examples(
         "collect-runs ap.csv --columns traits,map,ap_5,ap_95 --sort=-map --format markdown",
         "collect-runs ap.csv --by scorer,group --columns map",
         "collect-runs sae.metrics.csv --columns nmse,l0,dead",
-    )
+    ),
 )
 def collect_runs(
     files: Annotated[
@@ -58,7 +58,7 @@ def collect_runs(
     sort: Annotated[
         str | None, typer.Option(help="Sort by these columns; -COLUMN: descending.", metavar="COLUMN,...")
     ] = None,
-    format: Annotated[str, typer.Option(help="csv, markdown or latex.")] = "csv",
+    format: Annotated[str, choice("csv", "markdown", "latex", help="Format of the table.")] = "csv",
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if files or runs are missing.")
     ] = False,
@@ -70,9 +70,6 @@ def collect_runs(
 
     Lists on stderr the files that do not exist, and the runs that the full sweep would have.
     """
-    if format not in FORMATS:
-        raise UsageError(f"--format {format}: expected {', '.join(FORMATS)}")
-
     import pandas as pd
 
     from collect_runs.gathering import check_columns, comparable, default_by, gather, missing_runs

@@ -19,11 +19,12 @@ app = new_app()
 
 
 @app.command(
+    groups={"Its activations": "acts layer", "Checkpoints of saev": "centred threshold as_topk"},
     epilog=examples(
         "convert-sae sae.h5 sae.pt",
         "convert-sae sae.h5 sae-saelens",
         "convert-sae sae.pt converted.h5 --acts acts/train --layer 7",
-    )
+    ),
 )
 def convert_sae(
     source: Annotated[

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from dump_acts.options import GROUPS, parse_channels, parse_grid
 from saetools.cli.app import (
     DeviceOption,
     VerboseOption,
     VersionOption,
+    choice,
     examples,
     new_app,
     parse_numbers,
@@ -28,12 +30,13 @@ BIRDS_MODEL = "--model timm/test_vit2 --weights examples/birds/vit.safetensors" 
 
 
 @app.command(
+    groups=GROUPS,
     epilog=examples(
         f"dump-acts data/birds --split train {BIRDS_MODEL} --layers 7 --out acts/train",
         f"dump-acts data/birds --split test {BIRDS_MODEL} --layers 7 --out acts/test",
         f"dump-acts data/birds/parts-train.csv {BIRDS_MODEL} --layers 7 --out parts/train",
         f"dump-acts data/birds/parts-test.csv {BIRDS_MODEL} --layers 7 --out parts/test",
-    )
+    ),
 )
 def dump_acts(
     images: Annotated[
@@ -63,7 +66,7 @@ def dump_acts(
         ),
     ] = None,
     layout: Annotated[
-        str, typer.Option(help="Layout of the data set: auto, folder, cub200, masks or csv.")
+        str, choice("auto", "folder", "cub200", "masks", "csv", help="Layout of the data set.")
     ] = "auto",
     weights: Annotated[
         Path | None, typer.Option(help="Local weights (.safetensors, .pth) instead of the published ones.")
@@ -81,11 +84,13 @@ def dump_acts(
             help="Patch grid: model (the model's own), or native:640 (640 patches, close to the image's aspect ratio)."
         ),
     ] = "model",
-    dtype: Annotated[str, typer.Option(help="Storage type: float16, bfloat16, float32 or int8.")] = "float16",
+    dtype: Annotated[
+        str, choice("float16", "bfloat16", "float32", "int8", help="Type of the stored values.")
+    ] = "float16",
     cls: Annotated[bool, typer.Option("--cls/--no-cls", help="Record the class token too.")] = False,
     patch_label: Annotated[
         str | None,
-        typer.Option(help="Label of a patch with masks: majority (the default) or prefer-foreground."),
+        choice("majority", "prefer-foreground", help="Label of a patch with masks.  [default: majority]"),
     ] = None,
     background: Annotated[
         int | None, typer.Option(min=0, help="Mask value of the background. Default: 0.")
@@ -105,7 +110,7 @@ def dump_acts(
         ),
     ] = "1/1",
     on_bad_image: Annotated[
-        str, typer.Option(help="Images that cannot be decoded: fail, or skip (the shard lists them).")
+        str, choice("fail", "skip", help="Images that cannot be decoded: the shard lists skipped ones.")
     ] = "fail",
     max_disk: Annotated[
         str | None,
@@ -117,7 +122,10 @@ def dump_acts(
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 32,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes that decode images.")] = 2,
     precision: Annotated[
-        str, typer.Option(help="Precision of the model: float32, float16, bfloat16; auto: float16 on a GPU.")
+        str,
+        choice(
+            "auto", "float32", "float16", "bfloat16", help="Precision of the model; auto: float16 on a GPU."
+        ),
     ] = "auto",
     device: DeviceOption = "auto",
     verbose: VerboseOption = False,
@@ -128,35 +136,25 @@ def dump_acts(
     Writes activation shards (HDF5, see docs/formats.md) and prints the path of each when it is complete. Run the same
     command again to record the shards that are missing.
     """
-    from dump_acts.patch_labels import RULES, LabelSettings
-    from saetools.shards.dtypes import STORED_TYPES
-    from saetools.vision.image_sets import LAYOUTS, list_divided, list_images
+    from dump_acts.found import LabelCount, check_layout, listed
+    from dump_acts.patch_labels import LabelSettings
+    from saetools.vision.image_sets import list_divided, list_images
 
     wanted_layers = None if layers == "all" else parse_numbers("--layers", layers, int)
-    new_mean, new_std = _channels("--mean", mean), _channels("--std", std)
-    if new_std is not None and min(new_std) <= 0:
-        raise UsageError("--std: every value must be above 0")
-    native = _parse_grid(grid)
+    new_mean, new_std = parse_channels("--mean", mean), parse_channels("--std", std)
+    native = parse_grid(grid)
     chosen_part = parse_slice("--slice", part)
     disk_bytes = parse_bytes("--max-disk", max_disk) if max_disk is not None else None
-    for flag, value, known in (
-        ("--layout", layout, LAYOUTS),
-        ("--dtype", dtype, tuple(STORED_TYPES)),
-        ("--patch-label", patch_label or RULES[0], RULES),
-        ("--on-bad-image", on_bad_image, ("fail", "skip")),
-        ("--precision", precision, ("auto", "float32", "float16", "bfloat16")),
-    ):
-        if value not in known:
-            raise UsageError(f"{flag} {value}: expected one of {', '.join(known)}")
     ignored = parse_numbers("--ignore", ignore, int) if ignore is not None else []
     # Before the slow imports: a typo should not take seconds
     if split_validation is None:
         found = list_images(images, layout, split)
     else:
         found = list_divided(images, layout, split, split_validation)
+    check_layout(images, layout, found)
     labels = None
     if found.mask is not None:
-        labels = LabelSettings(patch_label or RULES[0], background or 0, sorted(ignored))
+        labels = LabelSettings(patch_label or "majority", background or 0, sorted(ignored))
     else:
         for flag, given in (
             ("--patch-label", patch_label),
@@ -196,6 +194,7 @@ def dump_acts(
     plan.check_space(disk_bytes)
     if dry_run:
         return
+    logger.info("found %s", listed(found))
     for line in plan.lines(outline):
         if line.startswith(("images", "layers", "this run")):
             logger.info("%s", line)
@@ -203,24 +202,11 @@ def dump_acts(
         precision = "float16" if on_device.type == "cuda" else "float32"
     vision = load_model(outline, weights=weights, device=on_device, precision=precision)
     settings = RunSettings(labels, batch_size, workers, on_bad_image == "skip", disk_bytes)
+    count = LabelCount()
     for path in record(vision, plan, settings):
+        count.add(path)  # before its path is read, and the shard deleted
         write_line(str(path))
-
-
-def _channels(flag: str, text: str | None) -> list[float] | None:
-    return parse_numbers(flag, text, float, 3) if text is not None else None
-
-
-def _parse_grid(text: str) -> int | None:
-    """None for the model's own grid, or the number of patches of `native:640`."""
-    kind, _, number = text.partition(":")
-    if text == "model":
-        return None
-    if kind == "native" and number.isdecimal() and int(number) > 0:
-        return int(number)
-    raise UsageError(
-        f"--grid {text}: expected model, or native:P with the number of patches, such as native:640"
-    )
+    count.say()
 
 
 def main() -> None:

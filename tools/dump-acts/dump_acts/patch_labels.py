@@ -17,8 +17,6 @@ from saetools.vision.preprocess import Preprocess
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-RULES = ("majority", "prefer-foreground")
-
 
 @dataclass(frozen=True)
 class LabelSettings:

@@ -13,6 +13,7 @@ from saetools.cli.app import (
     DeviceOption,
     VerboseOption,
     VersionOption,
+    choice,
     examples,
     new_app,
     run,
@@ -27,11 +28,12 @@ app = new_app()
 
 
 @app.command(
+    groups={"What is kept": "scorer layer threshold top dtype", "Running": "out slice"},
     epilog=examples(
         "encode-acts parts/train --scorer sae.h5 --out latents/train",
         "encode-acts parts/test --scorer sae.h5 --out latents/test",
         "encode-acts parts/test --scorer units --top 8 --out units/test",
-    )
+    ),
 )
 def encode_acts(
     scorer: Annotated[
@@ -52,7 +54,7 @@ def encode_acts(
     top: Annotated[
         int | None, typer.Option(min=1, help="Keep at most this number of latents per patch, the largest.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Storage type of the values: float32 or float16.")] = "float32",
+    dtype: Annotated[str, choice("float32", "float16", help="Storage type of the values.")] = "float32",
     slice: Annotated[
         str, typer.Option(help="Encode part I of N of the shards, for job arrays: 3/16.", metavar="I/N")
     ] = "1/1",
@@ -65,12 +67,8 @@ def encode_acts(
     Writes one file of CSR latents per shard (scipy.sparse.load_npz reads it, see docs/formats.md) and prints its path
     when it is complete. Run the same command again to encode the shards that are missing.
     """
-    from saetools.latents.header import VALUE_TYPES
-
     if math.isnan(threshold) or threshold == math.inf:
         raise UsageError(f"--threshold {threshold}: expected a number, or -inf to keep everything")
-    if dtype not in VALUE_TYPES:
-        raise UsageError(f"--dtype {dtype}: expected one of {', '.join(VALUE_TYPES)}")
     part = parse_slice("--slice", slice)
 
     from encode_acts.encoding import EncodingSettings, encode_shards

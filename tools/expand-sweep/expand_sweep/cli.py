@@ -28,11 +28,15 @@ MAX_PARALLEL = 16
 
 
 @app.command(
+    groups={
+        "What is printed or written": "step steps make sbatch resubmit status",
+        "Settings": "set_ max_parallel max_array",
+    },
     epilog=examples(
         "expand-sweep sweeps/birds.yml",
         "expand-sweep sweeps/birds.yml --set 'layers=[7]' --set tokens=2M --step train",
         "expand-sweep sweeps/birds.yml --make",
-    )
+    ),
 )
 def expand_sweep(
     sweep_file: Annotated[
@@ -81,6 +85,8 @@ def expand_sweep(
 
     Every command is checked against the options of its tool before anything is printed or written.
     Run the lines with bash, one step at a time:
+
+    \b
     for s in $(expand-sweep S.yml --steps); do expand-sweep S.yml --step $s | xargs -d '\\n' -n1 -P4 bash -c; done
     """
     chosen = [bool(step), steps, make, sbatch is not None, resubmit is not None, status]

@@ -123,8 +123,16 @@ def takes_many(parameter: Any) -> bool:
 
 
 def unlisted(parameter: Any, value: str) -> str | None:
-    """Why a text is none of the choices that the help of its option lists; None where it is, or there is no list."""
-    text = getattr(parameter, "help", None) or ""
+    """Why a text is none of the choices that its option shows; None where it is, or shows none.
+
+    They are shown as A|B|C in place of a value, or listed in the help.
+    """
+    words = (parameter.metavar or "").split("|")
+    text = (
+        f"{', '.join(words[:-1])} or {words[-1]}"
+        if len(words) > 1
+        else getattr(parameter, "help", None) or ""
+    )
     patterns = choice_patterns(text)
     default = parameter.default
     if isinstance(default, str) and not any(each.fullmatch(default) for each in patterns):

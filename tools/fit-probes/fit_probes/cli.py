@@ -27,11 +27,16 @@ app = new_app()
 
 
 @app.command(
+    groups={
+        "Data": "train test out labels ignore",
+        "Probes": "ridge tau",
+        "Running": "classes memory threads",
+    },
     epilog=examples(
         "fit-probes --train latents/train --test latents/test --out probes",
         "fit-probes --train latents/train --test latents/test --ignore 0 --out probes-parts",
         "fit-probes --train latents/train --test latents/test --classes 1/2 --out probes-slices",
-    )
+    ),
 )
 def fit_probes(
     train: Annotated[

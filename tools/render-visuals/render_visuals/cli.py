@@ -11,6 +11,7 @@ from saetools.cli.app import (
     SeedOption,
     VerboseOption,
     VersionOption,
+    completing,
     examples,
     new_app,
     parse_numbers,
@@ -74,6 +75,10 @@ def render_visuals(version: VersionOption = False) -> None:
 
 @app.command(
     "latents",
+    groups={
+        "Which latents": "numbers table random log_freq log_value seed",
+        "Pictures": "images out top spread label_names workers",
+    },
     epilog=examples(
         "render-visuals latents latents/test --images data/birds --random 8 --spread --out pictures",
         "render-visuals latents latents/test --images data/birds --latents 3,17 --top 10 --out two-pictures",
@@ -125,6 +130,11 @@ def latents_command(
 
 @app.command(
     "page",
+    groups={
+        "Data": "images scorer table label_names",
+        "Views": "by by_table top per_patch heatmap_latents seed",
+        "Output": "out title workers",
+    },
     epilog=examples(
         "render-visuals page latents/test --images data/birds --scorer sae.h5 --out page",
         "render-visuals page latents/test --images data/birds --table ap.csv --by species --out page-of-traits",
@@ -179,6 +189,7 @@ def page_command(
 
 @app.command(
     "heatmap",
+    groups={"Which latents": "numbers from_table n_latents", "Images": "by images table", "Output": "out"},
     epilog=examples(
         "render-visuals heatmap latents/test --out heatmap.png",
         "render-visuals heatmap latents/test --by genus --images data/birds --out heatmap-of-genera.svg",
@@ -243,7 +254,13 @@ def heatmap_command(
 def plot_command(
     kind: Annotated[
         str,
-        typer.Argument(help="front, training, map, layers, traits, prevalence or histogram.", metavar="KIND"),
+        typer.Argument(
+            help="front, training, map, layers, traits, prevalence or histogram.",
+            metavar="KIND",
+            autocompletion=completing(
+                "front", "training", "map", "layers", "traits", "prevalence", "histogram"
+            ),
+        ),
     ],
     files: Annotated[list[Path], typer.Argument(help="CSV tables of these tools.", metavar="FILES...")],
     out: Annotated[Path, typer.Option(help="File of the figure: .png, .svg or .pdf.")],

@@ -13,6 +13,7 @@ from saetools.cli.app import (
     SeedOption,
     VerboseOption,
     VersionOption,
+    choice,
     examples,
     new_app,
     parse_numbers,
@@ -22,9 +23,18 @@ from saetools.cli.app import (
 from saetools.log import logger
 
 app = new_app()
+GROUPS = {
+    "Data": "train test layer",
+    "Traits": "traits pairs patch_traits certainty drop_not_visible",
+    "Scorers": "scorers pool n_train repeats seed save_scorer",
+    "Intervals": "bootstrap bootstrap_by null",
+    "Output": "out summary per_group",
+    "Running": "cache memory",
+}
 
 
 @app.command(
+    groups=GROUPS,
     epilog=examples(
         "score-traits --train acts/train --test acts/test --traits data/birds --scorer const --scorer sae.h5"
         " --out ap.csv",
@@ -32,7 +42,7 @@ app = new_app()
         " --summary --out baselines.csv",
         "score-traits --train acts/train --test acts/test --traits target --scorer sae.h5 --bootstrap 200"
         " --out classes.csv",
-    )
+    ),
 )
 def score_traits(
     train: Annotated[
@@ -109,10 +119,11 @@ def score_traits(
     ] = 0,
     bootstrap_by: Annotated[
         str,
-        typer.Option(
+        choice(
+            "image",
+            "class",
             help="Unit of the bootstrap: single images, or all images of a class together, for labels that were"
             " given to whole classes.",
-            metavar="image|class",
         ),
     ] = "image",
     null: Annotated[

@@ -157,9 +157,10 @@ def train_all(
     runs = []
     for out, config in configs.items():
         ranks.check_batch(config.batch_size)
-        settings = config.settings(source.d_model, 0.0 if val else config.holdout, log_every)
+        holdout = 0.0 if val else config.holdout
+        settings = config.settings(source.d_model, source.tokens(holdout), holdout, log_every)
         if consume:
-            settings = settings.within_one_epoch(source.header.n_examples_total * source.n_patches)
+            settings = settings.within_one_epoch(source.tokens())
         runs.append(Run(out, settings))
     context = RunContext(source, place, ranks, checkpoint_every, Trackers.open(tensorboard, wandb))
     memory = available_bytes() // 2 if sae_memory is None else sae_memory
@@ -232,7 +233,7 @@ def _check(
         raise UsageError(
             "`consume`: held-out images would be deleted before the evaluation; give shards with `val`"
         )
-    if consume and any(config.n_tokens() == 0 for config in configs.values()):
+    if consume and any(config.n_tokens(0) == 0 for config in configs.values()):
         raise UsageError("`consume`: `tokens` 0 uses no shard to its end; leave it out")
 
 

@@ -21,17 +21,18 @@ from saetools.cli.paths import iterate_paths, reads_stdin
 from saetools.cli.quantities import parse_bytes
 from saetools.errors import UsageError
 from train_sae.config import SAETraining
-from train_sae.options import with_options_of
+from train_sae.options import GROUPS, with_options_of
 
 app = new_app()
 
 
 @app.command(
+    groups=GROUPS,
     epilog=examples(
         "train-sae acts/train --val acts/test --d-sae 1024 --k 16 --tokens 500k --out sae.h5",
         "train-sae acts/train --val acts/test --d-sae 512 --tokens 200k --grid 'k=8,16 lr=1e-3,3e-3' --out saes",
         "train-sae acts/train --val acts/test --d-sae 1024 --k 16 --tokens 0 --out untrained.h5",
-    )
+    ),
 )
 @with_options_of(SAETraining, after="layer")
 def train_sae(

@@ -18,6 +18,7 @@ from saetools.cli.quantities import parse_bytes, parse_count
 from saetools.errors import UsageError
 from saetools.log import logger
 from saetools.scorers.start_settings import B_DEC_STARTS, NORMALIZATIONS, POOL_MEMORY, START_L0, StartSettings
+from train_sae.planned import DEFAULT_TOKENS, default_tokens
 from train_sae.steps.settings import OBJECTIVES, TRAINABLE, StepSettings
 
 OPTIMIZERS = ("adam", "muon")
@@ -95,7 +96,8 @@ class SAETraining:
     aux_weight: float | None = option(
         None, "Weight of the AuxK loss.", StepSettings.aux_weight, bounds=AT_LEAST_0)
     dead_after: str | int = option("10M", "Tokens without activity after which a latent counts as dead.")
-    tokens: str | int = option("100M", "Tokens to train on: 500k, 100M; 0 writes the untrained SAE.")
+    tokens: str | int | None = option(
+        None, "Tokens to train on: 500k, 100M; 0 writes the untrained SAE.", DEFAULT_TOKENS)
     batch_size: int = option(StartSettings.batch_size, "Tokens per batch.", bounds=AT_LEAST_1)
     optimizer: str = option(
         "adam", "adam, or muon for the encoder's and decoder's weights (slower on a CPU).", choices=OPTIMIZERS)
@@ -144,12 +146,12 @@ class SAETraining:
         if self.k is not None and self.activation in THRESHOLDED[1]:
             logger.warning("k = %d has no effect with %s", self.k, self.activation)
 
-    def n_tokens(self) -> int:
-        """Tokens to train on; raises UsageError."""
-        return _count("tokens", self.tokens, 0)
+    def n_tokens(self, epoch: int) -> int:
+        """Tokens to train on, where an epoch has so many; raises UsageError."""
+        return default_tokens(epoch) if self.tokens is None else _count("tokens", self.tokens, 0)
 
-    def settings(self, d_model: int, holdout: float, log_every: int) -> TrainingSettings:
-        """Every value decided, for inputs of width d_model; raises UsageError where values do not fit together."""
+    def settings(self, d_model: int, epoch: int, holdout: float, log_every: int) -> TrainingSettings:
+        """Every value decided, for inputs of width d_model and epochs of so many tokens; raises UsageError."""
         n_latents = self.d_sae or self.expansion * d_model
         k = self._value("k")
         if k > n_latents or self.aux_k > n_latents:
@@ -177,7 +179,7 @@ class SAETraining:
         return TrainingSettings(
             options=self,
             d_sae=n_latents,
-            tokens=self.n_tokens(),
+            tokens=self.n_tokens(epoch),
             start_l0=self._start_l0(),
             holdout=holdout,
             exclude_labels=_labels(self.exclude_labels),

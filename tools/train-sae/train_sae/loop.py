@@ -18,6 +18,7 @@ from saetools.scorers.sae import SAE
 from saetools.scorers.start import read_sample
 from saetools.shards.reader import IncompleteShards
 from saetools.shards.token_source import Block, ShardSource
+from train_sae.planned import FORETOLD, say_plan
 from train_sae.ranks import Ranks
 from train_sae.resuming import (
     Stopped,
@@ -78,6 +79,8 @@ def train(runs: Sequence[Run], context: RunContext) -> list[Trainer]:
             _check_shards(trainer, found[1], source)
             trainer.resume(found[0])
             logger.info("%s: resumes after step %d", trainer.run.out, trainer.n_done)
+    longest = max((trainer.settings for trainer in trainers), key=lambda settings: settings.n_steps)
+    say_plan(longest.n_steps, shared.options.batch_size, longest.options.tokens is None, source)
     try:
         run_steps(trainers, stream, source, context, skip)
         source.finish()
@@ -115,7 +118,8 @@ def run_steps(
     batches = iter(stream)
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignals(_handles_signals(trainers, context)))
-        progress = stack.enter_context(Progress("training", n_steps * batch_size, "tokens"))
+        foretold = FORETOLD if stop.active else ""
+        progress = stack.enter_context(Progress("training", n_steps * batch_size, "tokens", foretold))
         progress.advance(n_done * batch_size)
         for number in range(n_done, n_steps):
             x_bd = next_batch(batches, stop, context.ranks)
@@ -127,7 +131,7 @@ def run_steps(
                 break
             if stop_number := context.ranks.largest(stop.number):
                 _save(trainers, source, context.ranks)
-                leave(stop_number)
+                leave(stop_number, f"stopped after step {number:,} of {n_steps:,}")
             assert x_bd is not None
             # SAEs whose saved state is ahead of the others wait; those with fewer tokens have finished.
             active = [trainer for trainer in trainers if trainer.n_done == number and not trainer.finished]

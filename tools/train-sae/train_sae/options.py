@@ -11,8 +11,18 @@ from typing import Annotated, Any, Optional, TypeVar, get_args, get_type_hints
 
 import typer
 
+from saetools.cli.app import completing
 from train_sae.config import SAETraining
 
+GROUPS = {
+    "Data": "layer val holdout exclude_labels allow_incomplete allow_overlap consume pool_memory",
+    "The SAE": "out d_sae expansion activation k objective n_prefixes prefix_min prefix_power threshold_decay"
+    " bandwidth normalize b_dec blend start_l0 seed",
+    "Loss": "l1 l0 sparsity_warmup aux_k aux_weight dead_after",
+    "Steps": "tokens batch_size optimizer lr warmup decay grad_clip autocast",
+    "Many SAEs": "grid sweep sae_memory",
+    "Running": "checkpoint_every log_every tensorboard wandb",
+}
 F = TypeVar("F", bound=Callable[..., None])
 
 
@@ -45,8 +55,11 @@ def _options(settings: type) -> Iterator[inspect.Parameter]:
         kind = str if str in kinds else kinds[0]  # text stands for counts and lists too
         names = [f"--{each.name.replace('_', '-')}"] if kind is bool else []  # no --no-... beside it
         smallest, largest = each.metadata["bounds"] or (None, None)
+        words = each.metadata["choices"]
         option = typer.Option(
             *names,
+            metavar="|".join(words) or None,
+            autocompletion=completing(*words) if words else None,
             min=smallest,
             max=largest if largest != math.inf else None,
             help=each.metadata["help"],

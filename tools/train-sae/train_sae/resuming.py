@@ -19,6 +19,7 @@ from saetools.errors import UserError
 from saetools.files.formats import TRAINING_STATES
 from saetools.files.hdf5 import new_hdf5, open_hdf5
 from saetools.files.provenance import Provenance, first_difference
+from saetools.log import logger
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,11 @@ class StopSignals:
 
     def __init__(self, active: bool) -> None:
         self.number = 0
-        self._active, self._idle = active, False
+        self.active, self._idle = active, False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        if self._active:
+        if self.active:
             heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
             self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
@@ -157,8 +158,9 @@ class StopSignals:
             raise Stopped
 
 
-def leave(number: int) -> None:
+def leave(number: int, where: str) -> None:
     """End the process as the signal would: exit code 130 after Ctrl-C, else 128 + its number."""
+    logger.info("%s; the same command goes on there", where)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

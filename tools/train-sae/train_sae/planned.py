@@ -1,0 +1,29 @@
+"""How many tokens, where none are asked for, and what is said of them before the first step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from saetools.log import logger
+
+if TYPE_CHECKING:
+    from saetools.shards.token_source import ShardSource
+
+EPOCHS, LEAST_TOKENS, MOST_TOKENS = 20, 10**6, 10**8
+DEFAULT_TOKENS = "20 epochs, at least 1M and at most 100M"
+FORETOLD = "after Ctrl-C, the same command goes on where it stopped"
+
+
+def default_tokens(epoch: int) -> int:
+    """The default of --tokens, for epochs of so many tokens: `DEFAULT_TOKENS` in words."""
+    return min(max(EPOCHS * epoch, LEAST_TOKENS), MOST_TOKENS)
+
+
+def say_plan(n_steps: int, batch_size: int, is_default: bool, source: ShardSource) -> None:
+    """Log '1,957,888 tokens in 478 steps: 20 epochs of 98,000 tokens'."""
+    tokens, epoch = n_steps * batch_size, source.tokens(source.holdout)
+    most = "at most " if source.excluded else ""
+    said = f"{tokens:,} tokens in {n_steps:,} steps: {tokens / epoch:.3g} epochs of {most}{epoch:,} tokens"
+    if is_default:
+        said += f" (the default: {DEFAULT_TOKENS}; --tokens sets another number)"
+    logger.info("%s", said)

@@ -150,6 +150,39 @@ def test_planted_latents_are_proposed_and_found(tool: Tool, planted: Planted) ->
     assert "Yield(4)" in done.stderr
 
 
+def test_missing_rows_of_the_image_labels(tool: Tool, planted: Planted, tmp_path: Path) -> None:
+    """`no` is the same as rows of zeros, `unknown` as empty cells."""
+    lines = planted.table.read_text().splitlines()
+    some = tmp_path / "some.csv"
+    some.write_text("\n".join([lines[0], *lines[21:]]) + "\n")
+    common = (
+        *planted.common[:4],
+        "--trait",
+        "trait",
+        "--budgets",
+        4,
+        "--null",
+        3,
+        "--bootstrap",
+        5,
+        "--labels",
+    )
+    done = tool("audit-latents", *common, some, "--out", tmp_path / "out", code=1)
+    assert "20 of the 200 images in --train have no row" in done.stderr
+    for rule, cell in (("unknown", ",,"), ("no", ",0,0")):
+        full = tmp_path / f"{rule}.csv"
+        full.write_text(
+            "\n".join([lines[0], *(line.partition(",")[0] + cell for line in lines[1:21]), *lines[21:]])
+        )
+        tool("audit-latents", *common, some, "--missing-rows", rule, "--out", tmp_path / f"some-{rule}")
+        audit_latents(*common, full, "--out", tmp_path / f"full-{rule}")
+        for name in ("ranking.csv", "yield.csv"):
+            one, other = ((tmp_path / f"{kind}-{rule}" / name).read_text() for kind in ("some", "full"))
+            assert one == other
+    one, other = ((tmp_path / f"some-{rule}/ranking.csv").read_text() for rule in ("unknown", "no"))
+    assert one != other
+
+
 def test_the_null_knows_nothing(planted: Planted) -> None:
     """A trait that is drawn at random gets proposals no better than those for shuffled labels."""
     wanted = {"trait": [], "noise": []}

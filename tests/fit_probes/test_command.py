@@ -216,6 +216,34 @@ def test_tables_with_soft_and_missing_labels(case: Case, soft: bool, tmp_path: P
     assert_table_is_right(folder, names, pairs["train"], pairs["test"])
 
 
+def test_missing_rows_are_empty_cells_or_zeros(case: Case, tool: Tool, tmp_path: Path) -> None:
+    """Also with yes and no, semicolons and a column of text. Settings without it are those of earlier versions."""
+    cells = {split: (traits_nt > 0.5).astype(float) for split, traits_nt in case.traits.items()}
+    whole = write_table(tmp_path / "whole.csv", case, cells).read_text().splitlines()
+    some = tmp_path / "some.csv"
+    head, *lines = [
+        line.replace(",", ";").replace("1.0", "yes").replace("0.0", "no") + ";hen" for line in whole
+    ]
+    some.write_text("\n".join([head.replace("hen", "species"), *lines[:50], *lines[60:]]) + "\n")
+    splits = ("--train", case.folder / "train", "--test", case.folder / "test", "--labels")
+    done = tool("fit-probes", *splits, some, "--out", tmp_path / "no", code=1)
+    assert "10 of the 90 images in --train have no row" in done.stderr and "--missing-rows" in done.stderr
+    for rule, cell in (("unknown", ",,,"), ("no", ",0,0,0")):
+        full = tmp_path / f"{rule}.csv"
+        filled = [line.partition(",")[0] + cell for line in whole[51:61]]
+        full.write_text("\n".join([*whole[:51], *filled, *whole[61:]]) + "\n")
+        done = tool("fit-probes", *splits, some, "--missing-rows", rule, "--out", tmp_path / rule)
+        assert "10 of the 90 images in train have no row" in done.stderr and "species ('hen')" in done.stderr
+        assert_same(tmp_path / rule, case(f"missing-{rule}", "--labels", full))
+    settings = json.loads((tmp_path / "no/probes.csv.json").read_text())["settings"]
+    assert settings["missing_rows"] == "no"
+    assert (
+        "missing_rows" not in json.loads((case.folder / "missing-no/probes.csv.json").read_text())["settings"]
+    )
+    done = tool("fit-probes", *splits[:-1], "--missing-rows", "no", "--out", tmp_path / "none", code=2)
+    assert "only a table of traits has rows" in done.stderr
+
+
 def read_all(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     with np.load(folder / "probes.npz") as file:
         arrays = {name: file[name] for name in file.files if name != "saetools"}

@@ -234,3 +234,57 @@ def test_checkpoints_of_other_libraries_are_scorers(kind, score_traits, new_shar
     pd.testing.assert_frame_equal(
         first[["prototype", "ap_train", "ap"]], second[["prototype", "ap_train", "ap"]]
     )
+
+
+def test_tables_as_people_have_them(birds, score_traits_process, tmp_path) -> None:
+    """Semicolons, yes and no, absolute paths and a column that is no trait: the numbers of the plain table."""
+    plain = score_traits_process(*birds.options, "--layer", 3, "--scorer", "random:8")
+    table = pd.read_csv(birds.table)
+    for name in birds.traits:
+        table[name] = table[name].map({1: "yes", 0: "No"})
+    table["path"] = "/home/me/birds/" + table["path"]
+    table.insert(0, "species", "hen")
+    table.to_csv(tmp_path / "own.csv", sep=";", index=False)
+    options = ["--train", birds.train, "--test", birds.test, "--traits", tmp_path / "own.csv"]
+    done = score_traits_process(*options, "--layer", 3, "--scorer", "random:8")
+    assert done.returncode == plain.returncode == 0, done.stderr
+    assert done.stdout == plain.stdout
+    assert "columns without values of a trait are left out: species ('hen')" in done.stderr
+    assert "the paths of train are read without '/home/me/birds/'" in done.stderr
+
+
+@pytest.mark.parametrize("rule", ["unknown", "no", "fail"])
+def test_missing_rows(birds, score_traits, score_traits_process, tmp_path, rule) -> None:
+    """The same table as with the cells of these images left empty, or with 0 in them."""
+    lines = birds.table.read_text().splitlines()
+    some, full = tmp_path / "some.csv", tmp_path / "full.csv"
+    some.write_text("\n".join([*lines[:40], *lines[50:90]]) + "\n")
+    cell = {"unknown": ",,,", "no": ",0,0,0", "fail": ""}[rule]
+    filled = [line.partition(",")[0] + cell for line in (*lines[40:50], *lines[90:])]
+    full.write_text("\n".join([*lines[:40], *lines[50:90], *filled]) + "\n")
+    options = ["--train", birds.train, "--test", birds.test, "--layer", 3, "--scorer", "random:8", "--traits"]
+    if rule == "fail":
+        for more in ((), ("--missing-rows", "fail")):
+            done = score_traits_process(*options, some, *more)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "10 of the 60 images in --train have no row" in done.stderr
+            assert "choose with --missing-rows what they mean" in done.stderr
+        return
+    done = score_traits_process(*options, some, "--missing-rows", rule)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == score_traits(*options, full).stdout
+    meant = {"unknown": "they are left out", "no": "they count as having no trait"}[rule]
+    assert f"{some}: 10 of the 60 images in train have no row: {meant}" in done.stderr
+    assert f"{some}: 11 of the 40 images in test have no row: {meant}" in done.stderr
+
+
+def test_missing_rows_need_a_table(birds, score_traits) -> None:
+    options = ["--train", birds.train, "--test", birds.test, "--layer", 3, "--scorer", "const"]
+    for labels, said in (
+        (("--traits", "target"), "only a table of traits has rows"),
+        (("--patch-traits",), "needs a table of traits as --traits"),
+    ):
+        done = score_traits(*options, *labels, "--missing-rows", "no")
+        assert done.returncode == 2 and said in done.stderr
+    done = score_traits(*options, "--traits", birds.table, "--missing-rows", "maybe")
+    assert done.returncode == 2 and "--missing-rows maybe: expected one of unknown, no, fail" in done.stderr

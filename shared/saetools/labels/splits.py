@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from saetools.errors import UserError, near_names
+from saetools.errors import UsageError, UserError, near_names
 from saetools.files.user_csv import read_user_csv
 from saetools.labels import IGNORED_LABEL, cub200
 from saetools.labels.rows import RowLabels
-from saetools.labels.tables import TraitTable, read_trait_table
+from saetools.labels.tables import FAIL, TraitTable, read_trait_table
 
 if TYPE_CHECKING:  # torch, which shards need, takes seconds to import
     from saetools.latents.reader import LatentsSet
@@ -54,13 +54,17 @@ class LabelledSplits:
         return self.unit == "image"
 
 
-def read_labels(source: str, train: Split, test: Split, ignore: Collection[int] = ()) -> LabelledSplits:
+def read_labels(
+    source: str, train: Split, test: Split, ignore: Collection[int] = (), missing_rows: str | None = None
+) -> LabelledSplits:
     """Labels `patch`, `target`, or the path of a table (CUB-200-2011's folder, or a CSV path,TRAIT,...).
 
     ignore: labels whose rows are left out, as 65535 (patch) and -1 (target) always are; not with a table.
+    missing_rows: of a table, what is known of images without a row; see `TraitTable.of`.
     Names are the labels' numbers. Raises UserError where a split has no such labels.
     """
     if source in (PATCH, TARGET):
+        _check_table(missing_rows)
         left_out = {IGNORED_LABEL if source == PATCH else -1, *ignore}
         classes = _classes([train, test], source, left_out)
         if not len(classes):
@@ -72,7 +76,7 @@ def read_labels(source: str, train: Split, test: Split, ignore: Collection[int] 
         raise UserError(
             f"`ignore`: a table has no label to be ignored; leave cells of {source} empty instead"
         )
-    return _from_table(read_trait_table(Path(source), soft=True), train, test)
+    return _from_table(read_trait_table(Path(source), soft=True), train, test, missing_rows)
 
 
 def read_traits(
@@ -82,18 +86,20 @@ def read_traits(
     *,
     certainty: Collection[int] = cub200.CERTAIN,
     drop_not_visible: bool = False,
+    missing_rows: str | None = None,
 ) -> LabelledSplits:
     """Traits of images that are there or not: `target` (each class folder against the rest), or a table's path.
 
-    certainty, drop_not_visible: see `read_trait_table`. Raises UserError where a file is broken, or where an image has
-    no row in the table, or no class.
+    certainty, drop_not_visible: see `read_trait_table`; missing_rows: see `TraitTable.of`. Raises UserError where a
+    file is broken, or where an image has no row in the table, or no class.
     """
     if source == TARGET:
+        _check_table(missing_rows)
         classes, names = _class_folders(train, test)
         first, other = (_one_class(split, TARGET, classes, ()) for split in (train, test))
         return LabelledSplits(names, first, other)
     table = read_trait_table(Path(source), certainty=certainty, drop_not_visible=drop_not_visible)
-    return _from_table(table, train, test)
+    return _from_table(table, train, test, missing_rows)
 
 
 def read_pairs(source: Path, train: Split, test: Split) -> LabelledSplits:
@@ -209,12 +215,18 @@ def _one_class(
     return RowLabels(len(classes), ids=np.concatenate(parts))
 
 
-def _from_table(table: TraitTable, train: Split, test: Split) -> LabelledSplits:
-    first, other = (
-        RowLabels(len(table.name), table=labels_nc, known=known_nc)
-        for labels_nc, known_nc in (table.of(train.paths, "`train`"), table.of(test.paths, "`test`"))
-    )
-    return LabelledSplits(table.name, first, other)
+def _from_table(table: TraitTable, train: Split, test: Split, missing_rows: str | None) -> LabelledSplits:
+    def labels(split: Split, what: str) -> RowLabels:
+        labels_nc, known_nc = table.of(split.paths, what, missing_rows or FAIL)
+        return RowLabels(len(table.name), table=labels_nc, known=known_nc)
+
+    first = labels(train, "`train`")
+    return LabelledSplits(table.name, first, first if test is train else labels(test, "`test`"))
+
+
+def _check_table(missing_rows: str | None) -> None:
+    if missing_rows is not None:
+        raise UsageError(f"`missing_rows` {missing_rows}: only a table of traits has rows; leave it out")
 
 
 def _class_folders(train: Split, test: Split) -> tuple[npt.NDArray[np.int64], list[str]]:

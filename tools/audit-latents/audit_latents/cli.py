@@ -46,6 +46,14 @@ def audit_latents(
     ignore: Annotated[
         str | None, typer.Option(help="Leave out patches with these labels: 0,11.", metavar="LABEL,...")
     ] = None,
+    missing_rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Images without a row in a table of labels: unknown (left out), no (they have no trait), or fail (the"
+            " default).",
+            metavar="unknown|no|fail",
+        ),
+    ] = None,
     budgets: Annotated[
         str, typer.Option(help="Numbers of proposals B at which to report Yield(B).", metavar="B,...")
     ] = "10,25,50,100",
@@ -93,7 +101,7 @@ def audit_latents(
     from saetools.compute.threads import available_threads
     from saetools.latents.reader import open_latents
 
-    settings = AuditSettings(labels, trait, sorted(ignored), wanted, tau, bootstrap, null, seed)
+    settings = AuditSettings(labels, trait, sorted(ignored), wanted, tau, bootstrap, null, seed, missing_rows)
     for path in run_audit(
         open_latents(train), open_latents(test), settings, out, n_bytes, threads or available_threads()
     ):

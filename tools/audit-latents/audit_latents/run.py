@@ -21,7 +21,7 @@ from saetools.files.provenance import Provenance
 from saetools.files.reuse import read_reusable, writing
 from saetools.files.tables import write_csv
 from saetools.labels.splits import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
-from saetools.labels.tables import trait_table_digest
+from saetools.labels.tables import FAIL, trait_table_digest
 from saetools.latents.block import Latents
 from saetools.latents.columns import Columns
 from saetools.latents.reader import LatentsSet, check_splits
@@ -33,7 +33,7 @@ TABLES = {"ranking.csv": LATENT_RANKING, "yield.csv": YIELD}
 @dataclass(frozen=True)
 class AuditSettings:
     """labels: K, target or the path of a table; trait: only this one of K; ignore: of H; tau: None for the
-    default of `choose_tau`; resamples and permutations: of the bootstrap and the null."""
+    default of `choose_tau`; resamples and permutations: of the bootstrap and the null; missing_rows: of K's table."""
 
     labels: str
     trait: str | None
@@ -43,6 +43,7 @@ class AuditSettings:
     resamples: int
     permutations: int
     seed: int
+    missing_rows: str | None = None
 
 
 def run_audit(
@@ -84,7 +85,7 @@ def _tables(
     tau = settings.tau
     assert held.test.ids is not None and tau is not None
     patches = Patches(held.test.ids, test.n_patches, len(held.names))
-    asked = read_labels(settings.labels, train, train)
+    asked = read_labels(settings.labels, train, train, missing_rows=settings.missing_rows)
     names, y_nc, keep_n = _labels(asked.names, *columns_of(asked.train), settings.trait)
     n_proposals = max(settings.budgets)
     design = Design(_whole(train, keep_n, memory, out))
@@ -176,4 +177,6 @@ def _provenance(format: Format, train: LatentsSet, test: LatentsSet, settings: A
     digest = settings.labels if settings.labels == TARGET else trait_table_digest(Path(settings.labels))
     header = train.header
     plain = {**asdict(settings), "labels": digest, "scorer": header.scorer, "kind": header.kind}
+    if settings.missing_rows in (None, FAIL):  # as in tables of versions without it
+        del plain["missing_rows"]
     return Provenance.of(format, "audit-latents", plain, [*train.uids, *test.uids])

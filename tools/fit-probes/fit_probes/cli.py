@@ -45,12 +45,20 @@ def fit_probes(
         str,
         typer.Option(
             help="patch: the patch labels; target: the classes of the images; or a table: a CSV path,TRAIT,... of"
-            " numbers from 0 to 1, or CUB-200-2011's folder. With all but patch, a row is an image, with the maximum"
-            " of each latent over its patches."
+            " yes and no, or numbers from 0 to 1, or CUB-200-2011's folder. With all but patch, a row is an image, with"
+            " the maximum of each latent over its patches."
         ),
     ] = "patch",
     ignore: Annotated[
         str | None, typer.Option(help="Leave out rows with these labels: 0,11.", metavar="LABEL,...")
+    ] = None,
+    missing_rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Images without a row in a table of labels: unknown (left out), no (they have no trait), or fail (the"
+            " default).",
+            metavar="unknown|no|fail",
+        ),
     ] = None,
     ridge: Annotated[
         float,
@@ -107,7 +115,7 @@ def fit_probes(
     probe_run = ProbeRun(
         open_latents(train),
         open_latents(test),
-        ProbeSettings(labels, ignored, ridge, tau),
+        ProbeSettings(labels, ignored, ridge, tau, missing_rows),
         out,
         n_bytes,
         device,

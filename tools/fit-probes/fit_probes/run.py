@@ -24,7 +24,7 @@ from saetools.files.provenance import Provenance
 from saetools.files.reuse import read_reusable, writing
 from saetools.files.tables import write_csv
 from saetools.labels.splits import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
-from saetools.labels.tables import trait_table_digest
+from saetools.labels.tables import FAIL, trait_table_digest
 from saetools.latents.columns import Columns
 from saetools.latents.reader import LatentsSet, check_splits
 from saetools.log import logger
@@ -34,13 +34,14 @@ TABLES = {"probes.csv": PROBE_TABLE, "latents.csv": LATENT_TABLE, "summary.csv":
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """labels: patch, target, or the path of a table; tau: None for the default of `choose_tau`; ignore and ridge as the
-    command's options."""
+    """labels: patch, target, or the path of a table; tau: None for the default of `choose_tau`; ignore, ridge and
+    missing_rows as the command's options."""
 
     labels: str
     ignore: list[int]
     ridge: float
     tau: float | None
+    missing_rows: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class ProbeRun:
     ) -> None:
         check_splits(train, test)
         self.train, self.test, self.settings, self.out = train, test, settings, out
-        self.splits: LabelledSplits = read_labels(settings.labels, train, test, settings.ignore)
+        self.splits: LabelledSplits = read_labels(
+            settings.labels, train, test, settings.ignore, settings.missing_rows
+        )
         if not self.splits.train.keep.any():
             raise UserError(
                 f"{train.files[0].path}: no training row has a label that is not ignored; give others as `train`"
@@ -176,6 +179,8 @@ class ProbeRun:
             labels = trait_table_digest(Path(labels))
         plain = {**asdict(self.settings), "labels": labels, "ignore": sorted(self.settings.ignore)}
         del plain["tau"]
+        if self.settings.missing_rows in (None, FAIL):  # as in files of versions without it
+            del plain["missing_rows"]
         return plain
 
 

@@ -57,8 +57,8 @@ def score_traits(
     traits: Annotated[
         str | None,
         typer.Option(
-            help="Labels of images: CUB-200-2011's folder, a CSV path,TRAIT,... of 0, 1 and empty, or target (each"
-            " class against the rest).",
+            help="Labels of images: CUB-200-2011's folder, a CSV path,TRAIT,... of 1, 0 (or yes, no) and empty, or"
+            " target (each class against the rest).",
             metavar="FOLDER|CSV|target",
         ),
     ] = None,
@@ -88,6 +88,13 @@ def score_traits(
             help="CUB-200-2011: leave an image out for attributes that are not visible in it.",
         ),
     ] = False,
+    missing_rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Images without a row in --traits: unknown (left out), no (they have no trait), fail (the default).",
+            metavar="unknown|no|fail",
+        ),
+    ] = None,
     layer: Annotated[
         str | None,
         typer.Option(help="Layers to score; needed if the shards hold several.", metavar="L,..."),
@@ -166,6 +173,7 @@ def score_traits(
         patch_traits=patch_traits,
         certainty=certainties,
         drop_not_visible=drop_not_visible,
+        missing_rows=missing_rows,
         bootstrap=bootstrap,
         bootstrap_by=bootstrap_by,
         null=null,

@@ -148,6 +148,14 @@ def test_planted_latents_are_proposed_and_found(tool: Tool, planted: Planted) ->
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
     assert table["chance"][0] == pytest.approx(np.mean([max(row) >= 0.6 for row in ap_kc]))
     assert "Yield(4)" in done.stderr
+    best = ranking.loc[ranking["ap"].idxmax()]
+    assert done.stderr.splitlines()[-1] == (
+        f"audit-latents: {int(found[:10].sum())} of the first {len(ranking)} latents for trait show in a patch label"
+        f" (AP of at least 0.6); of {len(ranking)} latents drawn at random"
+        f" {table['chance'][0] * len(ranking):.1f} would,"
+        f" of a ranking by shuffled labels {table['null_mean'][1] * 10:.1f} (p = {table['p'][1]:.3f});"
+        f" best: latent {best['latent']} in label {best['found_in']} (AP {best['ap']:.2f})"
+    )
 
 
 def test_missing_rows_of_the_image_labels(tool: Tool, planted: Planted, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from audit_latents.audit import Patches, audit, bootstrap
 from audit_latents.ranking import Design, columns_of, rank
-from audit_latents.report import YieldInput, ranking_table, render, yield_table
+from audit_latents.report import YieldInput, ranking_table, render, render_found, yield_table
 from saetools.cli.progress import Progress
 from saetools.compute.threads import share_out
 from saetools.errors import UserError, near_names
@@ -71,6 +71,7 @@ def run_audit(
                 write_csv(paths[name], table, wanted[name])
         logger.info("%s", render(tables["yield.csv"], tau))
         yield from paths.values()
+        logger.info("%s", render_found(tables["yield.csv"], tables["ranking.csv"], tau))
 
 
 def _tables(

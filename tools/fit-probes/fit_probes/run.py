@@ -15,7 +15,7 @@ import pandas as pd
 from fit_probes.evaluation import evaluate
 from fit_probes.probe_file import NAME, PAIRS, Probes, find_parts, load_probes, part_name, save_probes
 from fit_probes.solver import fit_probes
-from fit_probes.tables import choose, class_table, latent_table, render_summary, summary_table
+from fit_probes.tables import choose, class_table, latent_table, render_classes, render_summary, summary_table
 from saetools.cli.progress import Progress
 from saetools.cli.slices import WHOLE, Slice
 from saetools.errors import UserError, some_of
@@ -118,6 +118,7 @@ class ProbeRun:
                 write_csv(targets[name], table, expected[name])
         logger.info("%s", render_summary(tables["summary.csv"]))
         yield from targets.values()
+        logger.info("%s", render_classes(tables["probes.csv"], self._tau))
 
     def _fit(self, part: Slice) -> Probes:
         classes = np.arange(*part.bounds(len(self.splits.names)))

@@ -134,6 +134,12 @@ def score_traits(
             "--per-group", help="Print mAP per group of traits (the part of the name before ::) to stderr."
         ),
     ] = False,
+    per_trait: Annotated[
+        bool,
+        typer.Option(
+            "--per-trait", help="Print each trait's latent, AP and prevalence to stderr, best first."
+        ),
+    ] = False,
     save_scorer: Annotated[
         Path | None, typer.Option(help="Folder to save the scorers that are fitted here.")
     ] = None,
@@ -157,7 +163,7 @@ def score_traits(
     layers = None if layer is None else parse_numbers("--layer", layer, int)
 
     from score_traits.api import score_traits as score
-    from score_traits.summary import render_groups, render_summary, summarise, summarise_groups
+    from score_traits.summary import render_groups, render_summary, render_traits, summarise, summarise_groups
 
     table = score(
         train,
@@ -187,6 +193,8 @@ def score_traits(
         logger.info("mean over the traits with a positive test image\n%s", render_summary(summarise(table)))
     if per_group:
         logger.info("mAP per group of traits\n%s", render_groups(summarise_groups(table)))
+    if per_trait:
+        logger.info("AP on test of each trait\n%s", render_traits(table))
     if out is None:
         table.to_csv(sys.stdout, index=False)
     else:

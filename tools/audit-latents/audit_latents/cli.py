@@ -46,6 +46,10 @@ def audit_latents(
     ignore: Annotated[
         str | None, typer.Option(help="Leave out patches with these labels: 0,11.", metavar="LABEL,...")
     ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(help="File with the names of the labels 0, 1, ..., one a line, for the patch labels."),
+    ] = None,
     missing_rows: Annotated[
         str | None,
         typer.Option(
@@ -99,9 +103,13 @@ def audit_latents(
 
     from audit_latents.run import AuditSettings, run_audit
     from saetools.compute.threads import available_threads
+    from saetools.labels.splits import read_class_names
     from saetools.latents.reader import open_latents
 
-    settings = AuditSettings(labels, trait, sorted(ignored), wanted, tau, bootstrap, null, seed, missing_rows)
+    names = read_class_names(class_names)
+    settings = AuditSettings(
+        labels, trait, sorted(ignored), wanted, tau, bootstrap, null, seed, missing_rows, names
+    )
     for path in run_audit(
         open_latents(train), open_latents(test), settings, out, n_bytes, threads or available_threads()
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -33,7 +33,8 @@ TABLES = {"ranking.csv": LATENT_RANKING, "yield.csv": YIELD}
 @dataclass(frozen=True)
 class AuditSettings:
     """labels: K, target or the path of a table; trait: only this one of K; ignore: of H; tau: None for the
-    default of `choose_tau`; resamples and permutations: of the bootstrap and the null; missing_rows: of K's table."""
+    default of `choose_tau`; resamples and permutations: of the bootstrap and the null; missing_rows: of K's table;
+    class_names: of the patch labels 0, 1, ..."""
 
     labels: str
     trait: str | None
@@ -44,6 +45,7 @@ class AuditSettings:
     permutations: int
     seed: int
     missing_rows: str | None = None
+    class_names: Sequence[str] = ()
 
 
 def run_audit(
@@ -51,7 +53,7 @@ def run_audit(
 ) -> Iterator[Path]:
     """Write the tables, or keep them where all exist, and yield their paths; raises UserError."""
     check_splits(train, test)
-    held = read_labels(PATCH, test, test, settings.ignore)
+    held = read_labels(PATCH, test, test, settings.ignore, class_names=settings.class_names)
     if np.count_nonzero(held.test.positives) < 2:
         raise UserError(
             f"{test.files[0].path}: its patches have only one label that is not ignored, so that every latent finds it;"
@@ -180,4 +182,6 @@ def _provenance(format: Format, train: LatentsSet, test: LatentsSet, settings: A
     plain = {**asdict(settings), "labels": digest, "scorer": header.scorer, "kind": header.kind}
     if settings.missing_rows in (None, FAIL):  # as in tables of versions without it
         del plain["missing_rows"]
+    if not settings.class_names:
+        del plain["class_names"]
     return Provenance.of(format, "audit-latents", plain, [*train.uids, *test.uids])

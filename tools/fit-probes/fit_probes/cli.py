@@ -52,6 +52,12 @@ def fit_probes(
     ignore: Annotated[
         str | None, typer.Option(help="Leave out rows with these labels: 0,11.", metavar="LABEL,...")
     ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the names of the labels 0, 1, ..., one a line, for --labels patch and target."
+        ),
+    ] = None,
     missing_rows: Annotated[
         str | None,
         typer.Option(
@@ -106,6 +112,7 @@ def fit_probes(
 
     from fit_probes.run import ProbeRun, ProbeSettings
     from saetools.compute.threads import available_threads
+    from saetools.labels.splits import read_class_names
     from saetools.latents.reader import open_latents
 
     if device != "cpu":  # torch takes seconds and half a gigabyte to import
@@ -115,7 +122,7 @@ def fit_probes(
     probe_run = ProbeRun(
         open_latents(train),
         open_latents(test),
-        ProbeSettings(labels, ignored, ridge, tau, missing_rows),
+        ProbeSettings(labels, ignored, ridge, tau, missing_rows, read_class_names(class_names)),
         out,
         n_bytes,
         device,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -35,13 +35,14 @@ TABLES = {"probes.csv": PROBE_TABLE, "latents.csv": LATENT_TABLE, "summary.csv":
 @dataclass(frozen=True)
 class ProbeSettings:
     """labels: patch, target, or the path of a table; tau: None for the default of `choose_tau`; ignore, ridge and
-    missing_rows as the command's options."""
+    missing_rows as the command's options; class_names: of the labels 0, 1, ..."""
 
     labels: str
     ignore: list[int]
     ridge: float
     tau: float | None
     missing_rows: str | None = None
+    class_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class ProbeRun:
         check_splits(train, test)
         self.train, self.test, self.settings, self.out = train, test, settings, out
         self.splits: LabelledSplits = read_labels(
-            settings.labels, train, test, settings.ignore, settings.missing_rows
+            settings.labels, train, test, settings.ignore, settings.missing_rows, settings.class_names
         )
         if not self.splits.train.keep.any():
             raise UserError(
@@ -182,6 +183,8 @@ class ProbeRun:
         del plain["tau"]
         if self.settings.missing_rows in (None, FAIL):  # as in files of versions without it
             del plain["missing_rows"]
+        if not self.settings.class_names:
+            del plain["class_names"]
         return plain
 
 

@@ -46,6 +46,7 @@ def score_traits(
     certainty: Collection[int] = CERTAIN,
     drop_not_visible: bool = False,
     missing_rows: str | None = None,
+    class_names: Sequence[str] = (),
     bootstrap: int = 0,
     bootstrap_by: str = "image",
     null: int = 0,
@@ -71,6 +72,7 @@ def score_traits(
     pool:         image score from patch scores: max, mean or topk-mean:M
     certainty, drop_not_visible: of CUB-200-2011, see `saetools.labels.tables.read_trait_table`
     missing_rows: of a table, what images without a row count as: "unknown", "no", or "fail" (the default)
+    class_names:  names of the patch labels (or classes) 0, 1, ...; without, as they were recorded, or by number
     bootstrap, bootstrap_by: 95% intervals from so many resamples of test images, each image or each class by itself
     null:         mAP with the training labels shuffled so many times
     save_scorer:  folder for the scorers that are fitted here
@@ -108,9 +110,10 @@ def score_traits(
         labels = {}
         for one in settings.layers:
             n_patches = train_set.shape(one)[0], test_set.shape(one)[0]
-            labels[one] = DenseSplits.of(read_patch_traits(train_set, test_set, one), n_patches)
+            labels[one] = DenseSplits.of(read_patch_traits(train_set, test_set, one, class_names), n_patches)
     elif pairs is not None:
-        labels = dict.fromkeys(settings.layers, DenseSplits.of(read_pairs(Path(pairs), train_set, test_set)))
+        found = read_pairs(Path(pairs), train_set, test_set, class_names)
+        labels = dict.fromkeys(settings.layers, DenseSplits.of(found))
     else:
         found = read_traits(
             str(traits),
@@ -119,6 +122,7 @@ def score_traits(
             certainty=certainty,
             drop_not_visible=drop_not_visible,
             missing_rows=missing_rows,
+            class_names=class_names,
         )
         labels = dict.fromkeys(settings.layers, DenseSplits.of(found))
     maker = ApTable(train_set, test_set, labels, specs, settings)

@@ -88,6 +88,12 @@ def score_traits(
             help="CUB-200-2011: leave an image out for attributes that are not visible in it.",
         ),
     ] = False,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the names of the labels 0, 1, ..., one a line, for --patch-traits, --pairs and classes."
+        ),
+    ] = None,
     missing_rows: Annotated[
         str | None,
         typer.Option(
@@ -162,6 +168,7 @@ def score_traits(
     certainties = parse_numbers("--certainty", certainty, int)
     layers = None if layer is None else parse_numbers("--layer", layer, int)
 
+    from saetools.labels.splits import read_class_names
     from score_traits.api import score_traits as score
     from score_traits.summary import render_groups, render_summary, render_traits, summarise, summarise_groups
 
@@ -180,6 +187,7 @@ def score_traits(
         certainty=certainties,
         drop_not_visible=drop_not_visible,
         missing_rows=missing_rows,
+        class_names=read_class_names(class_names),
         bootstrap=bootstrap,
         bootstrap_by=bootstrap_by,
         null=null,

@@ -354,7 +354,7 @@ def test_r_by_hand_and_a_latent_that_never_fires(tool: Tool, tmp_path: Path) -> 
     assert table.loc[1, "ap"] == pytest.approx(0.75 * 0.75 + 0.25 * 0.5)
     assert table.loc[1, ["precision", "recall", "f1"]].tolist() == [0.75, 0.75, 0.75]
     assert done.stderr.splitlines()[-1] == (
-        "fit-probes: in the mean of 2 classes, the best single latent has an AP of 0.69, by chance it would be 0.50;"
+        "fit-probes: the best latent of each class has an AP of 0.69 in the mean of 2 classes (by chance 0.50);"
         " 0 reach 0.75; best 0 (AP 0.69, latent 0)"
     )
     latents = read_exactly(tmp_path / "out" / "latents.csv")
@@ -385,8 +385,8 @@ def test_classes_absent_in_a_split_are_reported(tmp_path: Path) -> None:
     tested = table.loc[[0, 1, 9]]
     best = tested["ap"].idxmax()
     assert done.stderr.splitlines()[-1] == (
-        f"fit-probes: in the mean of 3 classes, the best single latent has an AP of {tested['ap'].mean():.2f}, by"
-        f" chance it would be {1 / 3:.2f}; 0 reach 0.72; best {best} (AP {tested['ap'][best]:.2f}, latent"
+        f"fit-probes: the best latent of each class has an AP of {tested['ap'].mean():.2f} in the mean of 3 classes (by"
+        f" chance {1 / 3:.2f}); 0 reach 0.72; best {best} (AP {tested['ap'][best]:.2f}, latent"
         f" {tested['latent'][best]:.0f}), worst 9 (AP 0.17)"
     )
     assert summary["n_tested"] == 3 and summary["absent_in_train"] == 1

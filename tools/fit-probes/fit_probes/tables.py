@@ -173,8 +173,8 @@ def render_classes(classes: pd.DataFrame, tau: float) -> str:
         for what, row in ends.items()
     ]
     return (
-        f"in the mean of {len(tested)} classes, the best single latent has an AP of {ap.mean():.2f}, by chance it would"
-        f" be {tested['prevalence'].mean():.2f}; {int((ap >= tau).sum())} reach {tau:g}; {', '.join(said)}"
+        f"the best latent of each class has an AP of {ap.mean():.2f} in the mean of {len(tested)} classes (by chance"
+        f" {tested['prevalence'].mean():.2f}); {int((ap >= tau).sum())} reach {tau:g}; {', '.join(said)}"
     )
 
 

@@ -42,6 +42,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_text_targets_are_recorded(recorded: Path) -> None:
     train, test = (open_shards([recorded / split]) for split in NAMES)
     assert [name for each in train.examples for name in each.class_name] == [*NAMES["train"], ""]
+    assert train.frame()["class"].fillna("none").tolist() == [*NAMES["train"], "none"]
     assert np.concatenate([each.target for each in train.examples]).tolist() == [1, 1, 2, 2, 0, 0, -1]
     assert np.concatenate([each.target for each in test.examples]).tolist() == [2, 1, 2, 1, 0, -1]
 
@@ -99,6 +100,19 @@ def test_names_for_patch_labels(recorded: Path, tool: Tool, tmp_path: Path) -> N
     )
     done = tool("fit-probes", *latents, *named, "--labels", table, "--out", tmp_path / "none", code=2)
     assert "the columns of a table have names" in done.stderr
+
+
+def test_absolute_paths_below_the_list(tmp_path: Path) -> None:
+    """They become relative, as they are recorded; also where the list is reached by a link."""
+    (tmp_path / "data").mkdir()
+    for name in ("1.png", "m.png"):
+        (tmp_path / "data" / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for written, read in (("data", "data"), ("link", "link"), ("data", "link")):
+        table = tmp_path / read / "list.csv"
+        table.write_text(f"path,mask\n{tmp_path}/{written}/1.png,{tmp_path}/{written}/m.png\n")
+        images = list_images(table, "auto", None)
+        assert (images.path, images.mask) == (["1.png"], ["m.png"])
 
 
 def test_names_of_folders_and_other_names_of_a_list(tmp_path: Path) -> None:

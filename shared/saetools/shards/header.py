@@ -118,7 +118,7 @@ class Examples:
         return len(self.path)
 
     def frame(self) -> pd.DataFrame:
-        """A row for each image: path, index, target, rows and columns of patches, height and width (NaN: unknown)."""
+        """A row for each image: path, index, target, rows, columns (of patches), height, width, class; NaN: unknown."""
         import pandas as pd
 
         height, width = (np.nan, np.nan) if self.size is None else np.asarray(self.size).T
@@ -131,6 +131,9 @@ class Examples:
                 "columns": self.grid[:, 1],
                 "height": height,
                 "width": width,
+                "class": np.nan
+                if self.class_name is None
+                else [str(name) or np.nan for name in self.class_name],
             }
         )
 

@@ -303,13 +303,20 @@ def _csv_row(table: Path, line: int, fields: dict[str, str]) -> _Row:
     path, target, mask = (fields.get(name, "").strip() for name in _COLUMNS)
     if not path:
         raise UserError(f"{table}: line {line} has no path; expected one in every line")
-    for name in (path, mask):
-        if PurePosixPath(name).is_absolute():
-            raise UserError(
-                f"{table}: line {line}: {name} is an absolute path; write it relative to the CSV's folder,"
-                " so that the data set can be moved"
-            )
-    return _Row(line, path, target, mask or None)
+    return _Row(line, _below_table(table, line, path), target, _below_table(table, line, mask) or None)
+
+
+def _below_table(table: Path, line: int, name: str) -> str:
+    """A path relative to the CSV's folder, so that the data set can be moved; UserError for one elsewhere."""
+    if not PurePosixPath(name).is_absolute():
+        return name
+    for root in (table.parent.absolute(), table.parent.resolve()):
+        if PurePosixPath(name).is_relative_to(root):
+            return PurePosixPath(name).relative_to(root).as_posix()
+    raise UserError(
+        f"{table}: line {line}: {name} is an absolute path to another folder than the CSV's; put the CSV into a folder"
+        " above the images, or write paths relative to it"
+    )
 
 
 def _check_rows(table: Path, rows: list[_Row]) -> None:

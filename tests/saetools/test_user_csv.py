@@ -38,9 +38,9 @@ READ = {
     "numbers of pandas": b"path,a,b\nx.png,1.0,0.0\ny.png,nan,1.0\n",
     "further columns": b"id,path,species,a,b,target,mask\n"
     + b"".join(
-        b"%d,%s,hen,%s,%d,m/%d.png\n" % (i, path, traits, i, i)
+        b"%d,%s,hen,%s,%d,m/%d.png\n" % (i % 8, path, traits, i, i)  # two lists, joined: numbers come again
         for i, (path, traits) in enumerate(
-            [(b"x.png", b"1,0"), (b"y.png", b",1"), (b"z.png", b"0,0"), (b"w.png", b"0,0")]
+            [(b"x.png", b"1,0"), (b"y.png", b",1"), *((b"%d.png" % i, b"0,0") for i in range(9))]
         )
     ),
 }
@@ -72,6 +72,9 @@ REFUSED = {
     "semicolons, short": (b"path;a;b\nx.png;1;0\ny.png;1\n", "line 3 has 2 fields, the header 3.*a semicolon inside"),
     "text": (b"path,a,b\nx.png,1,0\n\ny.png,maybe,0\n", "line 4, trait 'a' holds 'maybe'"),
     "one column alone": (b"path,a\nx.png,ja\ny.png,nein\n", "line 2, trait 'a' holds 'ja'"),
+    "mostly a word": (
+        b"path,a,b\nx.png,1,0\ny.png,1,absent\nz.png,0,absent\n", "line 3, trait 'b' holds 'absent'"
+    ),
     "a count": (b"path,a,b\nx.png,1,0\ny.png,1,2\nz.png,0,1\nw.png,0,2\n", "line 3, trait 'b' holds '2'"),
 }  # fmt: skip
 
@@ -94,7 +97,10 @@ def test_columns_that_are_no_traits_are_named(tmp_path: Path, caplog: pytest.Log
     path = tmp_path / "traits.csv"
     path.write_bytes(READ["further columns"])
     read_trait_table(path)
-    assert f"{path}: columns without values of a trait are left out: id ('2'), species ('hen')" in caplog.text
+    assert (
+        f"{path}: columns that hold other things than a trait are left out: id ('2'), species ('hen')"
+        in caplog.text
+    )
     assert "target ('2'), mask ('m/0.png')" in caplog.text
 
 

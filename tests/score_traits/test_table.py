@@ -257,7 +257,7 @@ def test_tables_as_people_have_them(birds, score_traits_process, tmp_path) -> No
     done = score_traits_process(*options, "--layer", 3, "--scorer", "random:8")
     assert done.returncode == plain.returncode == 0, done.stderr
     assert done.stdout == plain.stdout
-    assert "columns without values of a trait are left out: species ('hen')" in done.stderr
+    assert "columns that hold other things than a trait are left out: species ('hen')" in done.stderr
     assert "the paths of train are read without '/home/me/birds/'" in done.stderr
 
 

@@ -201,27 +201,24 @@ def _traits_alone(
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names, cells and values without the columns that are no traits, which are said; all if there are no others.
 
-    No trait: none of its cells is a value of one (a species, a date); each is another whole number (of the image);
-    or it is a column of lists of images with other values than 0 and 1.
+    No trait: none of its cells is a value of one (a species, a date); or most are not, and are of more than three kinds
+    (a number of the image); or it is a column of lists of images with other values than 0 and 1. What is left is a
+    trait with a mistake in it.
     """
-    bad_nt = values_nt == _BAD
-    filled_nt = ~np.isnan(values_nt)
-    of_images = np.isin(names, _OF_IMAGES)
-    numbers = np.array([len(cells_n) > 3 and _all_different(cells_n) for cells_n in cells_nt.T])
-    other = bad_nt.any(0) & (of_images | numbers | (bad_nt | ~filled_nt).all(0))
+    bad_nt, filled_nt = values_nt == _BAD, ~np.isnan(values_nt)
+    n_bad, n_filled = bad_nt.sum(0), filled_nt.sum(0)
+    kinds = [len(set(cells_n[bad_n])) for cells_n, bad_n in zip(cells_nt.T, bad_nt.T, strict=True)]
+    mostly_other = (2 * n_bad > n_filled) & (np.array(kinds) > 3)
+    other = (n_bad > 0) & ((n_bad == n_filled) | mostly_other | np.isin(names, _OF_IMAGES))
     if other.any() and not other.all():
         row_t = bad_nt.argmax(0)
         left_out = [f"{names[t]} ({cells_nt[row_t[t], t][:30]!r})" for t in np.flatnonzero(other)]
         logger.warning(
-            "%s: columns without values of a trait are left out: %s", source, some_of(left_out, 10)
+            "%s: columns that hold other things than a trait are left out: %s", source, some_of(left_out, 10)
         )
         names = [name for name, leave in zip(names, other, strict=True) if not leave]
         cells_nt, values_nt = cells_nt[:, ~other], values_nt[:, ~other]
     return names, cells_nt, values_nt
-
-
-def _all_different(cells_n: np.ndarray) -> bool:
-    return len(set(cells_n)) == len(cells_n) and all(cell.strip().isdecimal() for cell in cells_n)
 
 
 def _rows(paths: Sequence[str]) -> dict[str, int]:

@@ -148,6 +148,47 @@ def test_planted_latents_are_proposed_and_found(tool: Tool, planted: Planted) ->
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
     assert table["chance"][0] == pytest.approx(np.mean([max(row) >= 0.6 for row in ap_kc]))
     assert "Yield(4)" in done.stderr
+    best = ranking.loc[ranking["ap"].idxmax()]
+    assert done.stderr.splitlines()[-1] == (
+        f"audit-latents: {int(found[:10].sum())} of the first {len(ranking)} latents for trait show in a patch label"
+        f" (AP of at least 0.6); of {len(ranking)} latents drawn at random"
+        f" {table['chance'][0] * len(ranking):.1f} would,"
+        f" of a ranking by shuffled labels {table['null_mean'][1] * 10:.1f} (p = {table['p'][1]:.3f});"
+        f" best: latent {best['latent']} in label {best['found_in']} (AP {best['ap']:.2f})"
+    )
+
+
+def test_missing_rows_of_the_image_labels(tool: Tool, planted: Planted, tmp_path: Path) -> None:
+    """`no` is the same as rows of zeros, `unknown` as empty cells."""
+    lines = planted.table.read_text().splitlines()
+    some = tmp_path / "some.csv"
+    some.write_text("\n".join([lines[0], *lines[21:]]) + "\n")
+    common = (
+        *planted.common[:4],
+        "--trait",
+        "trait",
+        "--budgets",
+        4,
+        "--null",
+        3,
+        "--bootstrap",
+        5,
+        "--labels",
+    )
+    done = tool("audit-latents", *common, some, "--out", tmp_path / "out", code=1)
+    assert "20 of the 200 images in --train have no row" in done.stderr
+    for rule, cell in (("unknown", ",,"), ("no", ",0,0")):
+        full = tmp_path / f"{rule}.csv"
+        full.write_text(
+            "\n".join([lines[0], *(line.partition(",")[0] + cell for line in lines[1:21]), *lines[21:]])
+        )
+        tool("audit-latents", *common, some, "--missing-rows", rule, "--out", tmp_path / f"some-{rule}")
+        audit_latents(*common, full, "--out", tmp_path / f"full-{rule}")
+        for name in ("ranking.csv", "yield.csv"):
+            one, other = ((tmp_path / f"{kind}-{rule}" / name).read_text() for kind in ("some", "full"))
+            assert one == other
+    one, other = ((tmp_path / f"some-{rule}/ranking.csv").read_text() for rule in ("unknown", "no"))
+    assert one != other
 
 
 def test_the_null_knows_nothing(planted: Planted) -> None:

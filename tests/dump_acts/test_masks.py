@@ -182,7 +182,14 @@ def test_csv_of_paths(weights: Path, tmp_path: Path) -> None:
         ("paht\nscenes/a.jpg\n", "did you mean paht"),
         ("path\nscenes/none.jpg\n", "line 2"),
         ("path\nimages/training/00.jpg\nimages/training/00.jpg\n", "line 2 already"),
-        ("path,target\nimages/training/00.jpg,ant\n", "'ant'"),
+        (
+            "path,target\nimages/training/00.jpg,ant\nimages/training/01.jpg,1\n",
+            "'ant' is no whole number from 0, and 1",
+        ),
+        (
+            "path,target\nimages/training/00.jpg,ant\nimages/training/01.jpg,-1\n",
+            "line 3: the target '-1' is no",
+        ),
         (
             "path,mask\nimages/training/00.jpg,\nimages/training/01.jpg,annotations/training/01.png\n",
             "no mask",

@@ -216,6 +216,34 @@ def test_tables_with_soft_and_missing_labels(case: Case, soft: bool, tmp_path: P
     assert_table_is_right(folder, names, pairs["train"], pairs["test"])
 
 
+def test_missing_rows_are_empty_cells_or_zeros(case: Case, tool: Tool, tmp_path: Path) -> None:
+    """Also with yes and no, semicolons and a column of text. Settings without it are those of earlier versions."""
+    cells = {split: (traits_nt > 0.5).astype(float) for split, traits_nt in case.traits.items()}
+    whole = write_table(tmp_path / "whole.csv", case, cells).read_text().splitlines()
+    some = tmp_path / "some.csv"
+    head, *lines = [
+        line.replace(",", ";").replace("1.0", "yes").replace("0.0", "no") + ";hen" for line in whole
+    ]
+    some.write_text("\n".join([head.replace("hen", "species"), *lines[:50], *lines[60:]]) + "\n")
+    splits = ("--train", case.folder / "train", "--test", case.folder / "test", "--labels")
+    done = tool("fit-probes", *splits, some, "--out", tmp_path / "no", code=1)
+    assert "10 of the 90 images in --train have no row" in done.stderr and "--missing-rows" in done.stderr
+    for rule, cell in (("unknown", ",,,"), ("no", ",0,0,0")):
+        full = tmp_path / f"{rule}.csv"
+        filled = [line.partition(",")[0] + cell for line in whole[51:61]]
+        full.write_text("\n".join([*whole[:51], *filled, *whole[61:]]) + "\n")
+        done = tool("fit-probes", *splits, some, "--missing-rows", rule, "--out", tmp_path / rule)
+        assert "10 of the 90 images in train have no row" in done.stderr and "species ('hen')" in done.stderr
+        assert_same(tmp_path / rule, case(f"missing-{rule}", "--labels", full))
+    settings = json.loads((tmp_path / "no/probes.csv.json").read_text())["settings"]
+    assert settings["missing_rows"] == "no"
+    assert (
+        "missing_rows" not in json.loads((case.folder / "missing-no/probes.csv.json").read_text())["settings"]
+    )
+    done = tool("fit-probes", *splits[:-1], "--missing-rows", "no", "--out", tmp_path / "none", code=2)
+    assert "only a table of traits has rows" in done.stderr
+
+
 def read_all(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     with np.load(folder / "probes.npz") as file:
         arrays = {name: file[name] for name in file.files if name != "saetools"}
@@ -325,6 +353,10 @@ def test_r_by_hand_and_a_latent_that_never_fires(tool: Tool, tmp_path: Path) -> 
     assert table.loc[1, "r"] == pytest.approx(1 - entropy / np.log(2), abs=1e-12)
     assert table.loc[1, "ap"] == pytest.approx(0.75 * 0.75 + 0.25 * 0.5)
     assert table.loc[1, ["precision", "recall", "f1"]].tolist() == [0.75, 0.75, 0.75]
+    assert done.stderr.splitlines()[-1] == (
+        "fit-probes: the best latent of each class has an AP of 0.69 in the mean of 2 classes (by chance 0.50);"
+        " 0 reach 0.75; best 0 (AP 0.69, latent 0)"
+    )
     latents = read_exactly(tmp_path / "out" / "latents.csv")
     assert latents.loc[1, "flags"] == "never-fires" and latents.loc[1, "frequency"] == 0
     with np.load(tmp_path / "out" / "probes.npz") as probes:
@@ -351,6 +383,12 @@ def test_classes_absent_in_a_split_are_reported(tmp_path: Path) -> None:
     assert np.isnan(table.loc[7, "ap"]) and np.isfinite(table.loc[7, "test_loss"])
     summary = read_exactly(tmp_path / "out" / "summary.csv").iloc[0]
     tested = table.loc[[0, 1, 9]]
+    best = tested["ap"].idxmax()
+    assert done.stderr.splitlines()[-1] == (
+        f"fit-probes: the best latent of each class has an AP of {tested['ap'].mean():.2f} in the mean of 3 classes (by"
+        f" chance {1 / 3:.2f}); 0 reach 0.72; best {best} (AP {tested['ap'][best]:.2f}, latent"
+        f" {tested['latent'][best]:.0f}), worst 9 (AP 0.17)"
+    )
     assert summary["n_tested"] == 3 and summary["absent_in_train"] == 1
     assert summary["map"] == pytest.approx(tested["ap"].mean()) and summary["r"] == pytest.approx(
         tested["r"].mean()

@@ -39,7 +39,8 @@ def test_latents_are_as_documented(tmp_path: Path) -> None:
     f_npk = np.random.default_rng(0).gamma(1.0, 1.0, (5, 3, 4)).astype(np.float32)
     labels = np.zeros((5, 3), np.uint16)
     digests = [f"{image:032x}" for image in range(5)]
-    folder = write_latents(tmp_path / "l", f_npk, labels_np=labels, n_shards=1, digests=digests)
+    folder = write_latents(tmp_path / "l", f_npk, labels_np=labels, n_shards=1, digests=digests,
+                           class_names=["owl"] * 5)  # fmt: skip
     with np.load(folder / "latents-000000.npz") as file:
         found = {name: file[name] for name in file.files}
     sizes = {"N": 5, "P": 3, "K": 4, "E": 60, "2": 2, "N P + 1": 16, "B": 3}

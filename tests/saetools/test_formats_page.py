@@ -23,7 +23,7 @@ def made(tool: Tool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("formats")
     acts = clustered_acts(60)
     write_shards(folder / "train", acts[:40], n_shards=2, paths=[f"a/{i}.jpg" for i in range(40)],
-                 digests=[f"{i:032x}" for i in range(40)])  # fmt: skip
+                 digests=[f"{i:032x}" for i in range(40)], class_names=[""] * 40)  # fmt: skip
     write_shards(folder / "test", acts[40:], n_shards=1, paths=[f"b/{i}.jpg" for i in range(20)])
     tool(
         *("train-sae", folder / "train", "--val", folder / "test", "--out", folder / "sae.h5"),

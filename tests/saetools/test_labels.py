@@ -27,10 +27,11 @@ class Latents:
     paths: list[str]
     target: list[int]
     patches: np.ndarray | None
+    names: np.ndarray | None = None
 
     @property
     def files(self) -> list[SimpleNamespace]:
-        examples = SimpleNamespace(target=np.array(self.target))
+        examples = SimpleNamespace(target=np.array(self.target), class_name=self.names)
         return [SimpleNamespace(path=Path("some.npz"), examples=examples, labels=self.patches)]
 
 
@@ -40,7 +41,7 @@ class Shards(Latents):
 
     @property
     def shards(self) -> list[SimpleNamespace]:
-        examples = SimpleNamespace(target=np.array(self.target))
+        examples = SimpleNamespace(target=np.array(self.target), class_name=self.names)
         return [SimpleNamespace(path=Path("some.h5"), examples=examples, labels=lambda _layer: self.patches)]
 
     files = property()  # type: ignore[assignment]
@@ -54,12 +55,43 @@ def two(kind: type[Latents], *, unknown: bool = False) -> tuple[Latents, Latents
 @pytest.mark.parametrize("kind", [Latents, Shards])
 def test_classes_of_images_are_the_same_from_latents_and_from_shards(kind: type[Latents]) -> None:
     train, test = two(kind)
-    numbered = read_labels("target", train, test)
-    assert numbered.names == ["2", "5"] and numbered.pooled
-    assert (numbered.train.ids.tolist(), numbered.test.ids.tolist()) == ([1, 0], [1])
-    named = read_traits("target", train, test)
-    assert named.names == ["hen", "owl"] and named.train.ids.tolist() == [1, 0]
+    for read in (read_labels, read_traits):
+        named = read("target", train, test)
+        assert named.names == ["hen", "owl"] and named.pooled
+        assert (named.train.ids.tolist(), named.test.ids.tolist()) == ([1, 0], [1])
     assert targets(train).tolist() == [5, 2]
+    train.paths[0] = "a/hen/1.png"  # two classes in folders of one name: by number
+    assert read_labels("target", train, test).names == ["2", "5"]
+    assert read_traits("target", train, test).names == ["class 2", "class 5"]
+    given = ["", "", "cock", "", "", "eagle"]
+    assert read_labels("target", train, test, class_names=given).names == ["cock", "eagle"]
+    assert read_traits("target", train, test, class_names=given[:3]).names == ["cock", "class 5"]
+    with pytest.raises(UserError, match="two of the labels are called 'cock'"):
+        read_labels("target", train, test, class_names=["cock"] * 6)
+
+
+@pytest.mark.parametrize("kind", [Latents, Shards])
+def test_recorded_names_decide_where_numbers_differ(
+    kind: type[Latents], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Test has no cat, so its hen is number 0, and its crow, which train has not, has the number of train's hen."""
+    from saetools.log import logger
+
+    logger.propagate = True
+    caplog.set_level("INFO")
+    train = kind(["1.png", "2.png", "3.png"], [0, 1, 2], TRAIN, np.array(["cat", "hen", "owl"], object))
+    test = kind(["4.png", "5.png", "6.png"], [1, 0, -1], TEST, np.array(["crow", "hen", ""], object))
+    labels = read_labels("target", train, test)
+    assert labels.names == ["cat", "hen", "owl", "crow"]
+    assert (labels.train.ids.tolist(), labels.test.ids.tolist()) == ([0, 1, 2], [3, 1, -1])
+    assert "compared by their classes' names" in caplog.text
+    assert read_labels("target", train, test, ignore=[0]).names == ["hen", "owl", "crow"]
+    test.names, test.target = np.array(["crow", "hen", "hen"], object), [1, 0, 0]
+    (tmp_path / "pairs.csv").write_text("hen;crow\n")
+    dense = DenseSplits.of(read_pairs(tmp_path / "pairs.csv", train, test))
+    assert dense.test.labels_nt[:, 0].tolist() == [False, True, True] and dense.train.row_n.tolist() == [1]
+    test.names = None  # a file of an earlier version: numbers, as before
+    assert read_labels("target", train, test).test.ids.tolist() == [1, 0, 0]
 
 
 def test_an_image_without_a_class_is_left_out_of_probes_and_refused_for_traits() -> None:
@@ -75,6 +107,9 @@ def test_patch_labels_of_probes_are_those_of_either_split_and_of_traits_those_of
     assert probes.train.ids.tolist() == [-1, -1, 0, 0, 0, -1] and probes.test.ids.tolist() == [0, 1, -1]
     traits = read_patch_traits(*two(Shards), layer=3)
     assert traits.names == ["label 1", "label 4"]
+    names = ["sky", "bird"]
+    assert read_patch_traits(*two(Shards), layer=3, class_names=names).names == ["bird", "label 4"]
+    assert read_labels("patch", *two(Latents), class_names=names).names == ["bird", "4", "9"]
     dense = DenseSplits.of(traits, (3, 3))
     assert dense.train.row_n.tolist() == [0, 2, 3, 4, 5] and dense.train.image_n.tolist() == [0, 0, 1, 1, 1]
     # label 9, which train has not, is a negative of both

@@ -30,6 +30,19 @@ READ = {
     "blank lines": GOOD.replace(b"\n", b"\n\n"),
     "quoted": b'"path",a,b\n"x.png",1,"0"\ny.png,"",1\n',
     "other order": b"a,path,b\n1,x.png,0\n,y.png,1\n",
+    "semicolons": GOOD.replace(b",", b";"),
+    "tabs": GOOD.replace(b",", b"\t"),
+    "semicolons, a name with a comma": b'path;a;b\n"x.png";1;0\ny.png;;1\n',
+    "true and false": b"path,a,b\nx.png,True,FALSE\ny.png,NA,true\n",
+    "yes and no": b"path,a,b\nx.png,Yes, no\ny.png,?,Y\n",
+    "numbers of pandas": b"path,a,b\nx.png,1.0,0.0\ny.png,nan,1.0\n",
+    "further columns": b"id,path,species,a,b,target,mask\n"
+    + b"".join(
+        b"%d,%s,hen,%s,%d,m/%d.png\n" % (i % 8, path, traits, i, i)  # two lists, joined: numbers come again
+        for i, (path, traits) in enumerate(
+            [(b"x.png", b"1,0"), (b"y.png", b",1"), *((b"%d.png" % i, b"0,0") for i in range(9))]
+        )
+    ),
 }
 REFUSED = {
     "short": (b"path,a,b\nx.png,1,0\ny.png,1\n", "line 3 has 2 fields, the header 3"),
@@ -52,10 +65,17 @@ REFUSED = {
     "open quote": (b'path,a,b\nx.png,1,0\n"y.png,1,0\n', "row from line 3 on"),
     "quote in a value": (b'path,a,b\n"x"y.png,1,0\n', "row from line 2 on"),
     "a value of 200,000 letters": (b"path,a,b\nx.png,1," + b"0" * 200_000, "field larger"),
-    "a value of 100,000 letters": (b"path,a,b\nx.png,1," + b"0" * 100_000 + b"\n", "line 2, trait 'b' holds '0000"),
-    "semicolons": (GOOD.replace(b",", b";"), "not separated by commas"),
-    "tabs": (GOOD.replace(b",", b"\t"), "not separated by commas"),
-    "text": (b"path,a,b\nx.png,1,0\n\ny.png,yes,0\n", "line 4, trait 'a' holds 'yes'"),
+    "a value of 100,000 letters": (
+        b"path,a,b\ny.png,1,0\nx.png,1," + b"0" * 100_000 + b"\n", "line 3, trait 'b' holds '0000"
+    ),
+    "bars": (GOOD.replace(b",", b"|"), "its columns are 'path|a|b'"),
+    "semicolons, short": (b"path;a;b\nx.png;1;0\ny.png;1\n", "line 3 has 2 fields, the header 3.*a semicolon inside"),
+    "text": (b"path,a,b\nx.png,1,0\n\ny.png,maybe,0\n", "line 4, trait 'a' holds 'maybe'"),
+    "one column alone": (b"path,a\nx.png,ja\ny.png,nein\n", "line 2, trait 'a' holds 'ja'"),
+    "mostly a word": (
+        b"path,a,b\nx.png,1,0\ny.png,1,absent\nz.png,0,absent\n", "line 3, trait 'b' holds 'absent'"
+    ),
+    "a count": (b"path,a,b\nx.png,1,0\ny.png,1,2\nz.png,0,1\nw.png,0,2\n", "line 3, trait 'b' holds '2'"),
 }  # fmt: skip
 
 
@@ -65,9 +85,84 @@ def test_what_programs_write_is_read(tmp_path: Path, case: str, soft: bool) -> N
     path = tmp_path / "traits.csv"
     path.write_bytes(READ[case])
     table = read_trait_table(path, soft=soft)
-    assert table.name == ["a", "b"] and table.row == {"x.png": 0, "y.png": 1}
-    assert table.labels_nt.tolist() == [[True, False], [False, True]]
-    assert table.valid_nt.tolist() == [[True, True], [False, True]]
+    assert table.name == ["a", "b"] and list(table.row.items())[:2] == [("x.png", 0), ("y.png", 1)]
+    assert table.labels_nt[:2].tolist() == [[True, False], [False, True]]
+    assert table.valid_nt[:2].tolist() == [[True, True], [False, True]]
+
+
+def test_columns_that_are_no_traits_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from saetools.log import logger
+
+    logger.propagate = True
+    path = tmp_path / "traits.csv"
+    path.write_bytes(READ["further columns"])
+    read_trait_table(path)
+    assert (
+        f"{path}: columns that hold other things than a trait are left out: id ('2'), species ('hen')"
+        in caplog.text
+    )
+    assert "target ('2'), mask ('m/0.png')" in caplog.text
+
+
+def test_decimal_commas_beside_semicolons(tmp_path: Path) -> None:
+    path = tmp_path / "traits.csv"
+    path.write_text("path;a;b\nx.png;0,25;1\ny.png;;0,5\n")
+    table = read_trait_table(path, soft=True)
+    assert table.labels_nt.tolist() == [[0.25, 1], [0, 0.5]] and table.valid_nt.tolist() == [
+        [True, True],
+        [False, True],
+    ]
+    path.write_text("path;a;b\nx.png;0,25;1\ny.png;0;0.5\n")
+    with pytest.raises(UserError, match="line 2, trait 'a' holds '0,25'"):
+        read_trait_table(path, soft=True)
+
+
+ROOTS = ["/home/me/birds/", "C:\\me\\birds\\", "./", "birds/", "/"]
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_paths_with_a_folder_before_them(tmp_path: Path, root: str) -> None:
+    """Absolute paths, those of Windows, and those from a folder above; two files of one name stay apart."""
+    paths = ["a/1.png", "b/1.png", "b/2.png"]
+    lines = [
+        root + (path.replace("/", "\\") if "\\" in root else path) + f",{i % 2}"
+        for i, path in enumerate(paths)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["path,red", *lines]) + "\n")
+    table = read_trait_table(tmp_path / "t.csv")
+    labels_nt, valid_nt = table.of(["b/1.png", "b/2.png", "a/1.png"], "train")
+    assert labels_nt.tolist() == [[True], [False], [False]] and valid_nt.all()
+    with pytest.raises(UserError, match=r"1 of the 2 images in train have no row, for example 'c/1\.png'"):
+        table.of(["a/1.png", "c/1.png"], "train")
+
+
+def test_paths_below_two_folders_are_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,red\n/one/a/1.png,1\n/two/a/1.png,0\n")
+    with pytest.raises(UserError, match="1 of the 1 images in train have no row"):
+        read_trait_table(tmp_path / "t.csv").of(["a/1.png"], "train")
+    (tmp_path / "t.csv").write_text("path,red\n/one/a/1.png,1\n")
+    with pytest.raises(UserError, match="2 of the 2 images"):  # one row for two images
+        read_trait_table(tmp_path / "t.csv").of(["a/1.png", "./a/1.png"], "train", "unknown")
+
+
+def test_missing_rows_are_unknown_or_no(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,red,big\na.png,1,\nb.png,0,1\n")
+    table = read_trait_table(tmp_path / "t.csv")
+    paths = ["c.png", "b.png", "a.png"]
+    labels_nt, valid_nt = table.of(paths, "train", "unknown")
+    assert labels_nt.tolist() == [[False, False], [False, True], [True, False]]
+    assert valid_nt.tolist() == [[False, False], [True, True], [True, False]]
+    labels_nt, valid_nt = table.of(paths, "train", "no")
+    assert labels_nt.tolist()[0] == [False, False] and valid_nt.tolist() == [
+        [True, True],
+        [True, True],
+        [True, False],
+    ]
+    for rule in ("unknown", "no", "fail"):
+        with pytest.raises(UserError, match="2 of the 2 images in train have no row"):
+            table.of(["x.png", "y.png"], "train", rule)
+    with pytest.raises(UserError, match="expected one of unknown, no, fail"):
+        table.of(paths, "train", "none")
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -53,7 +53,7 @@ def test_a_table_of_other_images(birds, score_traits, tmp_path) -> None:
     ("text", "words"),
     [
         ("name,red\na.png,1\n", "'name'"),
-        ("path,red\na.png,yes\n", "line 2, trait 'red' holds 'yes'"),
+        ("path,red\na.png,maybe\n", "line 2, trait 'red' holds 'maybe'"),
         ("path,red\na.png,1\na.png,0\n", "'a.png' has two rows"),
         ("", "not a CSV file"),
         ("path,red,big\na.png,1\n", "line 2 has 2 fields, the header 3"),
@@ -61,7 +61,7 @@ def test_a_table_of_other_images(birds, score_traits, tmp_path) -> None:
         ("path,red\na.png,1,0\nb.png,1,0\n", "line 2 has 3 fields, the header 2"),  # pandas: an index
         ("path,red,red\na.png,1,0\n", "two columns are called 'red'"),
         ("path,red,\na.png,1,0\n", "column 3 has no name"),
-        ("path;red\na.png;1\n", "not separated by commas"),
+        ("path|red\na.png|1\n", "its columns are 'path|red'"),
         ("path,red\n", "has a header but no rows"),
         ('path,red\na.png,1\n"b.png,0\n', "in the row from line 3 on"),
     ],

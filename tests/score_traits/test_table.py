@@ -8,7 +8,15 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import average_precision_score
+
+from saetools.cli.markdown import render_cell
+from saetools.files.formats import SCORERS
+from saetools.files.provenance import Provenance
+from saetools.scorers.record import TrainedScorer, save_scorer
+from saetools.scorers.sae import SAE, SAEConfig
+from saetools.shards.reader import open_shards
 
 
 def read(text: str) -> pd.DataFrame:
@@ -234,3 +242,122 @@ def test_checkpoints_of_other_libraries_are_scorers(kind, score_traits, new_shar
     pd.testing.assert_frame_equal(
         first[["prototype", "ap_train", "ap"]], second[["prototype", "ap_train", "ap"]]
     )
+
+
+def test_tables_as_people_have_them(birds, score_traits_process, tmp_path) -> None:
+    """Semicolons, yes and no, absolute paths and a column that is no trait: the numbers of the plain table."""
+    plain = score_traits_process(*birds.options, "--layer", 3, "--scorer", "random:8")
+    table = pd.read_csv(birds.table)
+    for name in birds.traits:
+        table[name] = table[name].map({1: "yes", 0: "No"})
+    table["path"] = "/home/me/birds/" + table["path"]
+    table.insert(0, "species", "hen")
+    table.to_csv(tmp_path / "own.csv", sep=";", index=False)
+    options = ["--train", birds.train, "--test", birds.test, "--traits", tmp_path / "own.csv"]
+    done = score_traits_process(*options, "--layer", 3, "--scorer", "random:8")
+    assert done.returncode == plain.returncode == 0, done.stderr
+    assert done.stdout == plain.stdout
+    assert "columns that hold other things than a trait are left out: species ('hen')" in done.stderr
+    assert "the paths of train are read without '/home/me/birds/'" in done.stderr
+
+
+@pytest.mark.parametrize("rule", ["unknown", "no", "fail"])
+def test_missing_rows(birds, score_traits, score_traits_process, tmp_path, rule) -> None:
+    """The same table as with the cells of these images left empty, or with 0 in them."""
+    lines = birds.table.read_text().splitlines()
+    some, full = tmp_path / "some.csv", tmp_path / "full.csv"
+    some.write_text("\n".join([*lines[:40], *lines[50:90]]) + "\n")
+    cell = {"unknown": ",,,", "no": ",0,0,0", "fail": ""}[rule]
+    filled = [line.partition(",")[0] + cell for line in (*lines[40:50], *lines[90:])]
+    full.write_text("\n".join([*lines[:40], *lines[50:90], *filled]) + "\n")
+    options = ["--train", birds.train, "--test", birds.test, "--layer", 3, "--scorer", "random:8", "--traits"]
+    if rule == "fail":
+        for more in ((), ("--missing-rows", "fail")):
+            done = score_traits_process(*options, some, *more)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "10 of the 60 images in --train have no row" in done.stderr
+            assert "choose with --missing-rows what they mean" in done.stderr
+        return
+    done = score_traits_process(*options, some, "--missing-rows", rule)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == score_traits(*options, full).stdout
+    meant = {"unknown": "they are left out", "no": "they count as having no trait"}[rule]
+    assert f"{some}: 10 of the 60 images in train have no row: {meant}" in done.stderr
+    assert f"{some}: 11 of the 40 images in test have no row: {meant}" in done.stderr
+
+
+@pytest.mark.parametrize("bootstrap", [0, 20])
+def test_traits_in_words(birds, score_traits_process, bootstrap) -> None:
+    """Each trait with its latent, best first, per layer and scorer; and how many have no AP."""
+    table = pd.read_csv(birds.table)
+    table["never in test"] = [1] * 60 + [0] * 40
+    path = birds.table.with_name("never.csv")
+    table.to_csv(path, index=False)
+    options = ["--train", birds.train, "--test", birds.test, "--traits", path, "--layer", "3,5"]
+    done = score_traits_process(
+        *(*options, "--scorer", "random:8", "--scorer", "units", "--n-train", "20,all"),
+        *("--per-trait", "--bootstrap", bootstrap),
+    )
+    assert done.returncode == 0, done.stderr
+    found = read(done.stdout).dropna(subset=["ap"])
+    found = found[found.n_train == 60]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    interval = ["95% from", "to"] if bootstrap else []
+    assert cells[0] == [
+        "layer",
+        "scorer",
+        "trait",
+        "prototype",
+        "AP",
+        *interval,
+        "prevalence",
+        "with it",
+        "n",
+    ]
+    shown = pd.DataFrame(cells[2:], columns=cells[0])
+    order = []
+    for layer in (3, 5):
+        for scorer in ("random", "units"):
+            rows = found[(found.layer == layer) & (found.scorer == scorer)]
+            order += list(rows.sort_values("ap", ascending=False, kind="stable").itertuples())
+    assert len(shown) == len(order) == 12
+    for one, row in zip(shown.to_dict("records"), order, strict=True):
+        wanted = {
+            "layer": str(row.layer), "scorer": row.scorer, "trait": row.trait, "prototype": f"{row.prototype:.0f}",
+            "AP": f"{row.ap:.3f}", "prevalence": f"{row.prevalence:.3f}", "with it": str(row.n_pos), "n": "40",
+        }  # fmt: skip
+        if bootstrap:
+            wanted |= {"95% from": render_cell(row.ap_low), "to": render_cell(row.ap_high)}
+        assert {name: one[name] for name in wanted} == wanted
+    assert "without a positive test image, and so without an AP: 1 traits" in done.stderr
+
+
+def test_the_latents_of_one_sae_in_words(birds, score_traits, tmp_path) -> None:
+    """No column for what all rows share; numbers of latents without a comma."""
+    config = SAEConfig(6, 2000, "relu")
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 2000, generator=generator)
+    weight[:, :1000] = 0  # latents of which none is the best
+    sae = SAE(config, weight, torch.zeros(2000), weight.T.clone(), torch.zeros(6))
+    source = {**open_shards([birds.train]).header.source(), "layer": 3}
+    save_scorer(tmp_path / "sae.h5", TrainedScorer("sae", sae, Provenance.of(SCORERS, "a test", {}), source))
+    done = score_traits(*birds.options, "--layer", 3, "--scorer", tmp_path / "sae.h5", "--per-trait")
+    found = read(done.stdout).sort_values("ap", ascending=False)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["trait", "latent", "AP", "prevalence", "with it", "n"]
+    assert [row[:2] for row in cells[2:]] == [[row.trait, str(row.prototype)] for row in found.itertuples()]
+    assert found.prototype.max() >= 1000
+
+
+def test_missing_rows_need_a_table(birds, score_traits) -> None:
+    options = ["--train", birds.train, "--test", birds.test, "--layer", 3, "--scorer", "const"]
+    for labels, said in (
+        (("--traits", "target"), "only a table of traits has rows"),
+        (("--patch-traits",), "needs a table of traits as --traits"),
+    ):
+        done = score_traits(*options, *labels, "--missing-rows", "no")
+        assert done.returncode == 2 and said in done.stderr
+    done = score_traits(*options, "--traits", birds.table, "--missing-rows", "maybe")
+    assert done.returncode == 2 and "--missing-rows maybe: expected one of unknown, no, fail" in done.stderr

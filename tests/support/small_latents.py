@@ -33,11 +33,12 @@ def write_latents(
     scorer: str = "uid",
     dtype: str = "float32",
     digests: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     trained_on: Sequence[bool | None] | None = None,
 ) -> Path:
     """Write latents {N, P, K}, every non-zero of them, as complete files of one scorer.
 
-    digests {N}: of the pictures; trained_on {n_shards}: whether the scorer was made from each shard.
+    digests {N}: of the pictures; class_names {N}; trained_on {n_shards}: whether the scorer was made from each shard.
     """
     n_images, n_patches, n_latents = f_npk.shape
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,6 +54,7 @@ def write_latents(
             np.tile([1, n_patches], (len(rows), 1)),
             np.stack([40 + rows, 60 + rows], axis=1),
             None if digests is None else np.array(digests)[rows],
+            None if class_names is None else np.array(class_names)[rows],
         )
         f_bk = f_npk[rows].reshape(-1, n_latents)
         at = np.nonzero(f_bk)

@@ -24,8 +24,9 @@ def write_shards(
     model: str = "timm/test",
     labels_np: np.ndarray | None = None,
     digests: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write activations {N, P, D} as complete shards, and if given patch labels {N, P}, pictures' digests {N}.
+    """Write activations {N, P, D} as complete shards, and if given patch labels {N, P}, digests and classes {N}.
 
     Of several layers the first holds them as they are, the second twice as large, and so on.
     """
@@ -44,6 +45,7 @@ def write_shards(
             np.tile([1, n_patches], (len(rows), 1)),
             np.stack([40 + rows, 60 + rows], axis=1),
             None if digests is None else np.array(digests)[rows],
+            None if class_names is None else np.array(class_names, object)[rows],
         )
         provenance = Provenance.of(SHARDS, "dump-acts", {"test": model})
         targets.append(folder / shard_name(index))

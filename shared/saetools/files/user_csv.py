@@ -1,13 +1,14 @@
 """CSV tables that people write: read as they stand, or refused with file and line.
 
 pandas moves the cells of lines that are longer than the header to the left, fills up short ones, and renames columns of
-the same name; here each of these is an error.
+the same name; here each of these is an error. Fields are separated by commas, or by semicolons or tabs.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# Spreadsheets write semicolons where the comma is in numbers, and tabs into .tsv
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+
+
 @dataclass(frozen=True)
 class UserCsv:
     """header: names of the columns, each once, none empty; rows: as many texts in each; line: where each row starts"""
@@ -30,6 +35,18 @@ class UserCsv:
     rows: list[list[str]]
     line: list[int]
     text: str
+    separator: str = ","
+
+    @property
+    def decimal(self) -> str:
+        """The sign before the decimals: a comma where semicolons separate, and no number has a point."""
+        if self.separator == ",":
+            return "."
+        cells = [cell for row in self.rows for cell in row]
+        commas, points = (
+            any(re.fullmatch(rf"\s*-?\d+{mark}\d+\s*", cell) for cell in cells) for mark in (",", r"\.")
+        )
+        return "," if commas and not points else "."
 
     def column(self, name: str) -> list[str]:
         place = self.header.index(name)
@@ -47,14 +64,16 @@ class UserCsv:
 
 
 def read_user_csv(path: Path, expected: str, *, header: bool = True) -> UserCsv:
-    """A CSV in UTF-8 with commas, with or without a byte order mark, and with any line ends.
+    """A CSV in UTF-8, with or without a byte order mark, and with any line ends.
 
+    Fields are separated by commas; where the first row has no comma, by its semicolons or tabs.
     expected: what the file should hold, for errors. header=False: the first line is a row, and rows may differ in
     length. Blank lines are passed over. Raises UserError, with the line, where a row has other fields than the header,
     and where the file is empty, cannot be read, or is no such CSV.
     """
     text = read_user_text(path, expected)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    separator = _separator(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows, lines = [], []
     start = 1
     try:
@@ -71,7 +90,7 @@ def read_user_csv(path: Path, expected: str, *, header: bool = True) -> UserCsv:
     if not rows:
         raise UserError(f"{path}: not a CSV file: it is empty; expected {expected}")
     if not header:
-        return UserCsv(path, [], rows, lines, text)
+        return UserCsv(path, [], rows, lines, text, separator)
     names = rows.pop(0)
     first = lines.pop(0)
     _check_names(path, names, first, expected)
@@ -81,10 +100,22 @@ def read_user_csv(path: Path, expected: str, *, header: bool = True) -> UserCsv:
     for line, row in zip(lines, rows, strict=True):
         if len(row) != width:
             raise UserError(
-                f"{path}: line {line} has {len(row)} fields, the header {width}; correct the line (a comma inside a"
-                " value needs quotation marks around the value)"
+                f"{path}: line {line} has {len(row)} fields, the header {width}; correct the line (a"
+                f" {SEPARATORS[separator]} inside a value needs quotation marks around the value)"
             )
-    return UserCsv(path, names, rows, lines, text)
+    return UserCsv(path, names, rows, lines, text, separator)
+
+
+def _separator(text: str) -> str:
+    """The first of SEPARATORS that divides the first row; the comma where none does."""
+    for mark in SEPARATORS:
+        try:
+            rows = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+            if len(next(filter(None, rows), [])) > 1:
+                return mark
+        except csv.Error:
+            continue
+    return ","
 
 
 def read_user_text(path: Path, expected: str) -> str:
@@ -107,16 +138,12 @@ def read_user_text(path: Path, expected: str) -> str:
 
 
 def _check_names(path: Path, names: list[str], line: int, expected: str) -> None:
-    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
-        raise UserError(
-            f"{path}: line {line}: the fields of the header are not separated by commas; expected {expected}; save it"
-            " again with commas"
-        )
     seen: set[str] = set()
     for place, name in enumerate(names, start=1):
         if not name.strip():
             raise UserError(
                 f"{path}: line {line}: column {place} has no name; expected {expected}; name it, or remove the column"
+                " (row numbers of pandas: to_csv(index=False))"
             )
         if name in seen:
             raise UserError(

@@ -64,8 +64,9 @@ class LatentsFile:
         self.count = self._load("count")
         size = self._load("size") if "size" in self._places else None
         digest = np.char.decode(self._load("digest"), "latin1") if "digest" in self._places else None
+        names = self._load("class") if "class" in self._places else None
         paths, index, target, grid = map(self._load, ("path", "index", "target", "grid"))
-        self.examples = Examples(paths, index, target, grid, size, digest)
+        self.examples = Examples(paths, index, target, grid, size, digest, names)
         self.n_images, self.n_patches, self.n_latents = (
             len(self.examples),
             self.header.n_patches,

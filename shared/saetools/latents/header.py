@@ -37,11 +37,12 @@ MEMBERS: dict[str, tuple[str, str]] = {
     "grid": ("<i2", "N,2"),
     "size": ("<i4", "N,2"),
     "digest": ("|S32", "N"),
+    "class": ("text", "N"),
     "labels": ("<u2", "N,P"),
     "sums": ("<u8", "B"),
     HEADER: ("text", ""),
 }
-OPTIONAL = ("size", "digest", "labels", "sums")
+OPTIONAL = ("size", "digest", "class", "labels", "sums")
 # Members that are compared when they are read, block by block, not with the rest of the file when it is opened; `sums`
 # has the checksums of their blocks, one member after the other.
 IN_BLOCKS = ("indptr", "indices", "data")

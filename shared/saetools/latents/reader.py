@@ -107,7 +107,7 @@ class LatentsSet:
         return found.assign(value=column.data[order]).reset_index(drop=True)
 
     def frame(self) -> pd.DataFrame:
-        """A row for each image: path, index, target, rows and columns of patches, height and width (NaN: unknown)."""
+        """A row for each image: path, index, target, rows, columns (of patches), height, width, class; NaN: unknown."""
         import pandas as pd
 
         return pd.concat([file.examples.frame() for file in self.files], ignore_index=True)

@@ -127,6 +127,8 @@ def new_latents(
             plain["size"] = examples.size
         if examples.digest is not None:
             plain["digest"] = examples.digest
+        if examples.class_name is not None:
+            plain["class"] = np.array(list(examples.class_name), dtype=np.str_)
         if labels_np is not None:
             plain["labels"] = labels_np
         with atomic_path(target) as partial:

@@ -94,7 +94,8 @@ class Examples:
     path {N} relative to the data set's root; index {N} int64 position in the whole data set;
     target {N} int64 class, -1 unknown; grid {N, 2} int16 rows and columns of patches; size {N, 2} int32
     height and width in pixels of the image as it was decoded; digest {N} str of 32 characters,
-    that of `saetools.vision.pictures.picture_digest`. size and digest are None where they were not recorded.
+    that of `saetools.vision.pictures.picture_digest`; class_name {N} str, empty where the class is not known. size,
+    digest and class_name are None where they were not recorded.
     """
 
     path: np.ndarray
@@ -103,12 +104,21 @@ class Examples:
     grid: np.ndarray
     size: np.ndarray | None = None
     digest: np.ndarray | None = None
+    class_name: np.ndarray | None = None
+
+    def texts(self) -> list[str]:
+        """Path and class of each image in one text, as long as both: for the room that they take in a file."""
+        return (
+            [*self.path]
+            if self.class_name is None
+            else list(map("".join, zip(self.path, self.class_name, strict=True)))
+        )
 
     def __len__(self) -> int:
         return len(self.path)
 
     def frame(self) -> pd.DataFrame:
-        """A row for each image: path, index, target, rows and columns of patches, height and width (NaN: unknown)."""
+        """A row for each image: path, index, target, rows, columns (of patches), height, width, class; NaN: unknown."""
         import pandas as pd
 
         height, width = (np.nan, np.nan) if self.size is None else np.asarray(self.size).T
@@ -121,6 +131,9 @@ class Examples:
                 "columns": self.grid[:, 1],
                 "height": height,
                 "width": width,
+                "class": np.nan
+                if self.class_name is None
+                else [str(name) or np.nan for name in self.class_name],
             }
         )
 

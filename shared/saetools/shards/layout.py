@@ -200,8 +200,10 @@ def read_examples(file: h5py.File, path: Path) -> Examples:
         group["grid"][:].astype(np.int16),
         size,
         digest,
+        _strings(group["class"]) if "class" in group else None,
     )
-    lengths = {len(examples.path), len(examples.index), len(examples.target), len(examples.grid)}
+    per_image = examples.path, examples.index, examples.target, examples.grid, examples.class_name
+    lengths = {len(each) for each in per_image if each is not None}
     if len(lengths) != 1:
         raise UserError(
             f"{path}: the data sets in /examples have lengths {sorted(lengths)}, expected one length; {AGAIN}"

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 COPIED_AT_ONCE = 64  # images
 # What a shard holds beside its arrays, at most: attributes, and HDF5's own structures
 OVERHEAD_BYTES = 128 * 2**10
-# ... and of each image: its path's place, its size, its digest. Not in `image_bytes`, by which images are dealt
-# out to shards: a recording that an earlier version began could not be continued then
-ENTRY_BYTES = 48 + 8 + 32
+# ... and of each image: the places of its path and its class's name, its size, its digest. Not in `image_bytes`, by
+# which images are dealt out to shards: a recording that an earlier version began could not be continued then
+ENTRY_BYTES = 48 + 48 + 8 + 32
 
 
 @contextlib.contextmanager
@@ -65,12 +65,12 @@ def new_shard(
     arrays = _arrays_per_image(shapes, dtype, has_cls, has_labels)
     one_image = image_bytes(shapes, dtype, has_cls, has_labels)
     with atomic_path(target) as partial:
-        with reserved_hdf5(partial, shard_bytes(one_image, examples.path), target, _apart(shapes)) as file:
+        with reserved_hdf5(partial, shard_bytes(one_image, examples.texts()), target, _apart(shapes)) as file:
             writer = ShardWriter(target, file, examples, shapes, dtype, arrays, scales)
             yield writer
             writer.finish(attributes)
         if writer.skipped:
-            _leave_out_skipped(partial, shard_bytes(one_image, examples.path), writer)
+            _leave_out_skipped(partial, shard_bytes(one_image, examples.texts()), writer)
 
 
 def image_bytes(shapes: Mapping[int, tuple[int, int]], dtype: str, has_cls: bool, has_labels: bool) -> int:
@@ -80,9 +80,9 @@ def image_bytes(shapes: Mapping[int, tuple[int, int]], dtype: str, has_cls: bool
     return in_layers + 8 + 8 + 4  # index, target and grid
 
 
-def shard_bytes(one_image: int, paths: Iterable[str]) -> int:
-    """What a shard of the images at `paths` takes on disk, rounded up. one_image: see `image_bytes`."""
-    return OVERHEAD_BYTES + sum(one_image + len(path.encode()) + ENTRY_BYTES for path in paths)
+def shard_bytes(one_image: int, texts: Iterable[str]) -> int:
+    """What a shard takes on disk, rounded up. one_image: see `image_bytes`; texts: `Examples.texts`, one an image."""
+    return OVERHEAD_BYTES + sum(one_image + len(text.encode()) + ENTRY_BYTES for text in texts)
 
 
 def _apart(layers: Iterable[int]) -> list[str]:
@@ -231,18 +231,18 @@ class ShardWriter:
         for name, n_clipped in self._clipped.items():
             self._file[name].attrs["clipped"] = n_clipped
         digests = {f"/{name}": f"sha256:{digest.hexdigest()}" for name, digest in self._digests.items()}
-        for name, value in {**attributes, "digests": canonical_json(digests), "complete": True}.items():
-            self._file.attrs[name] = value
+        self._file.attrs.update({**attributes, "digests": canonical_json(digests), "complete": True})
 
     def _write_examples(self) -> None:
         self._write_strings("examples/path", [self._examples.path[i] for i in self._kept])
         for name, dtype in (("index", "<i8"), ("target", "<i8")):
             self._write(f"examples/{name}", np.asarray(getattr(self._examples, name), dtype)[self._kept])
         self._write("examples/grid", self._grid[self._kept].reshape(-1, 2))
-        if self._size is not None:
-            self._write("examples/size", self._size[self._kept].reshape(-1, 2))
-        if self._digest is not None:
-            self._write("examples/digest", self._digest[self._kept])
+        for name, values in (("size", self._size), ("digest", self._digest)):
+            if values is not None:
+                self._write(f"examples/{name}", values[self._kept])
+        if self._examples.class_name is not None:
+            self._write_strings("examples/class", [self._examples.class_name[i] for i in self._kept])
         if self.skipped:
             rows = list(self.skipped)
             self._write_strings("skipped/path", [self._examples.path[i] for i in rows])

@@ -21,6 +21,7 @@ MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 TRAIN_NAMES = ("train", "training")
 # Folders of other names than these are taken for classes, not for splits
 SPLIT_NAMES = (*TRAIN_NAMES, "validation", "valid", "val", "dev", "test", "testing")
+_NUMBER = re.compile("[0-9]{1,9}")  # of a class
 _COLUMNS = ("path", "target", "mask")  # of a CSV of images
 # Control characters, ends of lines, and bytes that are not UTF-8: lists of paths and HDF5 strings cannot hold them
 _UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -29,7 +30,8 @@ _UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 @dataclass(frozen=True)
 class ImageSet:
     """path {N} relative to root, sorted or in the data set's own order; target {N} int64, -1 unknown;
-    mask {N} relative to root, where the data set has masks.
+    mask {N} relative to root, where the data set has masks; class_name {N}, where classes have names: empty where the
+    class is unknown.
     """
 
     root: Path
@@ -37,15 +39,31 @@ class ImageSet:
     target: np.ndarray
     mask: Sequence[str] | None = None
     part: str | None = None  # the part that --split-validation made, in words
+    class_name: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.path)
 
+    def class_names(self, rows: range) -> np.ndarray | None:
+        """The class names of some images {n}, as `Examples` has them."""
+        return None if self.class_name is None else np.array(self.class_name[rows.start : rows.stop], object)
+
+    def texts(self, rows: range) -> list[str]:
+        """See `Examples.texts`."""
+        names = self.class_name or [""] * len(self)
+        return [self.path[row] + names[row] for row in rows]
+
     def digest(self) -> str:
-        """SHA-256 over paths, targets and sizes of files (-1: none there); independent of where the root lies."""
+        """SHA-256 over paths, targets and sizes of files (-1: none there); independent of where the root lies.
+
+        And over the names of classes that are not in the paths.
+        """
         digest = hashlib.sha256()
         for path, target in zip(self.path, self.target, strict=True):
             digest.update(f"{path}\t{target}\t{_file_size(self.root / path)}\n".encode())
+        for path, name in zip(self.path, self.class_name or (), strict=False):
+            if name and f"/{name}/" not in f"/{path}":
+                digest.update(f"{path}\t{name}\n".encode())
         for path in self.mask or ():
             digest.update(f"{path}\t{_file_size(self.root / path)}\n".encode())
         return digest.hexdigest()
@@ -83,7 +101,8 @@ def list_images(source: Path, layout: str, split: str | None) -> ImageSet:
             f"{f' for the split {split!r}' if split else ''};"
             f" expected CLASS/NAME with one of the endings {' '.join(sorted(SUFFIXES))}"
         )
-    if unusable := next(filter(_UNUSABLE.search, [*images.path, *(images.mask or ())]), None):
+    texts = [*images.path, *(images.mask or ()), *(images.class_name or ())]
+    if unusable := next(filter(_UNUSABLE.search, texts), None):
         raise UserError(
             f"{images.root}: the name {unusable!r} holds a line break, another control character, or bytes that are not"
             " UTF-8, which lists of paths cannot hold; rename it"
@@ -121,6 +140,7 @@ def list_divided(source: Path, layout: str, split: str | None, share: float) -> 
         whole.target[rows],
         None if whole.mask is None else [whole.mask[row] for row in rows],
         f"{what} part, a share of {share:g}, of {divided or 'all images'}",
+        None if whole.class_name is None else [whole.class_name[row] for row in rows],
     )
 
 
@@ -163,7 +183,15 @@ def _list_cub(root: Path, split: str | None) -> ImageSet:
     for name in path:
         if why := why_unreadable(root / name):
             raise UserError(f"{root / name}: {why}, though images.txt lists it; get the data set again")
-    return ImageSet(root, path, images.target[chosen])
+    pairs = set(zip(folders := _folders(images.path), images.target.tolist(), strict=True))
+    names = None  # a folder may hold images of several classes
+    if len(pairs) == len(set(folders)) == len(set(images.target.tolist())):
+        names = [name for name, keep in zip(folders, chosen, strict=True) if keep]
+    return ImageSet(root, path, images.target[chosen], class_name=names)
+
+
+def _folders(paths: list[str]) -> list[str]:
+    return [path.rpartition("/")[0].rpartition("/")[2] for path in paths]
 
 
 def _list_folder(root: Path, split: str | None) -> ImageSet:
@@ -172,7 +200,8 @@ def _list_folder(root: Path, split: str | None) -> ImageSet:
     class_names = [path.relative_to(top).parts[0] if path.parent != top else None for path in files]
     number = {name: i for i, name in enumerate(sorted({name for name in class_names if name is not None}))}
     target = np.array([-1 if name is None else number[name] for name in class_names], dtype=np.int64)
-    return ImageSet(root, [path.relative_to(root).as_posix() for path in files], target)
+    paths = [path.relative_to(root).as_posix() for path in files]
+    return ImageSet(root, paths, target, class_name=[name or "" for name in class_names])
 
 
 def _list_masks(root: Path, split: str | None) -> ImageSet:
@@ -202,8 +231,14 @@ def _list_csv(table: Path) -> ImageSet:
                     f"{table}: line {row.line}: {root / name}: {why}; paths are relative to the CSV's folder"
                 )
     masks = [row.mask for row in rows if row.mask is not None]
-    target = np.array([row.target for row in rows], dtype=np.int64)
-    return ImageSet(root, [row.path for row in rows], target, masks if masks else None)
+    paths, masks_or_none = [row.path for row in rows], masks if masks else None
+    names = [row.target for row in rows]
+    if all(_NUMBER.fullmatch(name) for name in names if name):
+        target = np.array([int(name) if name else -1 for name in names], dtype=np.int64)
+        return ImageSet(root, paths, target, masks_or_none)
+    number = {name: i for i, name in enumerate(sorted(set(names) - {""}))}
+    target = np.array([number.get(name, -1) for name in names], dtype=np.int64)
+    return ImageSet(root, paths, target, masks_or_none, class_name=names)
 
 
 def _image_files(top: Path, root: Path, split: str | None) -> list[Path]:
@@ -235,19 +270,19 @@ def _below(folder: Path, around: frozenset[Path]) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class _Row:
-    """One image: where it and its mask are, relative to the CSV's folder; its class, -1 unknown."""
+    """One image: where it and its mask are, relative to the CSV's folder; its class: a number, a name, or empty."""
 
     line: int
     path: str
-    target: int
+    target: str
     mask: str | None
 
 
 def _read_csv(table: Path) -> list[_Row]:
     """The images in the order of the CSV; raises UserError, with the line, where it is broken.
 
-    path: relative to the CSV's folder, each once. target: a whole number from 0, or empty. mask: for
-    every image or for none. Other columns are left alone.
+    path: relative to the CSV's folder, each once. target: whole numbers from 0, or names, or empty. mask: for every
+    image or for none. Other columns are left alone.
     """
     expected = f"{', '.join(_COLUMNS)} in its first line, of which path is required"
     found = read_user_csv(table, expected)
@@ -267,17 +302,20 @@ def _csv_row(table: Path, line: int, fields: dict[str, str]) -> _Row:
     path, target, mask = (fields.get(name, "").strip() for name in _COLUMNS)
     if not path:
         raise UserError(f"{table}: line {line} has no path; expected one in every line")
-    for name in (path, mask):
-        if PurePosixPath(name).is_absolute():
-            raise UserError(
-                f"{table}: line {line}: {name} is an absolute path; write it relative to the CSV's folder,"
-                " so that the data set can be moved"
-            )
-    if target and not re.fullmatch("[0-9]{1,9}", target):
-        raise UserError(
-            f"{table}: line {line}: the target {target!r} is no whole number from 0; number the classes"
-        )
-    return _Row(line, path, int(target) if target else -1, mask or None)
+    return _Row(line, _below_table(table, line, path), target, _below_table(table, line, mask) or None)
+
+
+def _below_table(table: Path, line: int, name: str) -> str:
+    """A path relative to the CSV's folder, so that the data set can be moved; UserError for one elsewhere."""
+    if not PurePosixPath(name).is_absolute():
+        return name
+    for root in (table.parent.absolute(), table.parent.resolve()):
+        if PurePosixPath(name).is_relative_to(root):
+            return PurePosixPath(name).relative_to(root).as_posix()
+    raise UserError(
+        f"{table}: line {line}: {name} is an absolute path to another folder than the CSV's; put the CSV into a folder"
+        " above the images, or write paths relative to it"
+    )
 
 
 def _check_rows(table: Path, rows: list[_Row]) -> None:
@@ -288,6 +326,15 @@ def _check_rows(table: Path, rows: list[_Row]) -> None:
                 f"{table}: line {row.line}: {row.path} was in line {line_of[row.path]} already; list every image once"
             )
         line_of[row.path] = row.line
+    no_number = [row for row in rows if row.target and not _NUMBER.fullmatch(row.target)]
+    is_name = [not re.fullmatch("[-+.,0-9]*", row.target) for row in no_number]
+    n_numbers = sum(bool(_NUMBER.fullmatch(row.target)) for row in rows)
+    if no_number and (n_numbers or not all(is_name)):
+        row = no_number[0] if n_numbers else no_number[is_name.index(False)]
+        raise UserError(
+            f"{table}: line {row.line}: the target {row.target[:60]!r} is no whole number from 0, and"
+            f" {f'{n_numbers} others are' if n_numbers else 'no name'}; number all classes, or name all"
+        )
     without = [row.line for row in rows if row.mask is None]
     if without and len(without) < len(rows):
         raise UserError(

@@ -25,7 +25,7 @@ app = new_app()
 
 @app.command(
     groups={
-        "Data": "train test out labels trait ignore",
+        "Data": "train test out labels class_names missing_rows trait ignore",
         "Ranking and test": "budgets tau bootstrap null seed",
         "Running": "memory threads",
     },
@@ -50,6 +50,18 @@ def audit_latents(
     trait: Annotated[str | None, typer.Option(help="Rank for this one label of K.")] = None,
     ignore: Annotated[
         str | None, typer.Option(help="Leave out patches with these labels: 0,11.", metavar="LABEL,...")
+    ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(help="File with the names of the labels 0, 1, ..., one a line, for the patch labels."),
+    ] = None,
+    missing_rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Images without a row in a table of labels: unknown (left out), no (they have no trait), or fail (the"
+            " default).",
+            metavar="unknown|no|fail",
+        ),
     ] = None,
     budgets: Annotated[
         str, typer.Option(help="Numbers of proposals B at which to report Yield(B).", metavar="B,...")
@@ -96,9 +108,13 @@ def audit_latents(
 
     from audit_latents.run import AuditSettings, run_audit
     from saetools.compute.threads import available_threads
+    from saetools.labels.splits import read_class_names
     from saetools.latents.reader import open_latents
 
-    settings = AuditSettings(labels, trait, sorted(ignored), wanted, tau, bootstrap, null, seed)
+    names = read_class_names(class_names)
+    settings = AuditSettings(
+        labels, trait, sorted(ignored), wanted, tau, bootstrap, null, seed, missing_rows, names
+    )
     for path in run_audit(
         open_latents(train), open_latents(test), settings, out, n_bytes, threads or available_threads()
     ):

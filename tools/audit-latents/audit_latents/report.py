@@ -10,6 +10,7 @@ import pandas as pd
 
 from audit_latents.audit import Audited, yields
 from audit_latents.ranking import Ranking
+from saetools.errors import some_of
 
 RANKING_COLUMNS = ["rank", "latent", "asked_by", "share", "coefficient", "found_in", "ap", "found"]
 YIELD_COLUMNS = [
@@ -95,6 +96,26 @@ def yield_table(given: YieldInput, ranking: pd.DataFrame, budgets: list[int]) ->
             }
         )
     return pd.DataFrame(rows)[YIELD_COLUMNS]
+
+
+def render_found(yields: pd.DataFrame, ranking: pd.DataFrame, tau: float) -> str:
+    """The last line for people: how many proposals show in patch labels, against chance, and the best of them."""
+    row = yields[yields["measure"] == "yield"].iloc[-1]
+    first = ranking.head(int(row["budget"]))
+    found = first[first["found"]]
+    asked = some_of(list(dict.fromkeys(map(str, first["asked_by"]))), 3)
+    text = (
+        f"{len(found)} of the first {len(first)} latents for {asked} show in a patch label (AP of at least {tau:g});"
+        f" of {len(first)} latents drawn at random {row['chance'] * len(first):.1f} would"
+    )
+    if not np.isnan(row["null_mean"]):
+        text += (
+            f", of a ranking by shuffled labels {row['null_mean'] * row['budget']:.1f} (p = {row['p']:.3f})"
+        )
+    if len(found):
+        best = found.loc[found["ap"].idxmax()]
+        text += f"; best: latent {best['latent']} in label {best['found_in']} (AP {best['ap']:.2f})"
+    return text
 
 
 def render(table: pd.DataFrame, tau: float) -> str:

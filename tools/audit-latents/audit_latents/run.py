@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -12,7 +12,7 @@ import pandas as pd
 
 from audit_latents.audit import Patches, audit, bootstrap
 from audit_latents.ranking import Design, columns_of, rank
-from audit_latents.report import YieldInput, ranking_table, render, yield_table
+from audit_latents.report import YieldInput, ranking_table, render, render_found, yield_table
 from saetools.cli.progress import Progress
 from saetools.compute.threads import share_out
 from saetools.errors import UserError, near_names
@@ -21,7 +21,7 @@ from saetools.files.provenance import Provenance
 from saetools.files.reuse import read_reusable, writing
 from saetools.files.tables import write_csv
 from saetools.labels.splits import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
-from saetools.labels.tables import trait_table_digest
+from saetools.labels.tables import FAIL, trait_table_digest
 from saetools.latents.block import Latents
 from saetools.latents.columns import Columns
 from saetools.latents.reader import LatentsSet, check_splits
@@ -33,7 +33,8 @@ TABLES = {"ranking.csv": LATENT_RANKING, "yield.csv": YIELD}
 @dataclass(frozen=True)
 class AuditSettings:
     """labels: K, target or the path of a table; trait: only this one of K; ignore: of H; tau: None for the
-    default of `choose_tau`; resamples and permutations: of the bootstrap and the null."""
+    default of `choose_tau`; resamples and permutations: of the bootstrap and the null; missing_rows: of K's table;
+    class_names: of the patch labels 0, 1, ..."""
 
     labels: str
     trait: str | None
@@ -43,6 +44,8 @@ class AuditSettings:
     resamples: int
     permutations: int
     seed: int
+    missing_rows: str | None = None
+    class_names: Sequence[str] = ()
 
 
 def run_audit(
@@ -50,7 +53,7 @@ def run_audit(
 ) -> Iterator[Path]:
     """Write the tables, or keep them where all exist, and yield their paths; raises UserError."""
     check_splits(train, test)
-    held = read_labels(PATCH, test, test, settings.ignore)
+    held = read_labels(PATCH, test, test, settings.ignore, class_names=settings.class_names)
     if np.count_nonzero(held.test.positives) < 2:
         raise UserError(
             f"{test.files[0].path}: its patches have only one label that is not ignored, so that every latent finds it;"
@@ -70,6 +73,7 @@ def run_audit(
                 write_csv(paths[name], table, wanted[name])
         logger.info("%s", render(tables["yield.csv"], tau))
         yield from paths.values()
+        logger.info("%s", render_found(tables["yield.csv"], tables["ranking.csv"], tau))
 
 
 def _tables(
@@ -84,7 +88,7 @@ def _tables(
     tau = settings.tau
     assert held.test.ids is not None and tau is not None
     patches = Patches(held.test.ids, test.n_patches, len(held.names))
-    asked = read_labels(settings.labels, train, train)
+    asked = read_labels(settings.labels, train, train, missing_rows=settings.missing_rows)
     names, y_nc, keep_n = _labels(asked.names, *columns_of(asked.train), settings.trait)
     n_proposals = max(settings.budgets)
     design = Design(_whole(train, keep_n, memory, out))
@@ -176,4 +180,8 @@ def _provenance(format: Format, train: LatentsSet, test: LatentsSet, settings: A
     digest = settings.labels if settings.labels == TARGET else trait_table_digest(Path(settings.labels))
     header = train.header
     plain = {**asdict(settings), "labels": digest, "scorer": header.scorer, "kind": header.kind}
+    if settings.missing_rows in (None, FAIL):  # as in tables of versions without it
+        del plain["missing_rows"]
+    if not settings.class_names:
+        del plain["class_names"]
     return Provenance.of(format, "audit-latents", plain, [*train.uids, *test.uids])

@@ -76,7 +76,7 @@ class Plan:
 
     def shard_bytes(self, shard: int) -> int:
         """Bytes of a shard on disk, rounded up."""
-        return shard_bytes(self.contents.image_bytes, [self.images.path[row] for row in self.rows(shard)])
+        return shard_bytes(self.contents.image_bytes, self.images.texts(self.rows(shard)))
 
     def free_bytes(self) -> int:
         """Free bytes on the disk of the folder, which may not exist yet."""

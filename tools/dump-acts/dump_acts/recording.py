@@ -123,6 +123,7 @@ def _open_shard(
         grid=np.zeros((len(rows), 2), np.int16),
         size=np.zeros((len(rows), 2), np.int32),
         digest=np.full(len(rows), "", "U32"),
+        class_name=plan.images.class_names(rows),
     )
     return new_shard(
         plan.target(index),

@@ -28,7 +28,7 @@ app = new_app()
 
 @app.command(
     groups={
-        "Data": "train test out labels ignore",
+        "Data": "train test out labels class_names missing_rows ignore",
         "Probes": "ridge tau",
         "Running": "classes memory threads",
     },
@@ -50,12 +50,26 @@ def fit_probes(
         str,
         typer.Option(
             help="patch: the patch labels; target: the classes of the images; or a table: a CSV path,TRAIT,... of"
-            " numbers from 0 to 1, or CUB-200-2011's folder. With all but patch, a row is an image, with the maximum"
-            " of each latent over its patches."
+            " yes and no, or numbers from 0 to 1, or CUB-200-2011's folder. With all but patch, a row is an image, with"
+            " the maximum of each latent over its patches."
         ),
     ] = "patch",
     ignore: Annotated[
         str | None, typer.Option(help="Leave out rows with these labels: 0,11.", metavar="LABEL,...")
+    ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the names of the labels 0, 1, ..., one a line, for --labels patch and target."
+        ),
+    ] = None,
+    missing_rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Images without a row in a table of labels: unknown (left out), no (they have no trait), or fail (the"
+            " default).",
+            metavar="unknown|no|fail",
+        ),
     ] = None,
     ridge: Annotated[
         float,
@@ -103,6 +117,7 @@ def fit_probes(
 
     from fit_probes.run import ProbeRun, ProbeSettings
     from saetools.compute.threads import available_threads
+    from saetools.labels.splits import read_class_names
     from saetools.latents.reader import open_latents
 
     if device != "cpu":  # torch takes seconds and half a gigabyte to import
@@ -112,7 +127,7 @@ def fit_probes(
     probe_run = ProbeRun(
         open_latents(train),
         open_latents(test),
-        ProbeSettings(labels, ignored, ridge, tau),
+        ProbeSettings(labels, ignored, ridge, tau, missing_rows, read_class_names(class_names)),
         out,
         n_bytes,
         device,

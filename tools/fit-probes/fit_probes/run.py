@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ import pandas as pd
 from fit_probes.evaluation import evaluate
 from fit_probes.probe_file import NAME, PAIRS, Probes, find_parts, load_probes, part_name, save_probes
 from fit_probes.solver import fit_probes
-from fit_probes.tables import choose, class_table, latent_table, render_summary, summary_table
+from fit_probes.tables import choose, class_table, latent_table, render_classes, render_summary, summary_table
 from saetools.cli.progress import Progress
 from saetools.cli.slices import WHOLE, Slice
 from saetools.errors import UserError, some_of
@@ -24,7 +24,7 @@ from saetools.files.provenance import Provenance
 from saetools.files.reuse import read_reusable, writing
 from saetools.files.tables import write_csv
 from saetools.labels.splits import PATCH, TARGET, LabelledSplits, choose_tau, read_labels
-from saetools.labels.tables import trait_table_digest
+from saetools.labels.tables import FAIL, trait_table_digest
 from saetools.latents.columns import Columns
 from saetools.latents.reader import LatentsSet, check_splits
 from saetools.log import logger
@@ -34,13 +34,15 @@ TABLES = {"probes.csv": PROBE_TABLE, "latents.csv": LATENT_TABLE, "summary.csv":
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """labels: patch, target, or the path of a table; tau: None for the default of `choose_tau`; ignore and ridge as the
-    command's options."""
+    """labels: patch, target, or the path of a table; tau: None for the default of `choose_tau`; ignore, ridge and
+    missing_rows as the command's options; class_names: of the labels 0, 1, ..."""
 
     labels: str
     ignore: list[int]
     ridge: float
     tau: float | None
+    missing_rows: str | None = None
+    class_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class ProbeRun:
     ) -> None:
         check_splits(train, test)
         self.train, self.test, self.settings, self.out = train, test, settings, out
-        self.splits: LabelledSplits = read_labels(settings.labels, train, test, settings.ignore)
+        self.splits: LabelledSplits = read_labels(
+            settings.labels, train, test, settings.ignore, settings.missing_rows, settings.class_names
+        )
         if not self.splits.train.keep.any():
             raise UserError(
                 f"{train.files[0].path}: no training row has a label that is not ignored; give others as `train`"
@@ -115,6 +119,7 @@ class ProbeRun:
                 write_csv(targets[name], table, expected[name])
         logger.info("%s", render_summary(tables["summary.csv"]))
         yield from targets.values()
+        logger.info("%s", render_classes(tables["probes.csv"], self._tau))
 
     def _fit(self, part: Slice) -> Probes:
         classes = np.arange(*part.bounds(len(self.splits.names)))
@@ -176,6 +181,10 @@ class ProbeRun:
             labels = trait_table_digest(Path(labels))
         plain = {**asdict(self.settings), "labels": labels, "ignore": sorted(self.settings.ignore)}
         del plain["tau"]
+        if self.settings.missing_rows in (None, FAIL):  # as in files of versions without it
+            del plain["missing_rows"]
+        if not self.settings.class_names:
+            del plain["class_names"]
         return plain
 
 

@@ -157,6 +157,27 @@ def render_summary(summary: pd.DataFrame) -> str:
     return f"{what}, on test, means of the classes unless said: {', '.join(figures)}"
 
 
+def render_classes(classes: pd.DataFrame, tau: float) -> str:
+    """The last line for people: what the classes' best latents reach on test, and the best and worst class."""
+    tested = classes[classes["n_pos"] > 0]
+    if not len(tested):
+        return "no class has a positive test row, so nothing was tested"
+    ap = tested["ap"]
+    ends = {"best": tested.loc[ap.idxmax()]}
+    if ap.max() > ap.min():
+        ends["worst"] = tested.loc[ap.idxmin()]
+    said = [
+        f"{what} {row['class']} (AP {row['ap']:.2f}"
+        + ("" if pd.isna(row["latent"]) else f", latent {int(row['latent'])}")
+        + ")"
+        for what, row in ends.items()
+    ]
+    return (
+        f"the best latent of each class has an AP of {ap.mean():.2f} in the mean of {len(tested)} classes (by chance"
+        f" {tested['prevalence'].mean():.2f}); {int((ap >= tau).sum())} reach {tau:g}; {', '.join(said)}"
+    )
+
+
 def flag_names(flags: int) -> str:
     """never-fires, ... joined by spaces."""
     return " ".join(

@@ -19,7 +19,6 @@ from saetools.cli.app import (
     write_line,
 )
 from saetools.errors import UsageError
-from saetools.files.user_csv import read_user_text
 
 app = new_app()
 
@@ -322,9 +321,9 @@ def _range(option: str, text: str | None) -> tuple[float, float]:
 
 
 def _names(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    return read_user_text(path, "the names of the patch labels, one a line").splitlines()
+    from saetools.labels.splits import read_class_names
+
+    return read_class_names(path) or None
 
 
 def main() -> None:

@@ -125,7 +125,9 @@ def read_own(path: Path) -> pd.DataFrame:
 
     found = read_user_csv(path, "a CSV table with a header")
     try:
-        return pd.read_csv(io.StringIO(found.text, newline=""), index_col=False)
+        return pd.read_csv(
+            io.StringIO(found.text, newline=""), sep=found.separator, decimal=found.decimal, index_col=False
+        )
     except (ValueError, OverflowError, pd.errors.ParserError) as error:
         raise UserError(f"{path}: it is not a CSV table ({str(error).strip()})") from error
 

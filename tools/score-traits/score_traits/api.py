@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from saetools.scorers.baselines import Scorer
 from saetools.scorers.record import TrainedScorer
 from saetools.shards.reader import Shards, choose_layer, open_shards
 from saetools.unfinished import unfinished
+from score_traits.arguments import check_labels, check_settings, parse_size
 from score_traits.rows import ScoringSettings
 from score_traits.scorer_runs import parse_spec
 from score_traits.table import ApTable, check_splits
@@ -44,6 +45,8 @@ def score_traits(
     patch_traits: bool = False,
     certainty: Collection[int] = CERTAIN,
     drop_not_visible: bool = False,
+    missing_rows: str | None = None,
+    class_names: Sequence[str] = (),
     bootstrap: int = 0,
     bootstrap_by: str = "image",
     null: int = 0,
@@ -68,6 +71,8 @@ def score_traits(
     repeats:      as many repeats with the seeds `seed`, `seed` + 1, ...
     pool:         image score from patch scores: max, mean or topk-mean:M
     certainty, drop_not_visible: of CUB-200-2011, see `saetools.labels.tables.read_trait_table`
+    missing_rows: of a table, what images without a row count as: "unknown", "no", or "fail" (the default)
+    class_names:  names of the patch labels (or classes) 0, 1, ...; without, as they were recorded, or by number
     bootstrap, bootstrap_by: 95% intervals from so many resamples of test images, each image or each class by itself
     null:         mAP with the training labels shuffled so many times
     save_scorer:  folder for the scorers that are fitted here
@@ -77,27 +82,10 @@ def score_traits(
 
     Raises UserError (UsageError where arguments do not fit each other), which names the argument or the file.
     """
-    if sum([traits is not None, pairs is not None, patch_traits]) != 1:
-        raise UsageError("expected one of `traits`, `pairs` and `patch_traits`")
-    if not set(certainty) <= {1, 2, 3, 4}:
-        raise UsageError(f"`certainty` {_listed(certainty)}: CUB-200-2011's certainties are 1 to 4")
-    if (drop_not_visible or tuple(certainty) != CERTAIN) and not (traits and Path(traits).is_dir()):
-        raise UsageError("`certainty` and `drop_not_visible` need CUB-200-2011's folder as `traits`")
-    if patch_traits and pool != "max":
-        raise UsageError(f"`pool` {pool}: `patch_traits` scores patches, which are not pooled")
-    if bootstrap_by not in ("image", "class"):
-        raise UsageError(f"`bootstrap_by` {bootstrap_by}: expected image or class")
-    if bootstrap_by == "class" and not bootstrap:
-        raise UsageError("`bootstrap_by` class: it needs `bootstrap` R too, the number of resamples")
-    if bootstrap_by == "class" and (pairs is not None or traits == TARGET):
-        raise UsageError(
-            "`bootstrap_by` class: here each trait is a class, and resampled classes hold all of its images or none;"
-            " use `bootstrap_by` image"
-        )
-    for name, value, smallest in (("repeats", repeats, 1), ("bootstrap", bootstrap, 0), ("null", null, 0)):
-        if value < smallest:
-            raise UsageError(f"`{name}` {value}: expected at least {smallest}")
-    sizes = [_size(size) for size in ([n_train] if isinstance(n_train, int | str) else n_train)]
+    check_labels(traits, pairs, patch_traits, certainty, drop_not_visible, missing_rows)
+    classes = pairs is not None or traits == TARGET
+    check_settings(classes, patch_traits, repeats, pool, bootstrap, bootstrap_by, null)
+    sizes = [parse_size(size) for size in ([n_train] if isinstance(n_train, int | str) else n_train)]
     given = [scorers] if isinstance(scorers, str | Path) or not isinstance(scorers, Sequence) else scorers
     specs = [parse_spec(each, f"in memory {number}") for number, each in enumerate(given, start=1)]
     if not specs or not sizes:
@@ -122,12 +110,19 @@ def score_traits(
         labels = {}
         for one in settings.layers:
             n_patches = train_set.shape(one)[0], test_set.shape(one)[0]
-            labels[one] = DenseSplits.of(read_patch_traits(train_set, test_set, one), n_patches)
+            labels[one] = DenseSplits.of(read_patch_traits(train_set, test_set, one, class_names), n_patches)
     elif pairs is not None:
-        labels = dict.fromkeys(settings.layers, DenseSplits.of(read_pairs(Path(pairs), train_set, test_set)))
+        found = read_pairs(Path(pairs), train_set, test_set, class_names)
+        labels = dict.fromkeys(settings.layers, DenseSplits.of(found))
     else:
         found = read_traits(
-            str(traits), train_set, test_set, certainty=certainty, drop_not_visible=drop_not_visible
+            str(traits),
+            train_set,
+            test_set,
+            certainty=certainty,
+            drop_not_visible=drop_not_visible,
+            missing_rows=missing_rows,
+            class_names=class_names,
         )
         labels = dict.fromkeys(settings.layers, DenseSplits.of(found))
     maker = ApTable(train_set, test_set, labels, specs, settings)
@@ -143,20 +138,6 @@ def score_traits(
         if target is not None:
             write_csv(target, table, provenance, {SCORER_FILES: maker.scorer_files})
         return table
-
-
-def _size(size: int | str) -> int | None:
-    """16, "16" or "all" -> 16, 16 or None."""
-    if size == "all":
-        return None
-    text = str(size).strip()
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UsageError(f"`n_train` {size!r}: expected numbers of images of at least 1, or all")
-    return int(text)
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ",".join(map(str, values))
 
 
 @contextmanager

@@ -25,10 +25,10 @@ from saetools.log import logger
 app = new_app()
 GROUPS = {
     "Data": "train test layer",
-    "Traits": "traits pairs patch_traits certainty drop_not_visible",
+    "Traits": "traits missing_rows pairs patch_traits class_names certainty drop_not_visible",
     "Scorers": "scorers pool n_train repeats seed save_scorer",
     "Intervals": "bootstrap bootstrap_by null",
-    "Output": "out summary per_group",
+    "Output": "out summary per_group per_trait",
     "Running": "cache memory",
 }
 
@@ -67,8 +67,8 @@ def score_traits(
     traits: Annotated[
         str | None,
         typer.Option(
-            help="Labels of images: CUB-200-2011's folder, a CSV path,TRAIT,... of 0, 1 and empty, or target (each"
-            " class against the rest).",
+            help="Labels of images: CUB-200-2011's folder, a CSV path,TRAIT,... of 1, 0 (or yes, no) and empty, or"
+            " target (each class against the rest).",
             metavar="FOLDER|CSV|target",
         ),
     ] = None,
@@ -98,6 +98,19 @@ def score_traits(
             help="CUB-200-2011: leave an image out for attributes that are not visible in it.",
         ),
     ] = False,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the names of the labels 0, 1, ..., one a line, for --patch-traits, --pairs and classes."
+        ),
+    ] = None,
+    missing_rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Images without a row in --traits: unknown (left out), no (they have no trait), fail (the default).",
+            metavar="unknown|no|fail",
+        ),
+    ] = None,
     layer: Annotated[
         str | None,
         typer.Option(help="Layers to score; needed if the shards hold several.", metavar="L,..."),
@@ -138,6 +151,12 @@ def score_traits(
             "--per-group", help="Print mAP per group of traits (the part of the name before ::) to stderr."
         ),
     ] = False,
+    per_trait: Annotated[
+        bool,
+        typer.Option(
+            "--per-trait", help="Print each trait's latent, AP and prevalence to stderr, best first."
+        ),
+    ] = False,
     save_scorer: Annotated[
         Path | None, typer.Option(help="Folder to save the scorers that are fitted here.")
     ] = None,
@@ -160,8 +179,9 @@ def score_traits(
     certainties = parse_numbers("--certainty", certainty, int)
     layers = None if layer is None else parse_numbers("--layer", layer, int)
 
+    from saetools.labels.splits import read_class_names
     from score_traits.api import score_traits as score
-    from score_traits.summary import render_groups, render_summary, summarise, summarise_groups
+    from score_traits.summary import render_groups, render_summary, render_traits, summarise, summarise_groups
 
     table = score(
         train,
@@ -177,6 +197,8 @@ def score_traits(
         patch_traits=patch_traits,
         certainty=certainties,
         drop_not_visible=drop_not_visible,
+        missing_rows=missing_rows,
+        class_names=read_class_names(class_names),
         bootstrap=bootstrap,
         bootstrap_by=bootstrap_by,
         null=null,
@@ -190,6 +212,8 @@ def score_traits(
         logger.info("mean over the traits with a positive test image\n%s", render_summary(summarise(table)))
     if per_group:
         logger.info("mAP per group of traits\n%s", render_groups(summarise_groups(table)))
+    if per_trait:
+        logger.info("AP on test of each trait\n%s", render_traits(table))
     if out is None:
         table.to_csv(sys.stdout, index=False)
     else:

@@ -1,4 +1,4 @@
-"""Summaries of the AP table: mAP per scorer and number of training images, and per group of traits."""
+"""Summaries of the AP table: mAP per scorer and number of training images, and per group of traits; AP per trait."""
 
 from __future__ import annotations
 
@@ -40,10 +40,8 @@ def summarise_groups(table: pd.DataFrame) -> pd.DataFrame:
 
     Per layer and scorer, the best group first.
     """
-    found = table.dropna(subset=["ap"]).copy()
+    found = _at_most_images(table)
     found["group"] = found["trait"].str.partition(GROUP_MARK)[0]
-    largest = found.groupby(RUN[:-1], dropna=False)["n_train"].transform("max")
-    found = found[found["n_train"] == largest]
     by = [*RUN, "group"]
     per_trait = found.groupby([*by, "trait"], sort=False, dropna=False)[["ap", "prevalence"]].mean()
     groups = per_trait.groupby(level=by, sort=False, dropna=False)
@@ -52,6 +50,43 @@ def summarise_groups(table: pd.DataFrame) -> pd.DataFrame:
     result = result.reset_index()
     return result.sort_values("mAP", ascending=False, kind="stable").sort_values(
         ["layer", "scorer", "n_prototypes"], kind="stable"
+    )
+
+
+def _at_most_images(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with an AP, at each scorer's largest number of training images."""
+    found = table.dropna(subset=["ap"])
+    largest = found.groupby(RUN[:-1], dropna=False)["n_train"].transform("max")
+    return found[found["n_train"] == largest].copy()
+
+
+def render_traits(table: pd.DataFrame) -> str:
+    """AP of each trait as a Markdown table: highest first per layer, scorer and seed, shown where there are several.
+
+    The latent (prototype) is the one chosen on the largest number of training images; n is the number of test images.
+    """
+    found = _at_most_images(table)
+    names = pd.Series(name_scorers(found), index=found.index, dtype=object)
+    latents = found["scorer"].isin(("sae", "untrained")).all()
+    runs = {"layer": found["layer"], "scorer": names, "seed": found["seed"]}
+    shown = pd.DataFrame({name: each for name, each in runs.items() if each.nunique(dropna=False) > 1})
+    columns = list(shown)
+    shown["trait"] = found["trait"]
+    shown["latent" if latents else "prototype"] = [
+        "" if pd.isna(each) else str(int(each)) for each in found["prototype"]
+    ]
+    shown["AP"] = found["ap"]
+    if "ap_low" in found:
+        shown["95% from"], shown["to"] = found["ap_low"], found["ap_high"]
+    shown["prevalence"], shown["with it"], shown["n"] = found["prevalence"], found["n_pos"], found["n_test"]
+    order = found["ap"].rank(method="first", ascending=False)
+    run_of = [runs[name].map({each: i for i, each in enumerate(runs[name].unique())}) for name in columns]
+    place = pd.concat([*run_of, order], axis=1, keys=range(len(run_of) + 1))
+    shown = shown.loc[place.sort_values(list(place)).index]
+    text = render_markdown(list(shown.columns), shown.itertuples(index=False))
+    n_without = table["trait"].nunique() - found["trait"].nunique()
+    return text + (
+        f"\nwithout a positive test image, and so without an AP: {n_without} traits" if n_without else ""
     )
 
 

@@ -447,6 +447,24 @@ def test_a_full_disk_is_told_before_anything_is_written(images: Path, weights: P
     assert not out.exists()
 
 
+def test_workers_where_the_path_of_tmpdir_is_too_long_for_sockets(
+    images: Path, weights: Path, whole: Path, tmp_path: Path
+) -> None:
+    tmpdir = tmp_path / ("long" * 25)
+    tmpdir.mkdir()
+    done = subprocess.run(
+        [str(BIN / "dump-acts"), *map(str, settings(images, weights, tmp_path / "acts")), "--workers", "1"],
+        env={**os.environ, "TMPDIR": str(tmpdir)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for path in whole.iterdir():
+        np.testing.assert_array_equal(Shard(tmp_path / "acts" / path.name).stored(5), Shard(path).stored(5))
+
+
 def test_the_plan_is_an_upper_bound_of_the_files(images: Path, weights: Path, whole: Path) -> None:
     """Its shards take no more room than the plan says, with which --max-disk reckons, and hardly less."""
     done = dump(*settings(images, weights, whole.parent / "none", "--dry-run"))

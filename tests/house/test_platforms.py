@@ -73,7 +73,7 @@ def dry_run(path: str, *more: str) -> subprocess.CompletedProcess[str]:
     make = shutil.which("make")
     assert make is not None
     return subprocess.run(
-        [make, "-n", "cub200-table", "cub200-choice", "camvid-probes", "SEEDS=3", *more],
+        [make, "-n", "cub200-table", "cub200-choice", "camvid-probes", "SEEDS=3", "OUT=not-made", *more],
         cwd=ROOT,
         env={**os.environ, "PATH": path},
         capture_output=True,

@@ -26,6 +26,7 @@ SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 ]
 SECONDS_TO_BEGIN_LEAVING = 0.5
+LONGEST_FOLDER = 60  # bytes of the path of TMPDIR: names in it are up to 40 long
 
 
 class _Process:
@@ -145,6 +146,7 @@ def _end_worker(number: int, _frame: object) -> NoReturn:
 @contextlib.contextmanager
 def starting_workers() -> Iterator[None]:
     """Processes that are started in its block get SIGTERM alone, from before their first line on."""
+    _find_room_for_sockets()
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -153,6 +155,19 @@ def starting_workers() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _find_room_for_sockets() -> None:
+    """Worker processes have sockets in TMPDIR, whose path may be too long for them: 107 bytes, 103 on macOS."""
+    import tempfile
+    from multiprocessing import util
+
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER and os.access("/tmp", os.W_OK):
+        before, tempfile.tempdir = tempfile.tempdir, "/tmp"
+        try:
+            util.get_temp_dir()  # is kept by this process and its workers, and removed at its end
+        finally:
+            tempfile.tempdir = before
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from in_process import runner
-from processes import BIN, Tool, error_lines
+from processes import Tool, error_lines, run_on_a_full_disk
 
 from convert_sae.cli import app
 from saetools.errors import UserError
@@ -289,14 +287,7 @@ def test_a_full_disk_leaves_nothing_behind(out: str, tool: Tool, tmp_path: Path)
     d, s = 64, 2048
     big = SAE(SAEConfig(d, s, "relu"), torch.ones(d, s), torch.ones(s), torch.ones(s, d), torch.ones(d))
     big.save(tmp_path / "big.h5")
-    done = subprocess.run(
-        [str(BIN / "convert-sae"), str(tmp_path / "big.h5"), str(tmp_path / out)],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    done = run_on_a_full_disk(100_000, "convert-sae", tmp_path / "big.h5", tmp_path / out)
     assert done.returncode == 1, done.stderr
     assert "free some space" in error_lines(done)
     assert [path.name for path in tmp_path.rglob("*") if path.name not in ("deep", "er")] == ["big.h5"]

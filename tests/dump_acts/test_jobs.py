@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import resource
 import signal
 import subprocess
 import threading
@@ -21,7 +20,7 @@ import torch
 from edited_files import edit_hdf5
 from in_process import runner
 from PIL import Image
-from processes import BIN, Tool, error_lines
+from processes import BIN, Tool, error_lines, run_on_a_full_disk
 from tiny_models import VIT, make_folder, save_timm_weights
 
 from check_files.cli import app as check_app
@@ -434,14 +433,7 @@ def test_a_shard_cut_while_it_is_in_use_is_an_error_of_who_reads_it(whole: Path,
 def test_a_full_disk_is_told_before_anything_is_written(images: Path, weights: Path, tmp_path: Path) -> None:
     """Room for a whole shard is reserved first: HDF5 crashes when the disk fills up beneath it."""
     out = tmp_path / "acts"
-    done = subprocess.run(
-        [str(BIN / "dump-acts"), *map(str, settings(images, weights, out))],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    done = run_on_a_full_disk(100_000, "dump-acts", *settings(images, weights, out))
     assert done.returncode == 1, done.stderr
     assert f"{out / 'shard-000000.h5'}: File too large; free some space" in error_lines(done)
     assert not out.exists()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from edited_files import edit_hdf5
 from in_process import runner
 from PIL import Image
-from processes import BIN, Tool, error_lines
+from processes import Tool, error_lines, run_on_a_full_disk
 from tiny_models import VIT, random_image, save_timm_weights
 
 from dump_acts import cli as dump_cli
@@ -87,14 +85,7 @@ def test_no_half_thumbnail_where_the_disk_is_full(recorded: Path, tmp_path: Path
     page = ["page", recorded / "latents", "--images", recorded / "set", "--workers", 1, "--out"]
     tool("render-visuals", *page, tmp_path / "whole")
     largest = max(path.stat().st_size for path in (tmp_path / "whole").rglob("*.jpg"))
-    done = subprocess.run(
-        [str(BIN / "render-visuals"), *map(str, page), str(tmp_path / "site")],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 17, largest - 17)),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    done = run_on_a_full_disk(largest - 17, "render-visuals", *page, tmp_path / "site")
     assert done.returncode == 1, done.stderr
     assert "File too large; free some space" in error_lines(done)
     for path in (tmp_path / "site").rglob("*.jpg"):

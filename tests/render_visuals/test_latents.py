@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import resource
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 from in_process import runner
 from pictured_latents import CROPPED, NATIVE, sparse_latents, write_images, write_pictured
 from PIL import Image
-from processes import BIN, Tool, error_lines
+from processes import Tool, error_lines, run_on_a_full_disk
 
 from render_visuals.cli import app
 from saetools.vision.heat import STOPS
@@ -251,15 +249,8 @@ def test_an_image_that_changed_since_the_dump(tmp_path: Path) -> None:
 def test_a_full_disk(case: tuple[Path, Path], tmp_path: Path, workers: int) -> None:
     root, latents = case
     options = ["--latents", ",".join(map(str, range(11))), "--workers", str(workers)]
-    done = subprocess.run(
-        [BIN / "render-visuals", "latents", latents, "--images", root, "--out", tmp_path, *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        # No file may grow beyond some bytes: to the program the same as a disk without room.
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
-    )
+    pictures = ["latents", latents, "--images", root, "--out", tmp_path, *options]
+    done = run_on_a_full_disk(2000, "render-visuals", *pictures)
     assert done.returncode == 1
     assert "free some space" in error_lines(done) or "too large" in error_lines(done).lower()
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".png"]

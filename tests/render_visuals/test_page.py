@@ -18,7 +18,7 @@ from in_process import runner
 from pages import N_IMAGES, Chain, S, write_chain
 from pictured_latents import CROPPED, sparse_latents, write_images, write_pictured
 from PIL import Image
-from processes import BIN, error_lines
+from processes import BIN, error_lines, run_on_a_full_disk
 
 from audit_latents.cli import app as audit_app
 from encode_acts.cli import app as encode_app
@@ -325,16 +325,8 @@ def test_every_option_counts(chain: tuple[Chain, Path], tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_index(chain: tuple[Chain, Path], tmp_path: Path) -> None:
-    import resource
-
-    done = subprocess.run(
-        [BIN / "render-visuals", "page", chain[1], "--images", chain[0].root, "--out", tmp_path / "site"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)),
-    )
+    page = ["page", chain[1], "--images", chain[0].root, "--out", tmp_path / "site"]
+    done = run_on_a_full_disk(4000, "render-visuals", *page)
     assert done.returncode == 1
     assert "free some space" in error_lines(done)
     assert not (tmp_path / "site" / "index.html").exists()

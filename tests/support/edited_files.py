@@ -10,8 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from saetools.files.hdf5 import reseal
-from saetools.files.seal import COMMENT, seal_zip
+from saetools.files.seal import COMMENT, seal_hdf5, seal_zip
 from saetools.latents.header import IN_BLOCKS
 from saetools.latents.writer import block_sums
 
@@ -21,12 +20,10 @@ def edit_hdf5(path: Path) -> Iterator[h5py.File]:
     """The file, to be changed; its activations keep their own checksums."""
     with h5py.File(path, "r+") as file:
         yield file
-        patches = [
-            f"{group}/patches"
-            for group, item in file.items()
-            if group.startswith("layer_") and item["patches"].id.get_offset() is not None
-        ]
-    reseal(path, patches)
+        length = file.userblock_size
+        patches = [item["patches"] for group, item in file.items() if group.startswith("layer_")]
+        apart = [(p.id.get_offset(), p.nbytes) for p in patches if p.id.get_offset() is not None]
+    seal_hdf5(path, length, apart)
 
 
 def save_npz(path: Path, members: Mapping[str, np.ndarray]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,18 @@ from pathlib import Path
 BIN = Path(sys.executable).parent
 
 Tool = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_on_a_full_disk(n_bytes: int, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a tool that can write no file beyond so many bytes: to it the same as a disk without room."""
+    return subprocess.run(
+        [str(BIN / name), *map(str, arguments)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes)),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
 
 
 def error_lines(done: subprocess.CompletedProcess[str]) -> str:

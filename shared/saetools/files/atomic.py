@@ -73,8 +73,7 @@ def write_bytes(target: Path, content: bytes) -> None:
 
 def write_text(target: Path, text: str) -> None:
     """Write `text` as UTF-8 to `target`, complete or not at all."""
-    with atomic_path(target) as partial:
-        partial.write_text(text, encoding="utf-8", newline="")
+    write_bytes(target, text.encode())
 
 
 def flush_to_disk(path: Path) -> None:

@@ -100,14 +100,6 @@ def reserved_hdf5(
     seal_hdf5(partial, length, places)
 
 
-def reseal(path: Path, apart: Collection[str] = ()) -> None:
-    """Put a new seal into a file that was changed on purpose."""
-    with h5py.File(path, "r") as file:
-        length = file.userblock_size
-        places = [(file[name].id.get_offset(), file[name].nbytes) for name in apart if file[name].size]
-    seal_hdf5(path, length, places)
-
-
 _LAYOUT = "v110"
 
 

@@ -56,6 +56,16 @@ def _check_zip(path: Path, content: BinaryIO) -> None:
             raise UserError(f"{path}: {damaged} in it is damaged (its CRC-32 differs); get the file again")
 
 
+def load_safetensors(path: Path, content: bytes | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file at `path`, or of its bytes, on the CPU; raises UserError where it is broken."""
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(path) if content is None else safetensors.torch.load(content)
+    except Exception as error:  # it has more kinds of errors than its own
+        raise UserError(f"{path}: not a safetensors file, or cut short: {error}; get it again") from error
+
+
 def saved_by_torch(tensors: Mapping[str, torch.Tensor]) -> bytes:
     """What torch.save writes. (A full disk under its own writing ends in an error that does not say so.)"""
     content = io.BytesIO()

@@ -16,12 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from saetools.errors import UserError
 from saetools.files.atomic import atomic_folder
 from saetools.files.provenance import canonical_json
 from saetools.files.reading import parse_json, read_bytes
+from saetools.files.torch_files import load_safetensors
 from saetools.scorers.foreign import foreign_scorer, make_sae, setting, take
 from saetools.scorers.record import TrainedScorer
 from saetools.scorers.sae import SAE, SAEConfig
@@ -47,12 +48,7 @@ def read_saelens(folder: Path) -> TrainedScorer:
     )
     cfg = parse_json(text, folder, CONFIG, "get it again")
     _check_digest(folder, cfg, weights)
-    try:
-        state = load(weights)
-    except Exception as error:  # safetensors has more kinds of errors than its own
-        raise UserError(
-            f"{folder / WEIGHTS}: not a safetensors file, or cut short: {error}; get it again"
-        ) from error
+    state = load_safetensors(folder / WEIGHTS, weights)
     architecture, k = _architecture(folder, cfg)
     if architecture not in ARCHITECTURES:
         raise UserError(f"{folder}: architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}")

@@ -10,7 +10,7 @@ import torch
 
 from saetools.errors import UserError, why_unreadable
 from saetools.files.reading import io_errors
-from saetools.files.torch_files import load_torch
+from saetools.files.torch_files import load_safetensors, load_torch
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -18,12 +18,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if why := why_unreadable(path):
         raise UserError(f"{path}: {why}; expected weights")
     if path.suffix == ".safetensors":
-        import safetensors.torch
-
-        try:
-            return safetensors.torch.load_file(path)
-        except Exception as error:  # it has more kinds of errors than its own
-            raise UserError(f"{path}: not a safetensors file, or cut short: {error}; get it again") from error
+        return load_safetensors(path)
     with io_errors(path), path.open("rb") as file:
         state = load_torch(path, file)
     for key in ("state_dict", "model", "teacher"):

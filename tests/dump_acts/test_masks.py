@@ -306,11 +306,12 @@ def test_masks_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
     assert "16 bits in each of several channels" in error_lines(dump(*command, code=1))
     Image.new("L", (10, 10)).save(mask)
     assert "10 x 10" in error_lines(dump(*command, code=1))
+    unused = error_lines(dump(root, *command[1:], "--background", 1, code=2))
+    assert "--background 1: it is for --patch-label prefer-foreground" in unused
     mask.unlink()
     assert str(mask) in error_lines(dump(*command, code=1))
-    assert "--background" in error_lines(
-        dump(root, *command[1:], "--layout", "folder", "--background", 1, code=2)
-    )
+    without = dump(root, *command[1:], "--layout", "folder", "--background", 1, code=2)
+    assert "has no masks to make patch labels from; leave --background out" in error_lines(without)
 
 
 def test_palette_masks_are_their_indices(weights: Path, tmp_path: Path) -> None:

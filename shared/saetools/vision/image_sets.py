@@ -19,8 +19,9 @@ from saetools.vision.image_csv import read_image_csv
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing")
 # Folders of other names than these are taken for classes, not for splits
-SPLIT_NAMES = (*TRAIN_NAMES, "validation", "valid", "val", "dev", "test", "testing")
+SPLIT_NAMES = (*TRAIN_NAMES, "validation", "valid", "val", "dev", *TEST_NAMES)
 # Control characters, ends of lines, and bytes that are not UTF-8: lists of paths and HDF5 strings cannot hold them
 _UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -106,11 +107,14 @@ def list_divided(source: Path, layout: str, split: str | None, share: float) -> 
     """One side of a data set's training images, divided into train and validation: `share` of them, by their paths.
 
     split: train (the others), or validation. What is divided is the split train (or training), and all images where
-    the data set has no splits. A class keeps its number on both sides. Raises UsageError for any other split, and
-    UserError where the data set has a validation split of its own, or one side would be empty.
+    the data set has no splits. A class keeps its number on both sides. The split test (or testing) is not divided.
+    Raises UsageError for any other split, and UserError where the data set has a validation split of its own, or one
+    side would be empty.
     """
     if not 0 < share < 1:
         raise UsageError(f"`split_validation` {share:g}: expected a share above 0 and below 1, such as 0.2")
+    if split in TEST_NAMES:
+        return list_images(source, layout, split)
     if split not in (*TRAIN_NAMES, "validation"):
         raise UsageError(
             f"`split_validation` {share:g}: it divides the images to train on: add `split` train or `split`"

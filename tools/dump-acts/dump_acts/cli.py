@@ -93,7 +93,8 @@ def dump_acts(
         choice("majority", "prefer-foreground", help="Label of a patch with masks.  [default: majority]"),
     ] = None,
     background: Annotated[
-        str | None, typer.Option(help="Mask values of the background. Default: 0.", metavar="V,V,...")
+        str | None,
+        typer.Option(help="prefer-foreground: mask values of the background. Default: 0.", metavar="V,V,..."),
     ] = None,
     ignore: Annotated[
         str | None,
@@ -155,6 +156,10 @@ def dump_acts(
     check_layout(images, layout, found)
     labels = None
     if found.mask is not None:
+        if background is not None and patch_label != "prefer-foreground":
+            raise UsageError(
+                f"--background {background}: it is for --patch-label prefer-foreground; add that, or leave it out"
+            )
         labels = LabelSettings(patch_label or "majority", behind, ignored)
     else:
         for flag, given in (

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -41,7 +41,8 @@ PAIR_MARK = " against "
 class LabelledSplits:
     """names {C} of the classes, and their labels on both splits.
 
-    unit: what a row is, `image` or `patch`; is_pairs: each class is one class against one other
+    unit: what a row is, `image` or `patch`; is_pairs: each class is one class against one other; is_cub: read from
+    CUB-200-2011's folder
     """
 
     names: list[str]
@@ -49,6 +50,7 @@ class LabelledSplits:
     test: RowLabels
     unit: str = "image"
     is_pairs: bool = False
+    is_cub: bool = False
 
     @property
     def pooled(self) -> bool:
@@ -116,7 +118,7 @@ def read_traits(
         return LabelledSplits(names, first, other)
     _check_named(class_names)
     table = read_trait_table(Path(source), certainty=certainty, drop_not_visible=drop_not_visible)
-    return _from_table(table, train, test, missing_rows)
+    return replace(_from_table(table, train, test, missing_rows), is_cub=Path(source).is_dir())
 
 
 def read_pairs(source: Path, train: Split, test: Split, class_names: Sequence[str] = ()) -> LabelledSplits:

@@ -98,7 +98,7 @@ class VisionModel:
     ) -> None:
         self.outline, self.device, self.precision = outline, device, precision
         self.weights = digest_weights(module)
-        self._module = module.eval().requires_grad_(False).to(device)
+        self.module = module.eval().requires_grad_(False).to(device)
         self._family, _ = _family(outline.name)
         self._mean = torch.tensor(outline.preprocess.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(outline.preprocess.std, device=device).view(1, 3, 1, 1)
@@ -148,7 +148,7 @@ class VisionModel:
         half = contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
         token_format = self.outline.token_format
         with half:
-            found = self._family.intermediates(self._module, images, list(layers), token_format)
+            found = self._family.intermediates(self.module, images, list(layers), token_format)
         acts = {}
         for layer, (patches, prefix_bnd) in zip(layers, found, strict=True):
             shape = self.outline.shapes[layer]

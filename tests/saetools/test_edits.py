@@ -1,0 +1,210 @@
+"""Latents changed inside a network: against the network itself, float64, and its own gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import nn
+
+from saetools.errors import UsageError, UserError
+from saetools.scorers.sae import SAE, SAEConfig
+from saetools.vision.cut_models import CutModel, blocks_of
+from saetools.vision.edits import OPERATIONS, Operation, edit, latent_change
+
+D, S, LAYER = 64, 96, 1
+SMALL = {"embed_dim": D, "depth": 4, "num_heads": 4, "num_classes": 7}
+
+
+def vit() -> nn.Module:
+    return timm.create_model("vit_tiny_patch16_224", img_size=64, **SMALL)
+
+
+def dinov2_with_registers() -> nn.Module:
+    return timm.create_model("vit_small_patch14_reg4_dinov2", img_size=56, **SMALL)
+
+
+def siglip() -> nn.Module:
+    return timm.create_model("vit_base_patch16_siglip_224", img_size=64, **SMALL)
+
+
+def eva_with_rope() -> nn.Module:
+    return timm.create_model("eva02_tiny_patch14_224", img_size=56, **SMALL)
+
+
+def clip() -> nn.Module:
+    return VisionTransformer(
+        image_size=64, patch_size=16, width=D, layers=4, heads=4, mlp_ratio=2, output_dim=7
+    )
+
+
+def clip_tokens_first() -> nn.Module:
+    tower = clip()
+    for part in (tower.transformer, *tower.transformer.resblocks):
+        if hasattr(part, "batch_first"):
+            part.batch_first = False
+    for block in tower.transformer.resblocks:
+        block.attn.batch_first = False
+    return tower
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    f.__name__: f for f in (vit, dinov2_with_registers, siglip, eva_with_rope, clip, clip_tokens_first)
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    made = MODELS[request.param]().eval().requires_grad_(False)
+    for block in blocks_of(made):  # at the start some blocks add almost nothing
+        for weight in block.parameters():
+            weight.mul_(1.5)
+    return made
+
+
+@pytest.fixture
+def images(model: nn.Module) -> torch.Tensor:
+    edge = 56 if any(size == 14 for size in edges(model)) else 64
+    return torch.randn(3, 3, edge, edge, generator=torch.Generator().manual_seed(1))
+
+
+def edges(model: nn.Module) -> tuple[int, ...]:
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    return first.kernel_size
+
+
+@pytest.fixture(scope="module")
+def sae() -> SAE:
+    draw = torch.Generator().manual_seed(2)
+    w_dec = nn.functional.normalize(torch.randn(S, D, generator=draw), dim=1)
+    b_enc, b_dec = torch.randn(S, generator=draw) / 10, torch.randn(D, generator=draw) / 10
+    return SAE(SAEConfig(D, S, "topk", 12), w_dec.T.contiguous(), b_enc, w_dec, b_dec,
+               mean=torch.randn(D, generator=draw) / 10, scale=1.7)  # fmt: skip
+
+
+def test_cut_anywhere_the_output_is_the_networks_own(model: nn.Module, images: torch.Tensor) -> None:
+    whole = model(images)
+    for layer in range(4):
+        cut = CutModel(model, layer)
+        state = cut.first(images)
+        assert torch.equal(cut.rest(state), whole)
+        assert torch.equal(cut.rest(state.with_patches(state.patches)), whole)
+    assert state.patches.shape == (3, 16, D)
+    assert torch.equal(model(images), whole)  # and the network is as it was
+    assert all("forward" not in module.__dict__ for module in model.modules())
+
+
+def test_the_stream_between(model: nn.Module, images: torch.Tensor) -> None:
+    """Block by block: what the next cut starts from."""
+    cut = CutModel(model, 0)
+    state = cut.first(images)
+    for layer in range(4):
+        assert torch.equal(cut.rest_until(state, layer), CutModel(model, layer).first(images).tokens)
+
+
+def test_several_edits_at_once_are_those_one_by_one(model: nn.Module, images: torch.Tensor) -> None:
+    cut = CutModel(model, LAYER)
+    state = cut.first(images)
+    others = [state.patches * (1 + i / 10) for i in range(4)]
+    stacked = cut.rest(state.with_patches(torch.cat(others)))
+    for other, found in zip(others, stacked.split(3), strict=True):
+        alone = cut.rest(state.with_patches(other))
+        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(found[2], stacked[0]) or other is others[0]
+
+
+def test_an_edit_of_nothing_is_the_network_bit_for_bit(
+    model: nn.Module, images: torch.Tensor, sae: SAE
+) -> None:
+    whole = model(images)
+    with edit(model, sae, [3, 5], layer=LAYER, scale=1):
+        assert torch.equal(model(images), whole)
+    with edit(model, sae, 3, layer=LAYER, add=1e3, where=torch.zeros(3, 16, dtype=torch.bool)):
+        assert torch.equal(model(images), whole)
+    with edit(model, sae, list(range(S)), layer=LAYER, scale=-3):
+        assert not torch.allclose(model(images), whole)
+    assert torch.equal(model(images), whole)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("where", ["firing", "all"])
+def test_the_formula_in_float64(sae: SAE, name: str, where: str) -> None:
+    """decode(f') + (x - decode(f)), with the whole of f decoded twice."""
+    x = torch.randn(2, 16, D, generator=torch.Generator().manual_seed(3)) * 2
+    f, double = sae.encode(x), SAE(
+        sae.config, *(w.double() for w in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)),
+        mean=sae.mean.double(), scale=sae.scale,
+    )  # fmt: skip
+    latent = int((f > 0).sum((0, 1)).argmax())
+    amount, largest = -2.0, 3.5
+    there = (f[..., latent] > 0) if where == "firing" else torch.ones(2, 16, dtype=torch.bool)
+    assert where == "all" or 0 < there.sum() < there.numel()
+    f_new = f.double().clone()
+    new = {"set": amount, "scale": amount * f_new[..., latent], "add": amount + f_new[..., latent],
+           "times-max": amount * largest}[name]  # fmt: skip
+    f_new[..., latent] = torch.where(there, torch.as_tensor(new), f_new[..., latent])
+    expected = double.decode(f_new) + (x.double() - double.decode(f.double()))
+    found = x + latent_change(sae, f, latent, Operation(name, amount), where, largest)
+    assert (found.double() - expected).abs().max() < 1e-5
+
+
+def test_small_amounts_move_logits_by_the_gradient(model: nn.Module, images: torch.Tensor, sae: SAE) -> None:
+    """The change of every logit, over the amount, is autograd's derivative along the edit."""
+    model, images = model.double(), images.double()
+    cut = CutModel(model, LAYER)
+    state = cut.first(images)
+    f = sae.encode(state.patches.float()).double()
+    latent = int((f > 0).sum((0, 1)).argmax())
+    direction = latent_change(sae, f, latent, Operation("add", 1.0)).double()
+
+    def logits(amount: torch.Tensor) -> torch.Tensor:
+        return cut.rest(state.with_patches(state.patches + amount * direction))
+
+    slope = torch.autograd.functional.jacobian(logits, torch.zeros((), dtype=torch.float64))
+    assert (slope.abs() > 1e-6).all()
+    change = latent_change(sae, f, latent, Operation("add", 1e-4)).double()
+    with_edit = cut.rest(state.with_patches(state.patches + change))
+    torch.testing.assert_close((with_edit - cut.rest(state)) / 1e-4, slope, rtol=0.01, atol=1e-6)
+
+
+def test_prefix_tokens_are_left_alone(model: nn.Module, images: torch.Tensor, sae: SAE) -> None:
+    cut = CutModel(model, LAYER)
+    seen = {}
+    handle = blocks_of(model)[LAYER].register_forward_hook(lambda *found: seen.setdefault("before", found[2]))
+    with edit(model, sae, 3, layer=LAYER, add=50.0, where="all"):
+        later = blocks_of(model)[LAYER].register_forward_hook(
+            lambda *found: seen.setdefault("after", found[2])
+        )
+        model(images)
+    for hook in (handle, later):
+        hook.remove()
+    moved = (cut.batch_first(seen["after"]) - cut.batch_first(seen["before"])).abs().amax(2)
+    assert (moved[:, : cut.n_prefix] == 0).all()
+    assert (moved[:, cut.n_prefix :] > 0).all()
+    assert cut.n_prefix == moved.shape[1] - 16
+
+
+def test_what_cannot_be_edited_is_said(sae: SAE) -> None:
+    tower = vit().eval()
+    for wrong, words in (
+        ({"latents": S}, "the SAE has latents 0 to 95"),
+        ({"latents": 0, "add": 1.0}, "expected one of `set`, `scale` and `add`"),
+        ({"latents": 0, "where": "here"}, "expected firing, all"),
+    ):
+        options = {"layer": 1, "scale": 2.0, **wrong}
+        with pytest.raises(UsageError, match=words), edit(tower, sae, **options):
+            tower(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(UsageError, match="`layer`"), edit(tower, sae, 0, scale=0):
+        pass
+    with pytest.raises(UserError, match="blocks 0 to 3"), edit(tower, sae, 0, layer=4, scale=0):
+        pass
+    with pytest.raises(UserError, match="no list of equal blocks"):
+        CutModel(timm.create_model("test_resnet"), 0)
+    half = tower.half()
+    state = CutModel(half, 1).first(torch.zeros(1, 3, 64, 64).half())
+    with pytest.raises(UserError, match="not finite as float16; lower the amount"):
+        state.with_patches(state.patches.float() + 1e6)

@@ -25,6 +25,7 @@ TRAINING_STATES = Format("saetools-training-state", 2, "train-sae", sealed_from=
 LATENTS = Format("saetools-latents", 3, "encode-acts", sealed_from=3)
 IMAGE_SCORES = Format("saetools-image-scores", 2, "score-traits", sealed_from=2)
 PROBES = Format("saetools-probes", 2, "fit-probes", sealed_from=2)
+HEADS = Format("saetools-head", 1, "fit-heads", sealed_from=1)
 
 # CSV, each with a sidecar NAME.csv.json
 AP_TABLE = Format("saetools-ap-table", 2, "score-traits")
@@ -48,4 +49,4 @@ TABLES = (
     LATENT_PICTURES,
     COLLECTED_RUNS,
 )
-FORMATS = (SHARDS, SCORERS, TRAINING_STATES, LATENTS, IMAGE_SCORES, PROBES, *TABLES)
+FORMATS = (SHARDS, SCORERS, TRAINING_STATES, LATENTS, IMAGE_SCORES, PROBES, HEADS, *TABLES)

@@ -42,7 +42,7 @@ class LabelledSplits:
     """names {C} of the classes, and their labels on both splits.
 
     unit: what a row is, `image` or `patch`; is_pairs: each class is one class against one other; is_cub: read from
-    CUB-200-2011's folder
+    CUB-200-2011's folder; numbers {C}: the labels that `read_labels` found, none of a table
     """
 
     names: list[str]
@@ -51,6 +51,7 @@ class LabelledSplits:
     unit: str = "image"
     is_pairs: bool = False
     is_cub: bool = False
+    numbers: Sequence[int] = ()
 
     @property
     def pooled(self) -> bool:
@@ -65,20 +66,21 @@ def read_labels(
     ignore: Collection[int] = (),
     missing_rows: str | None = None,
     class_names: Sequence[str] = (),
+    layer: int | None = None,
 ) -> LabelledSplits:
     """Labels `patch`, `target`, or the path of a table (CUB-200-2011's folder, or a CSV path,TRAIT,...).
 
     ignore: labels whose rows are left out, as 65535 (patch) and -1 (target) always are; not with a table.
     missing_rows: of a table, what is known of images without a row; see `TraitTable.of`.
     class_names: of the labels 0, 1, ...; without, patch labels are named by number, and classes of images as they were
-    recorded. Raises UserError where a split has no such labels.
+    recorded. layer: of shards, whose patch labels are a layer's. Raises UserError where a split has no such labels.
     """
     if source in (PATCH, TARGET):
         _check_table(missing_rows)
         left_out = {IGNORED_LABEL if source == PATCH else -1, *ignore}
         recorded: dict[int, str] = {}
         if source == PATCH:
-            parts = [list(_patch_labels(split)) for split in (train, test)]
+            parts = [list(_patch_labels(split, layer)) for split in (train, test)]
         else:
             first_n, other_n, recorded = classes_of_images(train, test)
             parts = [[first_n], [other_n]]
@@ -87,7 +89,8 @@ def read_labels(
             raise UserError("`labels`: every row's label is ignored or unknown; nothing is left to fit")
         first, other = (_one_class(part, classes, left_out) for part in parts)
         unit = "patch" if source == PATCH else "image"
-        return LabelledSplits(_named(classes, "{}", recorded, class_names), first, other, unit)
+        names = _named(classes, "{}", recorded, class_names)
+        return LabelledSplits(names, first, other, unit, numbers=classes.tolist())
     _check_named(class_names)
     if ignore:
         raise UserError(

@@ -152,6 +152,9 @@ def steps() -> Iterator[list[str | Path]]:
         "--out",
         "ap-patches.csv",
     ]
+    for labels in ("patch", "target"):
+        splits = ["--train", "tokens/train", "--test", "tokens/test"]
+        yield ["fit-heads", *splits, "--labels", labels, "--folds", "3", "--out", f"heads/{labels}.h5"]
     for scorer in ("topk", "relu"):
         for split in ("train", "test"):
             yield [

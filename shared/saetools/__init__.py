@@ -13,11 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fit_heads.api import fit_heads as fit_heads
     from saetools.errors import UserError as UserError
     from saetools.files.tables import read_table as read_table
     from saetools.latents.reader import open_latents as open_latents
     from saetools.scorers.file import load_sae as load_sae
     from saetools.scorers.file import load_scorer as load_scorer
+    from saetools.scorers.head import load_head as load_head
     from saetools.scorers.sae import SAE as SAE
     from saetools.shards.reader import open_shards as open_shards
     from saetools.vision.new_images import encode_image as encode_image
@@ -34,6 +36,8 @@ _MODULES = {
     "SAETraining": "train_sae.config",
     "UserError": "saetools.errors",
     "encode_image": "saetools.vision.new_images",
+    "fit_heads": "fit_heads.api",
+    "load_head": "saetools.scorers.head",
     "load_model": "saetools.vision.new_images",
     "load_sae": "saetools.scorers.file",
     "load_scorer": "saetools.scorers.file",
@@ -45,13 +49,20 @@ _MODULES = {
     "train_sae": "train_sae.api",
 }
 # Names that live in a tool, and the command of that tool
-_COMMANDS = {"SAETraining": "train-sae", "score_traits": "score-traits", "train_sae": "train-sae"}
+_COMMANDS = {
+    "SAETraining": "train-sae",
+    "fit_heads": "fit-heads",
+    "score_traits": "score-traits",
+    "train_sae": "train-sae",
+}
 
 __all__ = [
     "SAE",
     "SAETraining",
     "UserError",
     "encode_image",
+    "fit_heads",
+    "load_head",
     "load_model",
     "load_sae",
     "load_scorer",

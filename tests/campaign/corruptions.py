@@ -68,6 +68,7 @@ TARGETS = (
     Target("training states", "training states", "state", ".stopped.h5.training"),
     Target("latents", "latents", "latents/train", "*.npz", command=_PROBES),
     Target("probes", "probes", "probes/probes.npz", ""),
+    Target("heads", "heads", "head*.h5", ""),
     Target("AP tables", "tables", "tables/ap", "*", command=_COLLECT),
     Target("training metrics", "tables", "tables/metrics", "*", command=_COLLECT),
     Target("probe tables", "tables", "tables/probes", "*", command=_COLLECT),

@@ -167,6 +167,8 @@ RECIPES: Mapping[str, Recipe] = {
                            {"train": "acts/train", "test": "acts/test", "traits": "birds", "scorer": "sae.h5"}, _score),
     "fit-probes": Recipe(("fit-probes", "--train", "{train}", "--test", "{test}", "--threads", "1", "--out", "out"),
                          {"train": "latents/train", "test": "latents/test"}, _two_latents),
+    "fit-heads": Recipe(("fit-heads", "--train", "{train}", "--test", "{test}", "--labels", "target", "--l2", "1",
+                         "--out", "out.h5"), {"train": "acts/train", "test": "acts/test"}, _two_shards),
     "audit-latents": Recipe(("audit-latents", "--train", "{train}", "--test", "{test}", "--labels", "target",
                              "--bootstrap", "0", "--null", "0", "--threads", "1", "--out", "out"),
                             {"train": "latents/train", "test": "latents/test"}, _two_latents),

@@ -131,6 +131,12 @@ def read_probes(place: Path) -> Any:
     return [provenance, probes]
 
 
+def read_head(place: Path) -> Any:
+    from saetools.scorers.head import load_head
+
+    return load_head(place)
+
+
 def read_table(place: Path) -> Any:
     from saetools import read_table
 
@@ -156,6 +162,7 @@ READERS: Mapping[str, Mapping[str, Callable[[Path], Any]]] = {
     "latents": {"open_latents": read_latents, "image_max": read_pooled},
     "image scores": {"ScoreFile": read_scores},
     "probes": {"load_probes": read_probes},
+    "heads": {"load_head": read_head},
     "tables": {"read_table": read_table},
     "saev": {"load_scorer": read_scorer},
     "SAELens": {"load_scorer": read_scorer},

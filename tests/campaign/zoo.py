@@ -110,6 +110,9 @@ def _steps() -> Iterator[tuple[str, ...]]:
         "--out",
         "audit",
     )
+    heads = ("fit-heads", "--train", "acts/train", "--test", "acts/test", "--l2", "1e-1,1e-2", "--folds", "2")
+    yield (*heads, "--labels", "target", "--out", "head.h5")
+    yield (*heads, "--labels", "patch", "--out", "head-patches.h5")
     yield ("collect-runs", "ap.csv", "--out", "runs.csv")
     yield ("render-visuals", "page", "latents/test", "--images", "birds", "--out", "page")
     yield (
@@ -198,6 +201,8 @@ JOBS = (
     Job("fit-probes", ("fit-probes", *_LATENTS, "--threads", "1", "--out", "probes"), other=("--ridge", "1e-3")),
     Job("fit-probes, part", ("fit-probes", *_LATENTS, "--threads", "1", "--classes", "2/2", "--out", "parts"),
         copies=(("parts", "parts"),), other=("--ridge", "1e-3")),
+    Job("fit-heads", ("fit-heads", *_SPLITS, "--labels", "patch", "--folds", "3", "--memory", "100kB", "--out",
+                      "head.h5"), other=("--seed", "5")),
     Job("audit-latents", ("audit-latents", *_LATENTS, "--labels", "target", "--bootstrap", "10", "--null", "3",
                           "--threads", "1", "--out", "audit"), other=("--seed", "5")),
     Job("render-visuals page", ("render-visuals", "page", *_PICTURES, "--scorer", "{zoo}/sae.h5", "--table",

@@ -21,6 +21,7 @@ from tiny_models import VIT, make_folder, save_timm_weights
 
 from dump_acts.cli import app as dump_app
 from encode_acts.cli import app as encode_app
+from fit_heads.cli import app as heads_app
 from fit_probes.cli import app as probes_app
 from saetools.scorers.file import load_scorer
 from saetools.shards.reader import open_shards
@@ -34,6 +35,7 @@ train = runner("train-sae", train_app)
 encode = runner("encode-acts", encode_app)
 score = runner("score-traits", score_app)
 fit = runner("fit-probes", probes_app)
+fit_heads = runner("fit-heads", heads_app)
 
 
 class InTurn:
@@ -281,6 +283,18 @@ def test_score_traits(acts, saes, tmp_path, pool, kind):
     pd.testing.assert_series_equal(found.scorer, expected.scorer)
     for name in ("ap", "ap_train", "prevalence"):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", ["patch", "traits"])
+def test_fit_heads(acts, tmp_path, labels, kind):
+    table = acts[0].parent / "traits.csv" if labels == "traits" else labels
+    command = ["--train", acts[0], "--test", acts[1], "--labels", table, "--l2", "1e-1,1e-2", "--folds", 2]
+    fit_heads(*command, "--device", "cpu", "--out", tmp_path / "cpu.h5")
+    with fake_device(kind):
+        fit_heads(*command, "--device", kind, "--out", tmp_path / "there.h5")
+    with h5py.File(tmp_path / "cpu.h5") as expected, h5py.File(tmp_path / "there.h5") as found:
+        for name in ("weight", "bias", "cv_log_loss", "class_accuracy"):
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-7, err_msg=name)
 
 
 def test_fit_probes(acts, saes, tmp_path):

@@ -21,6 +21,7 @@ COMMANDS = (
     "score-traits",
     "encode-acts",
     "fit-probes",
+    "fit-heads",
     "audit-latents",
     "render-visuals page",
     "render-visuals latents",

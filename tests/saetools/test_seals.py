@@ -22,13 +22,14 @@ from check_files.checking import check_file
 from fit_probes.probe_file import Probes, load_probes, save_probes
 from saetools.errors import UserError
 from saetools.files import hdf5_probe, seal
-from saetools.files.formats import AP_TABLE, IMAGE_SCORES, PROBES, SCORERS
+from saetools.files.formats import AP_TABLE, HEADS, IMAGE_SCORES, PROBES, SCORERS
 from saetools.files.hdf5 import new_hdf5
 from saetools.files.provenance import Provenance
 from saetools.files.tables import read_csv
 from saetools.latents.reader import open_latents
 from saetools.scorers.baselines import Linear
 from saetools.scorers.file import load_scorer
+from saetools.scorers.head import ARRAYS, Head, load_head, save_head
 from saetools.scorers.record import TrainedScorer, save_scorer
 from saetools.shards.dtypes import word_sums
 from saetools.shards.reader import Shard, open_shards
@@ -78,12 +79,18 @@ def values_of_probes(path: Path) -> list[np.ndarray]:
     return [*(getattr(probes, name) for name in Probes.__dataclass_fields__), np.array(str(provenance))]
 
 
+def values_of_head(path: Path) -> list[np.ndarray]:
+    head = load_head(path)
+    return [head.weight.numpy(), head.bias.numpy(), *head.arrays.values(), np.array(str(head))]
+
+
 READ = {
     "shard": values_of_shard,
     "scorer": values_of_scorer,
     "latents": values_of_latents,
     "scores": values_of_scores,
     "probes": values_of_probes,
+    "head": values_of_head,
 }
 
 
@@ -104,12 +111,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     probes = Probes.empty(20, ["a", "b", "c"])
     probes.weight[:] = rng.normal(size=probes.weight.shape)
     save_probes(root / "probes.npz", probes, Provenance.of(PROBES, "fit-probes", {}))
+    arrays = {name: np.zeros(3, kind) for name, (_, kind) in ARRAYS.items()}
+    provenance = Provenance.of(HEADS, "fit-heads", {})
+    weight = torch.from_numpy(rng.normal(size=(3, 40)))
+    save_head(root / "head.h5", Head(weight, weight[:, 0], ["a", "b", "c"], "softmax", "cls", {"layer": 3}, 0.1,
+                                     provenance, arrays))  # fmt: skip
     return {
         "shard": shard,
         "scorer": root / "scorer.h5",
         "latents": latents,
         "scores": root / "scores.h5",
         "probes": root / "probes.npz",
+        "head": root / "head.h5",
     }
 
 
@@ -163,7 +176,7 @@ def test_damaged_files_are_refused_or_the_same(
     assert n_refused > 20  # of the user block, zeros may become zeros
 
 
-@pytest.mark.parametrize("name", ["shard", "scorer", "scores"])
+@pytest.mark.parametrize("name", ["shard", "scorer", "scores", "head"])
 def test_a_file_that_another_program_wrote_anew(name: str, whole: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / whole[name].name
     with h5py.File(whole[name]) as old, h5py.File(path, "w", libver="v110") as new:

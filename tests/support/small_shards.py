@@ -25,15 +25,18 @@ def write_shards(
     labels_np: np.ndarray | None = None,
     digests: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
+    targets: Sequence[int] | None = None,
+    cls_nd: np.ndarray | None = None,
 ) -> list[Path]:
-    """Write activations {N, P, D} as complete shards, and if given patch labels {N, P}, digests and classes {N}.
+    """Write activations {N, P, D} as complete shards, and if given patch labels {N, P}, digests, classes and targets {N},
+    class tokens {N, D}.
 
     Of several layers the first holds them as they are, the second twice as large, and so on.
     """
     n_images, n_patches, d_model = acts_npd.shape
     paths = paths or [f"images/{i:04d}.jpg" for i in range(n_images)]
     folder.mkdir(parents=True, exist_ok=True)
-    targets = []
+    written = []
     for index, rows in enumerate(np.array_split(np.arange(n_images), n_shards)):
         header = ShardHeader(
             model, "0" * 64, list(layers), "test", {"size": [1, 1]}, n_images, index, n_shards
@@ -41,20 +44,22 @@ def write_shards(
         examples = Examples(
             np.array([paths[row] for row in rows], object),
             rows,
-            np.full(len(rows), -1),
+            np.full(len(rows), -1) if targets is None else np.asarray(targets)[rows],
             np.tile([1, n_patches], (len(rows), 1)),
             np.stack([40 + rows, 60 + rows], axis=1),
             None if digests is None else np.array(digests)[rows],
             None if class_names is None else np.array(class_names, object)[rows],
         )
         provenance = Provenance.of(SHARDS, "dump-acts", {"test": model})
-        targets.append(folder / shard_name(index))
-        shape = {"n_patches": n_patches, "d_model": d_model, "has_labels": labels_np is not None}
+        written.append(folder / shard_name(index))
+        shape = {"n_patches": n_patches, "d_model": d_model, "has_labels": labels_np is not None,
+                 "has_cls": cls_nd is not None}  # fmt: skip
         labels = None if labels_np is None else dict.fromkeys(layers, labels_np[rows])
-        with new_shard(targets[-1], header, provenance, examples, dtype=dtype, **shape) as writer:
+        with new_shard(written[-1], header, provenance, examples, dtype=dtype, **shape) as writer:
             here = acts_npd[rows].astype(np.float32)
-            writer.append({layer: (i + 1) * here for i, layer in enumerate(layers)}, labels=labels)
-    return targets
+            cls = None if cls_nd is None else {n: (i + 1) * cls_nd[rows] for i, n in enumerate(layers)}
+            writer.append({layer: (i + 1) * here for i, layer in enumerate(layers)}, cls, labels=labels)
+    return written
 
 
 def clustered_acts(n_images: int, n_patches: int = 9, d_model: int = 16, seed: int = 0) -> np.ndarray:

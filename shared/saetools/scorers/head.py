@@ -101,8 +101,16 @@ def load_head(path: str | Path) -> Head:
                 f" expected (C, D) and (C,); write it again with {HEADS.made_by}"
             )
         arrays = {
-            name: np.asarray(file[name][()], kind) for name, (_, kind) in ARRAYS.items() if name in file
+            name: np.asarray(file[name][()], kind)
+            for name, (_, kind) in ARRAYS.items()
+            if name != "iou" or name in file
         }
+        sizes = {"C": n_classes, "L": arrays["cv_l2"].size}
+        for name, found in arrays.items():
+            if found.shape != (expected := (sizes[ARRAYS[name][0]],)):
+                raise UserError(
+                    f"{path}: /{name} has shape {found.shape}, expected {expected}; write it again with {HEADS.made_by}"
+                )
         return Head(
             *(torch.from_numpy(weight_cd), torch.from_numpy(bias_c), names, texts["link"], texts["tokens"]),
             trained_on=json.loads(_attribute(file, "trained_on", path)),

@@ -15,13 +15,14 @@ from check_files.files import (
     Facts,
     check_container,
     check_folder_of_latents,
+    check_head,
     check_latents,
     check_scorer,
     format_name,
 )
 from check_files.shards import check_folder_of_shards, check_shard
 from saetools.errors import UserError
-from saetools.files.formats import FORMATS, LATENTS, SCORERS, SHARDS
+from saetools.files.formats import FORMATS, HEADS, LATENTS, SCORERS, SHARDS
 from saetools.files.provenance import first_difference
 from saetools.files.reading import reading
 from saetools.scorers.saelens import is_saelens
@@ -29,6 +30,7 @@ from saetools.scorers.saelens import is_saelens
 CHECKS: Mapping[str, Callable[[Path, bool], Facts]] = {
     SHARDS.name: check_shard,
     SCORERS.name: check_scorer,
+    HEADS.name: check_head,
     LATENTS.name: check_latents,
 }
 # the files of a folder -> the check of the whole folder

@@ -25,6 +25,7 @@ from saetools.files.tables import read_csv, sidecar_values
 from saetools.latents.file import LatentsFile
 from saetools.latents.reader import open_latents
 from saetools.scorers.file import load_scorer
+from saetools.scorers.head import load_head
 
 ANY = Format("any format of saetools", 1, "the tool that made it")
 SUFFIXES = (".h5", ".npz", ".csv")
@@ -78,6 +79,15 @@ def check_scorer(path: Path, deep: bool) -> Facts:  # noqa: ARG001
     trained_on = {name: found.trained_on.get(name) for name in ("model", "weights", "hook", "preprocess")}
     source = trained_on if all(value is not None for value in trained_on.values()) else {}
     summary = f"scorer of kind {found.kind}, {found.scorer.n_prototypes} prototypes of width {found.d_model}"
+    return Facts(summary, found.provenance.uid, found.provenance.parents, source)
+
+
+def check_head(path: Path, deep: bool) -> Facts:  # noqa: ARG001
+    """Everything that its reader needs; a head is small, too."""
+    found = load_head(path)
+    source = {name: found.trained_on[name] for name in ("model", "weights", "hook", "preprocess")}
+    classes = "classes" if found.link == "softmax" else "traits"
+    summary = f"head of {len(found.names)} {classes}, {found.tokens} of layer {found.layer}"
     return Facts(summary, found.provenance.uid, found.provenance.parents, source)
 
 

@@ -36,7 +36,7 @@ app = new_app()
     },
     epilog=examples(
         "fit-heads --train acts/train --test acts/test --labels target --tokens mean --out head.h5",
-        "fit-heads --train acts/train --test acts/test --labels patch --tokens patches --out head-patches.h5",
+        "fit-heads --train parts/train --test parts/test --labels patch --out head-parts.h5",
         "fit-heads --train acts/train --test acts/test --labels data/birds --l2 0.1 --out head-attributes.h5",
     ),
 )
@@ -109,7 +109,7 @@ def fit_heads(
     """Fit a linear head on the tokens of a layer (logistic regression), and test it on other images.
 
     The L2 strength is chosen by cross-validation over training images. Writes OUT and prints its path; accuracy, mean
-    class accuracy, log-loss and mean IoU (of patches) on the test images go to stderr, beside those of a head of shuffled
+    class accuracy, log-loss and mean IoU (of patches) on test images go to stderr, beside those of a head of shuffled
     labels and of the class shares alone. Docs: docs/formats.md, docs/metrics.md.
     """
     ignored = parse_numbers("--ignore", ignore, int) if ignore is not None else []

@@ -22,7 +22,7 @@ def evaluate(
     kind = ClassTally if labels.ids is not None else TraitTally
     tallies: dict[str, ClassTally | TraitTally] = {name: kind(labels.n_classes) for name in heads}
     per_image = labels.n_rows // shards.n_images
-    keep_n: np.ndarray = labels.keep.reshape(shards.n_images, per_image).any(axis=1)
+    keep_n = np.asarray(labels.keep.reshape(shards.n_images, per_image).any(axis=1))
     for images, acts_npd in read_tokens(shards, layer, tokens, keep_n, "testing"):
         x_bd = acts_npd.flatten(0, 1).double()
         rows = (images[:, None] * per_image + np.arange(per_image)).ravel()

@@ -33,7 +33,7 @@ N = {"train": 60, "test": 40}
 
 
 class Case:
-    """Shards of two splits with targets (-1 and a class of one split among them), patch labels, class tokens, traits."""
+    """Shards of two splits with targets (some -1, some of one split alone), patch labels, class tokens; traits."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,10 @@ class Case:
             rng = np.random.default_rng(seed)
             acts = clustered_acts(n, seed=seed).astype(np.float32)
             means = acts.mean(1)
-            self.acts[split], self.cls[split] = acts, (means + 0.1 * rng.normal(size=means.shape)).astype(np.float32)
+            self.acts[split], self.cls[split] = (
+                acts,
+                (means + 0.1 * rng.normal(size=means.shape)).astype(np.float32),
+            )
             targets = means[:, :3].argmax(1)
             targets[:4] = -1
             targets[4:6] = 7 if split == "train" else 5  # 7 is in train alone, 5 in test
@@ -62,7 +65,9 @@ class Case:
             for path, cells in zip(paths, traits, strict=True):
                 rows.append([path, *("" if np.isnan(c) else int(c) for c in cells)])
         self.table = folder / "traits.csv"
-        pd.DataFrame(rows, columns=["path", "red", "long", "spotted", "alive"]).to_csv(self.table, index=False)
+        pd.DataFrame(rows, columns=["path", "red", "long", "spotted", "alive"]).to_csv(
+            self.table, index=False
+        )
         self.splits = ["--train", folder / "train", "--test", folder / "test"]
 
 
@@ -113,7 +118,10 @@ def test_classes_of_images(case: Case, heads: dict[str, Path], tokens: str) -> N
     assert (scores["n_rows"], scores["n_classes"], scores["n_left_out"]) == (kept.sum(), 3, 2)
     assert scores["accuracy"] > 0.7 and "mean_iou" not in scores
     text = said(heads, tokens)
-    assert "1 of 5 classes have no training image, so the head does not have them: 5; their 2 test images are" in text
+    assert (
+        "1 of 5 classes have no training image, so the head does not have them: 5; their 2 test images are"
+        in text
+    )
     assert "1 of 4 classes have no test image, and no part in the means: 7" in text
     assert f"{scores['accuracy']:.3f}" in text and "L2 0." in text
 
@@ -154,7 +162,9 @@ def test_traits(case: Case, heads: dict[str, Path]) -> None:
     head = load_head(heads["traits"])
     assert (head.link, head.tokens, head.layer) == ("logistic", "mean", 2)
     assert head.names == ["red", "long", "spotted"] and head.arrays["label"].tolist() == [-1, -1, -1]
-    assert "1 of 4 traits are left out, which all training images have, or none: alive" in said(heads, "traits")
+    assert "1 of 4 traits are left out, which all training images have, or none: alive" in said(
+        heads, "traits"
+    )
     x_nd, y_nc = case.acts["test"].mean(1, dtype=np.float64), case.traits["test"][:, :3]
     p_nc = head.probabilities(torch.from_numpy(x_nd)).numpy()
     columns = [(y_nc[k, c], p_nc[k, c]) for c in range(3) for k in [~np.isnan(y_nc[:, c])]]
@@ -182,7 +192,18 @@ def test_labels_of_test_images_choose_nothing(case: Case, heads: dict[str, Path]
 
 
 def test_a_second_run_returns_the_file(case: Case, heads: dict[str, Path], tool: Tool) -> None:
-    command = ["fit-heads", *case.splits, "--labels", "target", "--tokens", "cls", "--folds", 3, "--out", heads["cls"]]
+    command = [
+        "fit-heads",
+        *case.splits,
+        "--labels",
+        "target",
+        "--tokens",
+        "cls",
+        "--folds",
+        3,
+        "--out",
+        heads["cls"],
+    ]
     before = contents(heads["cls"].parent)
     done = tool(*command)
     assert "cross-validation" not in done.stderr and "| head " in done.stderr
@@ -233,7 +254,11 @@ BAD = {
     "no strength": (["--labels", "target", "--l2", "0,1"], 2, "--l2 0,1: expected numbers above 0"),
     "NaN": (["--labels", "target", "--l2", "nan"], 2, "--l2 nan"),
     "too many folds": (["--labels", "target", "--folds", 99], 1, "--folds 99: only 56 training images"),
-    "one class": (["--labels", "patch", "--ignore", "0,1,2,11"], 1, "found training labels of 1 classes ('3')"),
+    "one class": (
+        ["--labels", "patch", "--ignore", "0,1,2,11"],
+        1,
+        "found training labels of 1 classes ('3')",
+    ),
     "nothing": (["--labels", "patch", "--ignore", "0,1,2,3,11"], 1, "every row's label is ignored"),
     "names of a table": (["--labels", "{table}", "--class-names", "{table}"], 2, "--class-names"),
     "ignored of a table": (["--labels", "{table}", "--ignore", "1"], 1, "--ignore"),
@@ -251,9 +276,18 @@ def test_what_cannot_be_fitted(name: str, case: Case, tool: Tool, tmp_path: Path
     table = pd.read_csv(case.table)
     table.assign(red=0.25).to_csv(case.folder / "soft.csv", index=False)
     table.assign(red=0, long=1, spotted=np.nan).to_csv(case.folder / "none.csv", index=False)
-    places = {"table": case.table, "soft": case.folder / "soft.csv", "none": case.folder / "none.csv", "out": tmp_path}
+    places = {
+        "table": case.table,
+        "soft": case.folder / "soft.csv",
+        "none": case.folder / "none.csv",
+        "out": tmp_path,
+    }
     given = [str(option).format(**places) for option in options]
-    run = tool if name in ("patches of classes", "one class") else lambda _name, *rest, code: fit_heads(*rest, code=code)
+    run = (
+        tool
+        if name in ("patches of classes", "one class")
+        else lambda _name, *rest, code: fit_heads(*rest, code=code)
+    )
     done = run("fit-heads", *case.splits, *given, "--out", tmp_path / "h.h5", code=code)
     assert words in error_lines(done), done.stderr
     assert not list(tmp_path.iterdir())
@@ -278,7 +312,9 @@ def test_shards_that_do_not_fit(case: Case, tmp_path: Path) -> None:
     assert "it has no patch labels" in err
     err = error_lines(fit_heads("--train", train, "--test", tmp_path / "plain", *of, "--layer", 2, code=1))
     assert "it holds no layer 2" in err
-    write_shards(tmp_path / "other", acts, paths=[f"q/{i}" for i in range(20)], targets=[5] * 20, layers=(2, 3))
+    write_shards(
+        tmp_path / "other", acts, paths=[f"q/{i}" for i in range(20)], targets=[5] * 20, layers=(2, 3)
+    )
     err = error_lines(fit_heads("--train", train, "--test", tmp_path / "other", *of, code=1))
     assert "no test image has a label that training images have" in err
     assert not (tmp_path / "h.h5").exists()
@@ -315,11 +351,17 @@ BROKEN = {
         lambda file: (file.__delitem__("label"), file.create_dataset("label", data=[1, 2])),
         "/label has shape (2,), expected (4,)",
     ),
-    "link": (lambda file: file.attrs.__setitem__("link", "probit"), "its link is 'probit', expected one of softmax"),
+    "link": (
+        lambda file: file.attrs.__setitem__("link", "probit"),
+        "its link is 'probit', expected one of softmax",
+    ),
     "tokens": (lambda file: file.attrs.__setitem__("tokens", "all"), "its tokens is 'all'"),
     "no l2": (lambda file: file.attrs.__delitem__("l2"), "the attribute 'l2' is missing"),
     "version": (lambda file: file.attrs.__setitem__("format_version", 2), "found version 2 of saetools-head"),
-    "format": (lambda file: file.attrs.__setitem__("format", "saetools-scorer"), "expected format 'saetools-head'"),
+    "format": (
+        lambda file: file.attrs.__setitem__("format", "saetools-scorer"),
+        "expected format 'saetools-head'",
+    ),
 }
 
 

@@ -62,7 +62,7 @@ def test_softmax_is_that_of_scikit_learn(rows: Features, l2: float) -> None:
     kept = ids_n >= 0
     targets = ClassTargets(ids_n, 4, CPU)
     found = fit(Data(rows, targets, FOLDS), targets, l2)
-    z_nd, mean_d, sd_d = standardised(x_nd[kept])
+    z_nd, _mean_d, sd_d = standardised(x_nd[kept])
     expected = LogisticRegression(C=1 / (kept.sum() * l2), tol=1e-12, max_iter=20000).fit(z_nd, ids_n[kept])
     logp_nc = expected.predict_log_proba(z_nd)
     loss = (
@@ -89,7 +89,7 @@ def test_each_trait_is_that_of_scikit_learn(rows: Features, l2: float) -> None:
     known_nc[:, 0] = True
     targets = TraitTargets(table_nc, known_nc, CPU)
     found = fit(Data(rows, targets, FOLDS), targets, l2)
-    z_nd, mean_d, sd_d = standardised(x_nd)
+    z_nd, _mean_d, sd_d = standardised(x_nd)
     total = 0.0
     for c in range(3):
         kept = known_nc[:, c]
@@ -100,7 +100,9 @@ def test_each_trait_is_that_of_scikit_learn(rows: Features, l2: float) -> None:
             found.weight[c].numpy() * np.where(np.isinf(sd_d), 1, sd_d), one.coef_[0], atol=1e-5
         )
         p_n = one.predict_proba(z_nd[kept])[:, 1]
-        total += -np.where(table_nc[kept, c], np.log(p_n), np.log1p(-p_n)).mean() + l2 / 2 * (one.coef_**2).sum()
+        total += (
+            -np.where(table_nc[kept, c], np.log(p_n), np.log1p(-p_n)).mean() + l2 / 2 * (one.coef_**2).sum()
+        )
     assert found.loss == pytest.approx(total, abs=1e-8)
 
 
@@ -147,9 +149,7 @@ def test_rows_are_of_the_images_in_order(shards: ShardSet, tmp_path: Path) -> No
         np.testing.assert_allclose(dense(found), acts_npd[order].mean(1), rtol=1e-14)
 
 
-def plain_cross_validation(
-    x_nd: np.ndarray, ids_n: np.ndarray, fold_n: np.ndarray, l2: float
-) -> float:
+def plain_cross_validation(x_nd: np.ndarray, ids_n: np.ndarray, fold_n: np.ndarray, l2: float) -> float:
     """Held-out log-loss, by scikit-learn; standardised by the training rows of each fold."""
     total, n = 0.0, 0
     for fold in range(fold_n.max() + 1):

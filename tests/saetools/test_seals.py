@@ -113,7 +113,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save_probes(root / "probes.npz", probes, Provenance.of(PROBES, "fit-probes", {}))
     arrays = {name: np.zeros(3, kind) for name, (_, kind) in ARRAYS.items()}
     provenance = Provenance.of(HEADS, "fit-heads", {})
-    weight = torch.from_numpy(rng.normal(size=(3, 40)))
+    weight = torch.from_numpy(rng.normal(size=(3, 4000)))
     save_head(root / "head.h5", Head(weight, weight[:, 0], ["a", "b", "c"], "softmax", "cls", {"layer": 3}, 0.1,
                                      provenance, arrays))  # fmt: skip
     return {

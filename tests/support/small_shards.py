@@ -28,8 +28,8 @@ def write_shards(
     targets: Sequence[int] | None = None,
     cls_nd: np.ndarray | None = None,
 ) -> list[Path]:
-    """Write activations {N, P, D} as complete shards, and if given patch labels {N, P}, digests, classes and targets {N},
-    class tokens {N, D}.
+    """Write activations {N, P, D} as complete shards, and if given patch labels {N, P}, digests, classes and
+    targets {N}, class tokens {N, D}.
 
     Of several layers the first holds them as they are, the second twice as large, and so on.
     """

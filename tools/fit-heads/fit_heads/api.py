@@ -266,10 +266,14 @@ def _restricted(labels: RowLabels, kept: np.ndarray) -> RowLabels:
 def _shuffled(
     labels: RowLabels, rows: np.ndarray, per_image: int, seed: int, device: torch.device
 ) -> Targets:
-    """The labels of other images, drawn without replacement: of patches, those at the same place of another image."""
+    """The labels of other images, drawn without replacement: of patches, those at the same place of another image.
+
+    The same whatever the order of the images in `rows`.
+    """
     by_image = rows.reshape(-1, per_image)
-    drawn = np.random.default_rng(seed).permutation(len(by_image))
-    return make_targets(labels, by_image[drawn].ravel(), device)
+    ascending = by_image[np.argsort(by_image[:, 0])]
+    drawn = np.random.default_rng(seed).permutation(ascending)
+    return make_targets(labels, drawn[np.searchsorted(ascending[:, 0], by_image[:, 0])].ravel(), device)
 
 
 def _weights(found: Fit) -> Weights:

@@ -265,7 +265,7 @@ campaign: .venv/.installed
 # The lower bound of every dependency, and other interpreters: environments of their own. The fake GPU of some tests
 # needs a newer torch.
 ACROSS_TESTS ?= tests/saetools tests/check_files tests/collect_runs tests/convert_sae tests/encode_acts tests/expand_sweep \
-	tests/fit_probes tests/audit_latents tests/dump_acts tests/train_sae/test_command.py tests/score_traits/test_table.py \
+	tests/fit_probes tests/fit_heads tests/audit_latents tests/dump_acts tests/train_sae/test_command.py tests/score_traits/test_table.py \
 	tests/score_traits/test_fits.py tests/render_visuals/test_latents.py tests/render_visuals/test_plots.py --ignore tests/saetools/test_devices.py
 
 test-oldest: .venv/oldest/.installed

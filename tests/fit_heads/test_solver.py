@@ -106,6 +106,21 @@ def test_each_trait_is_that_of_scikit_learn(rows: Features, l2: float) -> None:
     assert found.loss == pytest.approx(total, abs=1e-8)
 
 
+def test_a_single_trait_is_no_class(rows: Features) -> None:
+    x_nd = dense(rows)
+    y_n = x_nd[:, 8] + np.random.default_rng(3).normal(size=len(x_nd)) > 3
+    targets = TraitTargets(y_n[:, None], np.ones((len(y_n), 1)), CPU)
+    data = Data(rows, targets, FOLDS)
+    found = fit(data, targets, 1e-2)
+    z_nd, _, sd_d = standardised(x_nd)
+    one = LogisticRegression(C=1 / (len(y_n) * 1e-2), tol=1e-12, max_iter=20000).fit(z_nd, y_n)
+    np.testing.assert_allclose(
+        found.weight[0].numpy() * np.where(np.isinf(sd_d), 1, sd_d), one.coef_[0], atol=1e-5
+    )
+    loss, n = held_out_loss(data, targets, fit(data, targets, 1e-2, left_out=0), 0)
+    assert (loss.shape, n.tolist()) == ((1,), [180])
+
+
 def test_a_warm_start_changes_nothing(rows: Features) -> None:
     targets = ClassTargets(ids_of(dense(rows)), 4, CPU)
     data = Data(rows, targets, FOLDS)

@@ -14,7 +14,9 @@ from saetools.shards.held_out import uniform_of_paths
 
 GRID = tuple(np.geomspace(1, 1e-6, 13).tolist())  # half decades
 RISES = 2  # in a row, after which weaker penalties are not tried
-CV_TOLERANCE = 1e-5  # of the gradient; it changes the loss by less than 1e-7
+CV_TOLERANCE = (
+    1e-5  # of the gradient; on CamVid the loss of held-out images is then within 2e-6 of the optimum's
+)
 
 
 @dataclass(frozen=True)

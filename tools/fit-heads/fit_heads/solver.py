@@ -104,6 +104,79 @@ class Data:
         return Moments(n, sums[0], sums[1])
 
 
+class Objective:
+    """The function of U {C, D + 1}, flat, that is minimised, and its gradient; U_c0 is the bias.
+
+    left_out: a fold whose rows are not used. Outputs without labels among the others have a logit of -inf throughout.
+    passes: over the rows, so far.
+    """
+
+    def __init__(self, data: Data, targets: Targets, l2: float, left_out: int | None) -> None:
+        self._data, self._targets, self._l2, self.passes = data, targets, l2, 0
+        self._spans = [span for number, span in enumerate(data.folds) if number != left_out]
+        moments = data.whole if left_out is None else data.whole - data.moments[left_out]
+        self._mean_d, self._scale_d = data.standard(moments)
+        p_c, logit_c = chance(targets, self._spans)
+        _, known_c = targets.counts(self._spans)
+        there_c = np.isfinite(logit_c)
+        self._logit_c = self._tensor(np.where(there_c, logit_c, 0))
+        self._there_c = self._tensor(there_c)
+        self._absent_c = self._tensor(np.where(there_c, 0, -np.inf))
+        self._weight_c = self._tensor(np.where(there_c, 1 / np.maximum(known_c, 1), 0))
+        curvature_c = self._tensor(np.where(there_c, p_c * (1 - p_c), 1))
+        self._stretch_cd = (curvature_c[:, None] * data.g_d + l2).rsqrt()
+        self._stretch_c = curvature_c.rsqrt()
+        self._logits = self._tensor(np.empty((data.features.block_rows, len(p_c))))
+
+    def start(self, found: Fit | None) -> np.ndarray:
+        """U of a fit, or of the class shares."""
+        if found is None:
+            w_cd, bias_c = torch.zeros_like(self._stretch_cd), self._logit_c
+        else:
+            w_cd = torch.where(self._scale_d > 0, found.weight / self._scale_d, 0)
+            bias_c = torch.where(torch.isfinite(found.bias), found.bias + found.weight @ self._mean_d, 0)
+        u_cd = (w_cd @ self._data.vectors_dd) / self._stretch_cd
+        return torch.cat([(bias_c / self._stretch_c)[:, None], u_cd], 1).flatten().cpu().numpy()
+
+    def point(self, u: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Weights {C, D} for standardised rows; weights and bias for the rows as they are."""
+        u_cd = self._tensor(u.reshape(len(self._stretch_c), -1))
+        w_cd = self._centred((u_cd[:, 1:] * self._stretch_cd) @ self._data.vectors_dd.T)
+        bias_c = self._centred(u_cd[:, :1] * self._stretch_c[:, None])[:, 0] + self._absent_c
+        raw_cd = w_cd * self._scale_d
+        return w_cd, raw_cd, bias_c - raw_cd @ self._mean_d
+
+    def __call__(self, u: np.ndarray) -> tuple[float, np.ndarray]:
+        self.passes += 1
+        w_cd, raw_cd, raw_c = self.point(u)
+        loss = torch.zeros((), dtype=torch.float64, device=raw_c.device)
+        raw_gradient_cd, gradient_c = torch.zeros_like(raw_cd), torch.zeros_like(raw_c)
+        for first, last in self._spans:
+            for begin, x_bd in self._data.features.blocks(first, last):
+                z_bc = torch.addmm(raw_c, x_bd, raw_cd.T, out=self._logits[: len(x_bd)])
+                loss_g = self._targets.residual_(z_bc, begin, self._weight_c)
+                loss += (
+                    loss_g * (self._weight_c.max() if self._targets.is_softmax else self._weight_c)
+                ).sum()
+                raw_gradient_cd.addmm_(z_bc.T, x_bd)
+                gradient_c += z_bc.sum(0)
+        gradient_cd = (raw_gradient_cd - gradient_c[:, None] * self._mean_d) * self._scale_d + self._l2 * w_cd
+        u_gradient_cd = (self._centred(gradient_cd) @ self._data.vectors_dd) * self._stretch_cd
+        u_gradient_c1 = self._centred(gradient_c[:, None]) * self._stretch_c[:, None]
+        value = loss + self._l2 / 2 * w_cd.square().sum()
+        return float(value), torch.cat([u_gradient_c1, u_gradient_cd], 1).flatten().cpu().numpy()
+
+    def _centred(self, x_cd: torch.Tensor) -> torch.Tensor:
+        """Of classes, less the mean of those that are there; it is its own adjoint, for the gradient."""
+        if not self._targets.is_softmax:
+            return x_cd
+        there_c1 = self._there_c[:, None]
+        return (x_cd - (x_cd * there_c1).sum(0) / there_c1.sum()) * there_c1
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.float64)).to(self._data.features.device)
+
+
 def fit(
     data: Data,
     targets: Targets,
@@ -119,84 +192,16 @@ def fit(
     """
     from scipy.optimize import minimize
 
-    spans = [span for number, span in enumerate(data.folds) if number != left_out]
-    moments = data.whole if left_out is None else data.whole - data.moments[left_out]
-    mean_d, scale_d = data.standard(moments)
-    p_c, logit_c = chance(targets, spans)
-    _, known_c = targets.counts(spans)
-    there_c = np.isfinite(logit_c)
-    curvature_c = torch.from_numpy(np.where(there_c, p_c * (1 - p_c), 1.0)).to(mean_d)
-    weight_c = torch.from_numpy(np.where(there_c, 1 / np.maximum(known_c, 1), 0.0)).to(mean_d)
-    absent_c = torch.from_numpy(np.where(there_c, 0.0, -np.inf)).to(mean_d)
-    group_weight = weight_c.max()[None] if targets.n_groups == 1 else weight_c
-    stretch_cd = (curvature_c[:, None] * data.g_d + l2).rsqrt()
-    stretch_c = curvature_c.rsqrt()
-    n_c, d = stretch_cd.shape
-
-    here_c1 = torch.from_numpy(there_c.astype(np.float64)[:, None]).to(mean_d)
-
-    def centred(x_cd: torch.Tensor) -> torch.Tensor:
-        if targets.n_groups > 1:
-            return x_cd
-        kept_cd = x_cd * here_c1
-        return (kept_cd - kept_cd.sum(0) / here_c1.sum()) * here_c1
-
-    def point(u: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Weights {C, D} for standardised rows; weights and bias for the rows as they are."""
-        u_cd = torch.from_numpy(u.reshape(n_c, d + 1)).to(mean_d)
-        w_cd = centred((u_cd[:, 1:] * stretch_cd) @ data.vectors_dd.T)
-        bias_c = centred(u_cd[:, :1] * stretch_c[:, None])[:, 0] + absent_c
-        raw_cd = w_cd * scale_d
-        return w_cd, raw_cd, bias_c - raw_cd @ mean_d
-
-    logits = torch.empty(data.features.block_rows, n_c, dtype=torch.float64, device=mean_d.device)
-    n_passes = 0
-
-    def objective(u: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal n_passes
-        n_passes += 1
-        w_cd, raw_cd, raw_c = point(u)
-        loss_g = torch.zeros_like(group_weight)
-        raw_gradient_cd, gradient_c = torch.zeros_like(raw_cd), torch.zeros_like(raw_c)
-        for first, last in spans:
-            for begin, x_bd in data.features.blocks(first, last):
-                z_bc = torch.addmm(raw_c, x_bd, raw_cd.T, out=logits[: len(x_bd)])
-                loss_g += targets.residual_(z_bc, begin, weight_c)
-                raw_gradient_cd.addmm_(z_bc.T, x_bd)
-                gradient_c += z_bc.sum(0)
-        gradient_cd = centred((raw_gradient_cd - gradient_c[:, None] * mean_d) * scale_d + l2 * w_cd)
-        gradient_c = centred(gradient_c[:, None])[:, 0]
-        value = (loss_g * group_weight).sum() + l2 / 2 * w_cd.square().sum()
-        u_gradient = torch.cat(
-            [(gradient_c * stretch_c)[:, None], (gradient_cd @ data.vectors_dd) * stretch_cd], 1
-        )
-        return float(value), u_gradient.flatten().cpu().numpy()
-
-    if start is None:
-        begin_cd = torch.zeros(n_c, d + 1, dtype=torch.float64, device=mean_d.device)
-        begin_cd[:, 0] = torch.from_numpy(np.where(there_c, logit_c, 0)).to(mean_d) / stretch_c
-    else:
-        w_cd = torch.where(scale_d > 0, start.weight / scale_d, 0)
-        bias_c = torch.where(torch.isfinite(start.bias), start.bias + start.weight @ mean_d, 0)
-        begin_cd = torch.cat([(bias_c / stretch_c)[:, None], (w_cd @ data.vectors_dd) / stretch_cd], 1)
+    objective = Objective(data, targets, l2, left_out)
+    options = {"maxcor": MEMORY, "ftol": 0.0, "gtol": tolerance, "maxls": 40}
+    limits = {"maxiter": MAX_ITERATIONS, "maxfun": 2 * MAX_ITERATIONS}
     found = minimize(
-        objective,
-        begin_cd.flatten().cpu().numpy(),
-        jac=True,
-        method="L-BFGS-B",
-        options={
-            "maxcor": MEMORY,
-            "ftol": 0.0,
-            "gtol": tolerance,
-            "maxiter": MAX_ITERATIONS,
-            "maxfun": 2 * MAX_ITERATIONS,
-            "maxls": 40,
-        },
+        objective, objective.start(start), jac=True, method="L-BFGS-B", options={**options, **limits}
     )
-    _, raw_cd, raw_c = point(found.x)
-    if targets.n_groups == 1:  # softmax does not change where all biases do
+    _, raw_cd, raw_c = objective.point(found.x)
+    if targets.is_softmax:  # softmax does not change where all biases do
         raw_c = raw_c - raw_c[torch.isfinite(raw_c)].mean()
-    return Fit(raw_cd, raw_c, float(found.fun), float(np.abs(found.jac).max()), n_passes)
+    return Fit(raw_cd, raw_c, float(found.fun), float(np.abs(found.jac).max()), objective.passes)
 
 
 def held_out_loss(data: Data, targets: Targets, found: Fit, fold: int) -> tuple[np.ndarray, np.ndarray]:
@@ -211,5 +216,5 @@ def held_out_loss(data: Data, targets: Targets, found: Fit, fold: int) -> tuple[
         loss_g += targets.residual_(torch.addmm(found.bias, x_bd, found.weight.T), begin, weight_c)
     yes_c, known_c = targets.counts([data.folds[fold]])
     kept = there_c.cpu().numpy()
-    n_g = np.array([yes_c[kept].sum()]) if targets.n_groups == 1 else np.where(kept, known_c, 0)
+    n_g = np.array([yes_c[kept].sum()]) if targets.is_softmax else np.where(kept, known_c, 0)
     return loss_g.cpu().numpy(), n_g

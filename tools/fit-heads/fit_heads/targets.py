@@ -16,9 +16,10 @@ Span = tuple[int, int]  # rows from the first to before the last
 class Targets(Protocol):
     """Labels of R rows for C outputs.
 
-    n_groups: 1 for classes, which have one loss together; C for traits, which have one each.
+    is_softmax: whether the outputs are classes, with one loss together, or traits with one each. n_groups: 1 or C.
     """
 
+    is_softmax: bool
     n_outputs: int
     n_groups: int
 
@@ -41,7 +42,7 @@ class Targets(Protocol):
 class ClassTargets:
     """ids {R} from 0, -1 where a row has no label.  loss = logsumexp(z) - z_y"""
 
-    n_groups = 1
+    is_softmax, n_groups = True, 1
 
     def __init__(self, ids_n: np.ndarray, n_classes: int, device: torch.device) -> None:
         self.n_outputs = n_classes
@@ -72,6 +73,8 @@ class ClassTargets:
 
 class TraitTargets:
     """table {R, C} of 0 and 1, known {R, C}.  loss_c = ln(1 + e^z) - y z, where it is known"""
+
+    is_softmax = False
 
     def __init__(self, table_nc: np.ndarray, known_nc: np.ndarray, device: torch.device) -> None:
         self.n_outputs = self.n_groups = table_nc.shape[1]
@@ -113,6 +116,6 @@ def chance(targets: Targets, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndar
     """
     yes_c, known_c = targets.counts(spans)
     p_c = yes_c / np.maximum(known_c, 1)
-    there_c = yes_c > 0 if targets.n_groups == 1 else (yes_c > 0) & (yes_c < known_c)
+    there_c = yes_c > 0 if targets.is_softmax else (yes_c > 0) & (yes_c < known_c)
     log_p, log_q = np.log(np.where(there_c, p_c, 0.5)), np.log(np.where(there_c, 1 - p_c, 0.5))
-    return p_c, np.where(there_c, log_p if targets.n_groups == 1 else log_p - log_q, -np.inf)
+    return p_c, np.where(there_c, log_p if targets.is_softmax else log_p - log_q, -np.inf)

@@ -13,10 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from small_shards import clustered_acts, write_shards
 
 from fit_heads import features as features_module
+from fit_heads.api import shuffled
 from fit_heads.choice import choose_l2, order_images
 from fit_heads.features import MEAN, PATCHES, Features
 from fit_heads.solver import Data, fit, held_out_loss
 from fit_heads.targets import ClassTargets, TraitTargets, chance
+from saetools.labels.rows import RowLabels
 from saetools.shards.reader import ShardSet, open_shards
 
 CPU = torch.device("cpu")
@@ -237,6 +239,27 @@ def test_folds_depend_on_paths_and_seed_alone() -> None:
     of_class = np.array([[mine[paths[n]] for n in np.flatnonzero(class_n == c)[:14]] for c in range(7)])
     for row in of_class:  # each class in every fold, 2 to 4 times
         assert set(np.bincount(row, minlength=5)) <= {2, 3, 4}
+
+
+@pytest.mark.parametrize("n", [2, 41])
+def test_shuffled_labels_are_those_of_another_image(n: int) -> None:
+    """Place by place, each image's once, and the same for any order of the images."""
+    ids_n = np.arange(n * 4)
+    labels = RowLabels(n * 4, ids=ids_n.astype(np.int32))
+
+    def drawn(order: np.ndarray) -> np.ndarray:
+        rows = (order[:, None] * 4 + np.arange(4)).ravel()
+        targets = shuffled(labels, rows, 4, 0, CPU)
+        assert isinstance(targets, ClassTargets)
+        found = np.empty((n, 4), np.int64)
+        found[order] = targets._ids.reshape(n, 4).numpy()
+        return found
+
+    found = drawn(np.arange(n))
+    image_n = found[:, 0] // 4
+    assert sorted(image_n) == list(range(n)) and (image_n != np.arange(n)).all()
+    np.testing.assert_array_equal(found, image_n[:, None] * 4 + np.arange(4))
+    np.testing.assert_array_equal(found, drawn(np.random.default_rng(1).permutation(n)))
 
 
 def test_shares_of_the_training_labels() -> None:

@@ -145,15 +145,15 @@ def _fit_and_test(
         choice = choose_l2(data, targets, grid)
         _report_choice(choice, grid, n_folds)
         best = fit(data, targets, choice.l2)
-        shuffled = fit(data, _shuffled(splits.train, rows, per_image, seed, device), choice.l2)
-    for what, found in (("the head", best), ("the head of shuffled labels", shuffled)):
+        by_chance = fit(data, shuffled(splits.train, rows, per_image, seed, device), choice.l2)
+    for what, found in (("the head", best), ("the head of shuffled labels", by_chance)):
         if found.gradient > 10 * TOLERANCE:
             logger.warning(
                 "warning: %s did not converge: gradient %.1e; a stronger --l2 is easier", what, found.gradient
             )
     heads: dict[str, Weights] = {
         "head": _weights(best),
-        "shuffled": _weights(shuffled),
+        "shuffled": _weights(by_chance),
         "prior": _prior(targets, (0, features.n_rows), best),
     }
     tallies = evaluate(test, layer, tokens, splits.test, heads)
@@ -263,17 +263,19 @@ def _restricted(labels: RowLabels, kept: np.ndarray) -> RowLabels:
     return RowLabels(len(kept), table=labels.table[:, kept], known=labels.known[:, kept])
 
 
-def _shuffled(
-    labels: RowLabels, rows: np.ndarray, per_image: int, seed: int, device: torch.device
-) -> Targets:
-    """The labels of other images, drawn without replacement: of patches, those at the same place of another image.
+def shuffled(labels: RowLabels, rows: np.ndarray, per_image: int, seed: int, device: torch.device) -> Targets:
+    """Each image with the labels of another one, drawn without replacement: of patches, those at the same place.
 
-    The same whatever the order of the images in `rows`.
+    The images stand in a circle by chance, and each gets the labels of the one before it. This does not depend on the
+    order of the images in `rows`.
     """
     by_image = rows.reshape(-1, per_image)
     ascending = by_image[np.argsort(by_image[:, 0])]
-    drawn = np.random.default_rng(seed).permutation(ascending)
-    return make_targets(labels, drawn[np.searchsorted(ascending[:, 0], by_image[:, 0])].ravel(), device)
+    circle = np.random.default_rng(seed).permutation(len(ascending))
+    other = np.empty_like(circle)
+    other[circle] = np.roll(circle, 1)
+    place = np.searchsorted(ascending[:, 0], by_image[:, 0])
+    return make_targets(labels, ascending[other[place]].ravel(), device)
 
 
 def _weights(found: Fit) -> Weights:

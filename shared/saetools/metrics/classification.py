@@ -10,45 +10,46 @@ import numpy as np
 
 
 class ClassTally:
-    """Rows of C classes. confusion_cc int64 {C, C}: rows of class i (first axis) whose largest logit is j's."""
+    """Rows of C classes, each named after its largest logit (the first of equals).
+
+    rows_c, named_c, right_c int64 {C}: rows of each class; rows named so; rows of the class that are named so.
+    """
 
     def __init__(self, n_classes: int) -> None:
-        self.confusion_cc = np.zeros((n_classes, n_classes), np.int64)
+        self.rows_c, self.named_c, self.right_c = np.zeros((3, n_classes), np.int64)
         self._loss = 0.0
 
     def add(self, logits_nc: np.ndarray, ids_n: np.ndarray) -> None:
         """float64 logits {n, C} and the classes {n} of rows; rows with -1 are left out."""
         used_n = ids_n >= 0
-        logits_nc, ids_n = logits_nc[used_n], ids_n[used_n].astype(np.int64)
-        n_classes = len(self.confusion_cc)
-        pairs = np.bincount(ids_n * n_classes + logits_nc.argmax(1), minlength=n_classes**2)
-        self.confusion_cc += pairs.reshape(n_classes, n_classes)
+        logits_nc, ids_n = logits_nc[used_n], ids_n[used_n]
+        named_n = logits_nc.argmax(1)
+        for count_c, classes in (
+            (self.rows_c, ids_n),
+            (self.named_c, named_n),
+            (self.right_c, ids_n[ids_n == named_n]),
+        ):
+            count_c += np.bincount(classes, minlength=len(count_c))
         top_n = logits_nc.max(1, initial=-np.inf)
         lse_n = top_n + np.log(np.exp(logits_nc - top_n[:, None]).sum(1))
         self._loss += float((lse_n - logits_nc[np.arange(len(ids_n)), ids_n]).sum())
 
     @property
-    def rows_c(self) -> np.ndarray:
-        """{C}: rows of each class."""
-        return self.confusion_cc.sum(1)
-
-    @property
     def accuracy_c(self) -> np.ndarray:
         """{C}: share of a class's rows that are named so."""
-        return _ratio(np.diag(self.confusion_cc), self.rows_c)
+        return _ratio(self.right_c, self.rows_c)
 
     @property
     def iou_c(self) -> np.ndarray:
         """{C}: rows of the class that are named so, of the rows that are of it or named so."""
-        true_c = np.diag(self.confusion_cc)
-        union_c = self.rows_c + self.confusion_cc.sum(0) - true_c
-        return _ratio(true_c, np.where(self.rows_c > 0, union_c, 0))
+        union_c = self.rows_c + self.named_c - self.right_c
+        return _ratio(self.right_c, np.where(self.rows_c > 0, union_c, 0))
 
     def scores(self) -> dict[str, float]:
         """accuracy, mean_class_accuracy, mean_iou, log_loss (nats a row), n_classes (with a row) and n_rows."""
         n = int(self.rows_c.sum())
         return {
-            "accuracy": float(np.trace(self.confusion_cc) / n) if n else float("nan"),
+            "accuracy": float(self.right_c.sum() / n) if n else float("nan"),
             "mean_class_accuracy": _mean(self.accuracy_c),
             "mean_iou": _mean(self.iou_c),
             "log_loss": self._loss / n if n else float("nan"),

@@ -43,9 +43,13 @@ saetools.elements = (function () {
   // The mark keeps "/" and numbers in their order there.
   const ltr = (path) => `\u200e${path}`;
 
+  // A colour of page.css, for a canvas; it differs between light and dark.
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new CustomEvent("colours")));
+
   function trouble(error) {
     document.querySelector("main").before(el("p", { class: "trouble", role: "alert" }, error.message || String(error)));
   }
 
-  return { el, fill, svg, number, percent, ltr, trouble };
+  return { el, fill, svg, number, percent, ltr, colour, trouble };
 })();

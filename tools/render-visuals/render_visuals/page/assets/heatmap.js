@@ -2,7 +2,7 @@
 // Latents x images: rows ordered by co-occurrence, columns by group. Wheel or keys zoom, dragging moves.
 saetools.heatmapView = (function () {
   const { page, rows } = saetools;
-  const { el, number, ltr } = saetools.elements;
+  const { el, number, ltr, colour } = saetools.elements;
   const LEFT = 46;
 
   async function show(box, isCurrent) {
@@ -50,7 +50,7 @@ saetools.heatmapView = (function () {
       pen.drawImage(source, LEFT - view.x, TOP - view.y, wide * w, high * h);
       pen.restore();
       pen.font = "11px system-ui, sans-serif";
-      pen.fillStyle = "#686d74";
+      pen.fillStyle = colour("faint");
       groupNames(pen, w);
       latentNames(pen, h);
     }
@@ -167,6 +167,7 @@ saetools.heatmapView = (function () {
       draw();
     });
     new ResizeObserver(draw).observe(canvas);
+    document.addEventListener("colours", () => canvas.isConnected && draw());
   }
 
   // The matrix as a picture of one pixel a cell: white where nothing fires, then the colours of the heat.

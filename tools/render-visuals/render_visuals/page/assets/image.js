@@ -14,7 +14,8 @@ saetools.imageView = (function () {
     const list = el("ol", { class: "fires", id: "fires" });
     // The most telling name first: trait or class, and only then the folder of its top images.
     const names = page.about.columns.filter((column) => column.text).map((column) => column.name);
-    names.sort((a, b) => (a === "folder") - (b === "folder"));
+    const group = (name) => name === "folder" || name === "top_class";
+    names.sort((a, b) => group(a) - group(b));
     let fixed = asked.latent, shown = AT_FIRST;
     const clear = el("button", { type: "button", id: "clear-patches", onclick: () => { chosen.clear(); outline(); update(); } }, "Clear");
 

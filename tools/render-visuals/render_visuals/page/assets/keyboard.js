@@ -17,7 +17,7 @@ saetools.keyboard = (function () {
       Escape: () => { if (document.body.classList.contains("has-detail")) location.hash = ""; },
     };
     document.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
       const field = event.target.closest("input, textarea, select");
       if (field) {
         if (event.key === "Escape") field.blur();

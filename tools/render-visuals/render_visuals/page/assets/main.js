@@ -22,7 +22,8 @@
     document.getElementById("tab-images").addEventListener("click", () => tab("images"));
     window.addEventListener("hashchange", follow);
     performance.mark("table shown");
-    page.images = await saetools.load("images");
+    [page.images, page.tops] = await Promise.all([saetools.load("images"), saetools.load("tops")]);
+    saetools.table.redraw();
     saetools.gallery.start();
     await follow();
   }
@@ -53,7 +54,7 @@
         const patches = (asked.get("patches") || "").split(",").filter(Boolean).map(Number).filter((p) => p >= 0 && p < page.about.n_patches);
         await saetools.imageView.show(image, { patches, latent }, box, isCurrent);
       } else if (latent !== null) await saetools.latentView.show(latent, box, isCurrent);
-      else return;
+      else saetools.wall.show(box);
     } catch (error) {
       elements.trouble(error);
     }

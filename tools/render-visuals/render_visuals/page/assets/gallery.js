@@ -1,7 +1,7 @@
 "use strict";
 // All images; only those in view are elements of the document.
 saetools.gallery = (function () {
-  const { page } = saetools;
+  const { page, tiles } = saetools;
   const { el, ltr, number } = saetools.elements;
   let box, kept = [], waits;
 
@@ -35,6 +35,11 @@ saetools.gallery = (function () {
     draw();
   }
 
+  function search(text) {
+    document.getElementById("image-search").value = text;
+    filter();
+  }
+
   function draw() {
     const room = box.clientWidth - 40;
     if (room <= 0) return;
@@ -44,11 +49,11 @@ saetools.gallery = (function () {
     for (let i = first * columns; i < Math.min(kept.length, (first + n) * columns); i++) {
       const image = kept[i];
       made.push(el("a", { class: "tile", href: `#image=${image}`, title: [page.images.path[image], saetools.classOf(image)].filter(Boolean).join("\n"), style: `left:${20 + (i % columns) * wide}px;top:${10 + Math.floor(i / columns) * high}px;width:${wide - 8}px` },
-        el("span", { class: "picture" }, el("img", { src: page.images.file[image], alt: "", decoding: "async" })),
-        el("span", { class: "path" }, ltr(page.images.path[image].split("/").pop()))));
+        el("span", { class: "picture" }, el("img", { src: page.images.file[image], alt: tiles.name(image), decoding: "async" })),
+        el("span", { class: "path", "aria-hidden": "true" }, ltr(tiles.name(image)))));
     }
     box.replaceChildren(...made);
   }
 
-  return { start, draw };
+  return { start, draw, search };
 })();

@@ -57,8 +57,12 @@ saetools.rows = (function () {
     }));
   }
 
+  // The column that says of what class, or without classes in what folder, most top images of a latent are.
+  const grouping = () => ["top_class", "folder"].find((name) => page.table.columns[name]);
+  const group = (latent) => (grouping() ? value(grouping(), latent) : "");
+
   // Search, region and all: back to every latent.
   const clear = () => update({ query: "", region: null });
 
-  return { state, value, start, update, alone, clear };
+  return { state, value, start, update, alone, clear, grouping, group };
 })();

@@ -25,13 +25,12 @@ saetools.wall = (function () {
         of: (k) => columns[of][k], name: (k) => rows.value(best, k), note: ap,
       });
     }
-    const group = ["top_class", "folder"].find(known);
-    if (group && known("purity")) {
-      const what = group === "folder" ? "folder" : "class", share = shares(what);
+    if (rows.grouping()) {
+      const what = rows.grouping() === "folder" ? "folder" : "class", share = shares(what);
       found.push({
         says: `by the share of their top images that are of one ${what}, minus the share of this ${what} among all images; then by mean activation. Only latents that are active in at least ${FEWEST} images`,
-        of: (k) => (columns.images[k] >= FEWEST ? columns.purity[k] - share.get(rows.value(group, k)) : NaN),
-        name: (k) => rows.value(group, k), note: (k) => `${percent(columns.purity[k])} of its top images`,
+        of: (k) => (columns.images[k] >= FEWEST ? columns.purity[k] - share.get(rows.group(k)) : NaN),
+        name: rows.group, note: (k) => `${percent(columns.purity[k])} of its top images`,
       });
     }
     found.push({ says: "by their mean activation where they are active", of: (k) => columns.mean[k], name: () => "", note: (k) => `mean ${number(columns.mean[k])}` });
@@ -84,7 +83,7 @@ saetools.wall = (function () {
         shown += 1;
       }
       more.textContent = `Show ${Math.min(AT_ONCE, all.length - shown)} more of ${number(all.length)}`;
-      if (shown < all.length) box.append(more);
+      if (shown < all.length) tiles.append(more);
       else more.remove();
       if (first && shown > first) document.getElementById(`wall-${all[first].latent}`).focus();
     }

@@ -103,7 +103,7 @@ saetools.search = (function () {
       return { says, fits: (k) => (operator === "=" ? fold(value(column.name, k)) === wanted : fold(value(column.name, k)).includes(wanted)) };
     }
     const found = NUMBER.exec(asked);
-    if (!found) return { problem: `${text}: ${title} holds numbers, and “${asked}” is none` };
+    if (!found) return { problem: `${text}: ${title} holds numbers, and “${asked}” is none${/^\d+,\d+$/.test(asked) ? `; decimals follow a point: ${asked.replace(",", ".")}` : ""}` };
     const limit = Math.fround(Number(found[1].replace(/,/g, "")) / (found[2] ? 100 : 1));
     const as = shown(column, limit);
     const fits = {
@@ -118,7 +118,7 @@ saetools.search = (function () {
   function having(text, asked) {
     const names = columns().flatMap((one) => [[fold(one.title), one], [fold(one.name), one]]).filter(([, one]) => one !== LATENT);
     const column = (names.find(([one]) => one === fold(asked)) || [])[1];
-    if (!column) return { problem: `${text}: has: is followed by note, or by a column, such as has:${names.length > 4 ? quote(names[0][0]) : "note"}` };
+    if (!column) return { problem: `${text}: has: is followed by note, or by a column of the table` };
     return { says: column === NOTE ? "a note" : `a value of ${column.title}`, fits: (k) => { const v = value(column.name, k); return v !== "" && !Number.isNaN(v); } };
   }
 
@@ -127,8 +127,9 @@ saetools.search = (function () {
     const wanted = fold(asked);
     if (wanted.trim() === "") return {};
     const n = /^#?\d+$/.test(text) ? Number(text.replace("#", "")) : null;
+    const [, before] = /^([^:"]+):[^:]/.exec(text) || [];
     return {
-      says: n === null ? `“${asked}” in its names or note` : `the number ${n}, or “${asked}” in its names or note`,
+      says: `${n === null ? "" : `the number ${n}, or `}“${asked}” in its names or note${before ? ` (no column is called ${before})` : ""}`,
       fits: (k) => k === n || all[k].includes(wanted) || fold(saetools.notes.of(k)).includes(wanted),
     };
   }

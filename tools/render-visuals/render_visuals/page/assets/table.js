@@ -48,9 +48,11 @@ saetools.table = (function () {
     return all.map((c, i) => [rank(c), i, c]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map(([, , c]) => c);
   }
 
+  const thumbsEach = () => (narrow.matches ? 3 : 4);
+
   // In pixels; words take what is left.
   function width(column) {
-    if (column.pictures) return 4 * (high - 2) + 12;
+    if (column.pictures) return thumbsEach() * (high - 2) + 12;
     if (column.name === "latent") return narrow.matches ? 64 : 76;
     return column.text ? (narrow.matches ? 150 : 180) : column.name === "frequency" ? 98 : 82;
   }
@@ -147,7 +149,7 @@ saetools.table = (function () {
     const cell = el("span", { role: "gridcell", class: "thumbs" });
     if (!page.tops) return cell;
     const { image, patch, each } = page.tops, names = [];
-    for (let i = latent * each; i < (latent + 1) * each && image[i] >= 0; i++) {
+    for (let i = latent * each; i < latent * each + thumbsEach() && image[i] >= 0; i++) {
       cell.append(el("span", { class: "thumb" }, el("img", { src: page.images.file[image[i]], alt: "", loading: "lazy", decoding: "async", style: cutOut(image[i], patch[i]) })));
       names.push(page.images.path[image[i]].split("/").pop());
     }

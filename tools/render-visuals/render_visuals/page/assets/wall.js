@@ -19,9 +19,9 @@ saetools.wall = (function () {
     const best = ["trait", "class", "best_class"].find(known), of = ["gain", "ap"].find(known);
     if (best && of) {
       const ap = (k) => (known("ap") ? `AP ${number(columns.ap[k])}` : "");
-      const prevalence = of === "gain" ? " minus its prevalence, which is the AP of a constant score (gain)" : " (the table gives no prevalence)";
+      const what = best === "trait" ? "trait" : "class", its = `the AP of the ${what} for which a latent is the best one`;
       found.push({
-        says: `by the AP of the ${best === "trait" ? "trait" : "class"} for which they are the best latent${prevalence}`,
+        says: of === "gain" ? `by gain: ${its}, minus the prevalence of the ${what}, which is the AP of a constant score` : `by ${its}`,
         of: (k) => columns[of][k], name: (k) => rows.value(best, k), note: ap,
       });
     }

@@ -43,8 +43,9 @@ saetools.elements = (function () {
   // The mark keeps "/" and numbers in their order there.
   const ltr = (path) => `\u200e${path}`;
 
-  // A colour of page.css, for a canvas; it differs between light and dark.
+  // A colour of page.css, for a canvas; it differs between light and dark. And its font.
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const font = () => `11px ${colour("sans")}`;
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new CustomEvent("colours")));
 
   // A line above the views, until it is closed; the next of its kind ("trouble" or "done") takes its place.
@@ -58,5 +59,5 @@ saetools.elements = (function () {
 
   const trouble = (error) => say("trouble", error.message || String(error));
 
-  return { el, fill, svg, number, percent, ltr, colour, say, trouble };
+  return { el, fill, svg, number, percent, ltr, colour, font, say, trouble };
 })();

@@ -3,7 +3,7 @@
 // cell to cell.
 saetools.heatmapView = (function () {
   const { page, tiles, places } = saetools;
-  const { el, number, ltr, colour } = saetools.elements;
+  const { el, number, ltr, colour, font } = saetools.elements;
   const LEFT = 46, NOT_ACTIVE = "#141414", ITS_OWN = "each latent from 0 to its own maximum; black: not active";
   let redraw = () => {};
   document.addEventListener("colours", () => redraw());
@@ -65,7 +65,7 @@ saetools.heatmapView = (function () {
         }
       }
       pen.restore();
-      pen.font = "11px system-ui, sans-serif";
+      pen.font = font();
       pen.fillStyle = colour("faint");
       groupNames(pen, w);
       latentNames(pen, h);

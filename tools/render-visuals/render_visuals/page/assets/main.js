@@ -78,7 +78,7 @@
   }
 
   async function follow() {
-    const began = performance.now();
+    const began = performance.now(), { hash } = location;
     places.leave();
     const place = places.arrive(), { view, kept } = place;
     const box = document.getElementById("detail"), mine = ++turn, isCurrent = () => mine === turn;
@@ -101,7 +101,7 @@
     // Two frames on, what was made is on the screen.
     requestAnimationFrame(() => requestAnimationFrame(() => {
       if (!isCurrent()) return;
-      document.body.dataset.shown = location.hash;
+      document.body.dataset.shown = hash;
       document.body.dataset.shownMs = (performance.now() - began).toFixed(1);
     }));
   }

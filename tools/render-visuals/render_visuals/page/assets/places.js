@@ -121,7 +121,7 @@ saetools.places = (function () {
 
   function name(title) {
     document.title = title ? `${title} – ${page.about.title}` : page.about.title;
-    within("detail").setAttribute("aria-label", title || "What is chosen");
+    within("detail").setAttribute("aria-label", document.body.classList.contains("has-detail") ? title : "What is chosen");
     within("where").textContent = title;
   }
 

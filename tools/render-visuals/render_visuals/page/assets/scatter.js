@@ -2,7 +2,7 @@
 // Frequency against mean value, both logarithmic: drag to select a region, click a point to open its latent.
 saetools.scatter = (function () {
   const { page, rows } = saetools;
-  const { number, percent, colour } = saetools.elements;
+  const { number, percent, colour, font } = saetools.elements;
   const EDGE = { left: 44, right: 12, top: 10, bottom: 30 };
   let canvas, pen, box, x, y, drag = null, ranges;
   const cloud = { canvas: document.createElement("canvas"), of: null, size: "" }; // axes and all points, as last drawn
@@ -98,7 +98,7 @@ saetools.scatter = (function () {
   }
 
   function axes(pen) {
-    pen.font = "11px system-ui, sans-serif";
+    pen.font = font();
     pen.fillStyle = colour("faint");
     pen.strokeStyle = colour("grid");
     pen.lineWidth = 1;

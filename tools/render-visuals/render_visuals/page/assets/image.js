@@ -62,7 +62,7 @@ saetools.imageView = (function () {
     }
 
     function item({ latent, sum, count }, max) {
-      const best = latentView.named(latent) || rows.value("folder", latent);
+      const best = latentView.named(latent) || rows.group(latent);
       const made = el("li", { "data-latent": latent, "data-sum": sum },
         el("div", { class: "who" },
           el("a", { href: `#latent=${latent}` }, `Latent ${latent}`),

@@ -32,7 +32,7 @@ saetools.latentView = (function () {
   }
 
   // Its trait or class, where a table names one, tells more than its number.
-  const named = (latent) => page.about.columns.filter((column) => column.text && column.name !== "folder").map((column) => rows.value(column.name, latent)).find(Boolean);
+  const named = (latent) => page.about.columns.filter((column) => column.text && column.name !== rows.grouping()).map((column) => rows.value(column.name, latent)).find(Boolean);
   const title = (latent) => [`Latent ${latent}`, named(latent)].filter(Boolean).join(" · ");
 
   function facts(latent) {

@@ -20,7 +20,8 @@
     saetools.rows.start();
     saetools.keyboard.start();
     performance.mark("table shown");
-    page.images = await saetools.load("images");
+    [page.images, page.tops] = await Promise.all([saetools.load("images"), saetools.load("tops")]);
+    saetools.table.redraw();
     saetools.gallery.start();
     places.start();
     window.addEventListener("hashchange", follow);
@@ -46,7 +47,7 @@
 
   // Each shows what an address asks for in the box, and returns, if it likes, a function whose value is kept with the entry.
   const views = {
-    latents: (place, box) => opening(box, "Choose a latent: a row of the table, or a point of the plot."),
+    latents: (place, box) => saetools.wall.show(box),
     images: (place, box) => opening(box, "Choose an image to see which latents are active in it, and where."),
     unknown: ({ says }, box) => fill(box,
       el("div", { class: "heading" }, places.back(), el("h2", null, "Nothing is here")),

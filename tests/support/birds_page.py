@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 from in_process import runner
-from PIL import Image
 from pictured_latents import write_pictured
+from PIL import Image
 
 from render_visuals.cli import app
 from saetools.files.formats import AP_TABLE, SCORERS
@@ -33,28 +33,30 @@ COLOURS = {
     "brown": (125, 90, 60), "blue": (80, 120, 175),
 }  # fmt: skip
 EVERYWHERE, DEAD = 12, 1  # latents of no part: in scattered patches; never active
+N_IMAGES, N_LATENTS = 24 * PER_CLASS, 12 * len(COLOURS) + EVERYWHERE + DEAD
+DEAD_LATENT = N_LATENTS - 1
+UID = "b" * 32  # of the SAE
 
 render = runner("render-visuals", app)
 
 
 def write_birds_page(folder: Path) -> Path:
     """Write birds, latents, an AP table and a random SAE into the folder, and the page of them; returns its folder."""
-    birds, uid = folder / "birds", "b" * 32
+    birds = folder / "birds"
     command = [sys.executable, str(ROOT / "examples/birds/make_birds.py"), str(birds)]
     subprocess.run([*command, "--count", str(PER_CLASS)], check=True, capture_output=True)
     paths = [f"images/{line.split()[1]}" for line in (birds / "images.txt").read_text().splitlines()]
     parts = (birds / "segmentations/classes.txt").read_text().split()
     f_npk, labels_np = planted_latents(birds, paths, len(parts))
-    n_latents = f_npk.shape[2]
     grids = [(SIDE, SIDE)] * len(paths)
-    write_pictured(folder / "latents", f_npk, paths, grids, SQUASHED, labels_np=labels_np, scorer=uid)
-    weights = torch.randn(8, n_latents, generator=torch.Generator().manual_seed(0))
-    config, zeros = SAEConfig(8, n_latents, "relu", 0), torch.zeros
-    sae = SAE(config, weights, zeros(n_latents), weights.T.contiguous(), zeros(8))
+    write_pictured(folder / "latents", f_npk, paths, grids, SQUASHED, labels_np=labels_np, scorer=UID)
+    weights = torch.randn(8, N_LATENTS, generator=torch.Generator().manual_seed(0))
+    config, zeros = SAEConfig(8, N_LATENTS, "relu", 0), torch.zeros
+    sae = SAE(config, weights, zeros(N_LATENTS), weights.T.contiguous(), zeros(8))
     source = {"model": "timm/test", "weights": "0" * 64, "hook": "test", "preprocess": SQUASHED.to_settings()}
-    provenance = replace(Provenance.of(SCORERS, "test", {}), uid=uid)
+    provenance = replace(Provenance.of(SCORERS, "test", {}), uid=UID)
     save_scorer(folder / "sae.h5", TrainedScorer("sae", sae, provenance, {**source, "layer": 3}))
-    write_ap_table(folder / "ap.csv", parts, n_latents)
+    write_ap_table(folder / "ap.csv", parts)
     options = ["--scorer", folder / "sae.h5", "--table", folder / "ap.csv", "--top", 12, "--workers", 1]
     options += ["--label-names", birds / "segmentations/classes.txt", "--title", "Drawn birds"]
     render("page", folder / "latents", "--images", birds, *options, "--out", folder / "site")
@@ -97,12 +99,12 @@ def _share(part_hw: np.ndarray) -> np.ndarray:
     return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
 
 
-def write_ap_table(path: Path, parts: list[str], n_latents: int) -> None:
+def write_ap_table(path: Path, parts: list[str]) -> None:
     columns = ["scorer", "n_prototypes", "layer", "n_train", "trait", "prototype", "ap", "prevalence"]
     rows = []
     for part, name in enumerate(parts[1:]):
         for colour, word in enumerate(COLOURS):
             k = part * len(COLOURS) + colour
             ap = 0.35 + 0.6 * ((7 * k) % 72) / 72
-            rows.append(["sae", n_latents, 3, 48, f"has_{name}_color::{word}", k, ap, 0.05 + 0.01 * colour])
+            rows.append(["sae", N_LATENTS, 3, 48, f"has_{name}_color::{word}", k, ap, 0.05 + 0.01 * colour])
     write_csv(path, pd.DataFrame(rows, columns=columns), Provenance.of(AP_TABLE, "score-traits", {}))

@@ -16,7 +16,7 @@ saetools.imageView = (function () {
     const list = el("ol", { class: "fires", id: "fires" });
     let fixed = asked.latent, shown = asked.kept && asked.kept.view ? asked.kept.view.shown : AT_FIRST;
     const clear = el("button", { type: "button", id: "clear-patches", title: "Select no patch", onclick: () => { chosen.clear(); outline(); update(); } }, "Clear");
-    const bar = tiles.colourBar(1, "");
+    const bar = tiles.colourBar("", "");
 
     // The heat of one latent over the whole image.
     function heatOf(latent) {
@@ -31,7 +31,6 @@ saetools.imageView = (function () {
       }
       const largest = page.table.columns.max[latent];
       tiles.heat(frame.querySelector(".heat"), image, patch, value, largest);
-      bar.style.visibility = "visible";
       tiles.rescale(bar, largest, `activation of latent ${latent}`);
       for (const item of list.children) item.classList.toggle("shown", Number(item.dataset.latent) === latent);
     }
@@ -57,7 +56,7 @@ saetools.imageView = (function () {
       if (first !== null) heatOf(first);
       else {
         tiles.heat(frame.querySelector(".heat"), image, [], [], 1);
-        bar.style.visibility = "hidden"; // it keeps its place, so that nothing jumps
+        tiles.rescale(bar, "", "no heat: point at a latent, or select patches");
       }
     }
 

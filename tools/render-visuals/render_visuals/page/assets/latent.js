@@ -27,7 +27,7 @@ saetools.latentView = (function () {
       data.hist.some(Boolean) ? el("h3", null, "Distribution of its activations") : null,
       data.hist.some(Boolean) ? histogram(data) : null,
       el("h3", null, "Nearest latents by cosine of their decoder vectors"),
-      data.near.length ? el("p", { class: "faint" }, "The heat of each goes from 0 to its own maximum.") : null,
+      data.near.length ? tiles.colourBar("maximum", "each latent from 0 to its own maximum") : null,
       near(data, isCurrent));
   }
 

@@ -18,6 +18,9 @@ saetools.places = (function () {
       // storage is switched off: Back forgets after a reload
     }
     newest = Math.max(0, ...left.keys());
+    // What has the focus; an address that is the id of a section takes it away before one hears of it.
+    document.addEventListener("pointerdown", () => { from = null; }, true);
+    document.addEventListener("focusin", (event) => { from = event.target; });
     window.addEventListener("pagehide", () => {
       leave();
       try {
@@ -50,7 +53,6 @@ saetools.places = (function () {
 
   // Keeps how the entry that was shown is left. Called before anything of it changes.
   function leave() {
-    from = document.activeElement;
     for (const id of SCROLLED) if (seen(within(id))) tops[id] = within(id).scrollTop;
     if (here === null || !settled) return;
     const { query, region, sort, descending } = rows.state;
@@ -100,17 +102,16 @@ saetools.places = (function () {
     const again = kept && kept.focus ? document.querySelector(kept.focus) : null;
     const next = classList.contains("has-detail") ? box : within(list() === "#images" ? "gallery" : "table");
     if (again && seen(again)) again.focus({ preventScroll: true });
-    else if (from && from !== document.body && (box.contains(from) || !from.isConnected || !seen(from))) next.focus({ preventScroll: true });
+    else if (from && (box.contains(from) || !from.isConnected || !seen(from))) next.focus({ preventScroll: true });
     settled = true;
   }
 
   // A selector of what has the focus.
   function focused() {
-    const active = document.activeElement;
-    if (!active || active === document.body) return null;
-    if (active.id) return `#${CSS.escape(active.id)}`;
-    const href = active.getAttribute("href");
-    return href ? `a[href=${JSON.stringify(href)}]` : active.classList.contains("picture") ? ".asking .picture" : null;
+    if (!from) return null;
+    if (from.id) return `#${CSS.escape(from.id)}`;
+    const href = from.getAttribute("href");
+    return href ? `a[href=${JSON.stringify(href)}]` : from.classList.contains("picture") ? ".asking .picture" : null;
   }
 
   // Another address for the same entry: patches were chosen.

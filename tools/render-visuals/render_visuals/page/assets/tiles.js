@@ -106,11 +106,11 @@ saetools.tiles = (function () {
       el("button", { type: "button", title: `${hint} (h)`, "data-heat-mode": mode, "aria-pressed": String(document.body.dataset.heat === mode), onclick: () => show(mode) }, title)));
   }
 
-  // The colours of the heat with numbers: from just above 0 to `largest`, a number or in words; what: of which values.
+  // The colours of the heat with numbers: from 0 to `largest`, a number or in words (none if empty); what: of which values.
   function colourBar(largest, what) {
     const bar = el("figure", { class: "scale", role: "img" },
       el("i", { style: `background:linear-gradient(90deg,${page.about.heat.stops.map((s) => `#${s}`).join(",")})` }),
-      el("span", { class: "ends" }, el("span", null, "0"), el("span", { class: "half" }), el("span", { class: "largest" })),
+      el("span", { class: "ends" }, el("span", { class: "none" }), el("span", { class: "half" }), el("span", { class: "largest" })),
       el("figcaption"));
     rescale(bar, largest, what);
     return bar;
@@ -118,10 +118,11 @@ saetools.tiles = (function () {
 
   function rescale(bar, largest, what) {
     const end = typeof largest === "number" ? number(largest) : largest;
+    bar.querySelector(".none").textContent = end === "" ? "" : "0";
     bar.querySelector(".half").textContent = typeof largest === "number" ? number(largest / 2) : "";
     bar.querySelector(".largest").textContent = end;
     bar.lastChild.textContent = what;
-    bar.setAttribute("aria-label", `Colours of the heat, from 0 to ${end}: ${what}`);
+    bar.setAttribute("aria-label", end === "" ? `Colours of the heat: ${what}` : `Colours of the heat, from 0 to ${end}: ${what}`);
   }
 
   function legend() {

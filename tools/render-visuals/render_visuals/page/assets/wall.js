@@ -68,7 +68,7 @@ saetools.wall = (function () {
     const left = [dead ? `${number(dead)} dead ${dead === 1 ? "latent" : "latents"} (active in none of these images)` : null,
       always ? `${number(always)} active at more than half of all patches` : null].filter(Boolean);
     const more = el("button", { type: "button", class: "wall-more", onclick: add });
-    const box = el("div", { class: "wall" }, el("h2", null, "The most telling latents"));
+    const box = el("div", { class: "wall" }, el("h2", null, "The most telling latents"), saetools.tiles.colourBar("maximum", "each latent from 0 to its own maximum"));
     let shown = 0, measure = null, tiles;
 
     function add() {

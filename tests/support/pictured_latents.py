@@ -69,9 +69,7 @@ def write_pictured(
             np.array([row % 2 if class_names is None else number[class_names[row]] for row in rows]),
             np.array([grids[row] for row in rows], np.int16).reshape(-1, 2),
             None if sizes is None else np.array([sizes[row][::-1] for row in rows]),
-            class_name=None
-            if class_names is None
-            else np.array([class_names[row] for row in rows], object),
+            class_name=None if class_names is None else np.array([class_names[row] for row in rows], object),
         )
         f_bk = f_npk[rows].reshape(-1, n_latents)
         at = np.nonzero(f_bk > 0)

@@ -219,10 +219,17 @@ def reference(view: str, size: tuple[int, int], scheme: str) -> Path:
     return REFERENCES / f"{view}-{size[0]}-{scheme}.png"
 
 
-def cells(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """The mean colour of each cell, {rows, columns, 3}."""
-    width, height = size[0] // CELL, size[1] // CELL
-    return np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BOX), float)
+def as_reference(picture: Image.Image) -> Image.Image:
+    """SMALLER, and rounded to multiples of 8 levels, which takes half the bytes."""
+    size = (picture.width // SMALLER, picture.height // SMALLER)
+    small = np.asarray(picture.resize(size, Image.Resampling.BOX), int)
+    return Image.fromarray(np.clip((small + 4) // 8 * 8, 0, 255).astype(np.uint8))
+
+
+def cells(small: Image.Image) -> np.ndarray:
+    """The mean colour of each cell of a reference, {rows, columns, 3}."""
+    size = (small.width * SMALLER // CELL, small.height * SMALLER // CELL)
+    return np.asarray(small.convert("RGB").resize(size, Image.Resampling.BOX), float)
 
 
 def difference(page: Any, view: str, size: tuple[int, int], scheme: str, folder: Path) -> str:
@@ -230,15 +237,11 @@ def difference(page: Any, view: str, size: tuple[int, int], scheme: str, folder:
     shown, known = screenshot(page), reference(view, size, scheme)
     if os.environ.get("SCREENSHOTS") == "renew":
         REFERENCES.mkdir(exist_ok=True)
-        small = np.asarray(shown.resize((size[0] // SMALLER, size[1] // SMALLER), Image.Resampling.BOX), int)
-        coarse = np.clip((small + 4) // 8 * 8, 0, 255).astype(
-            np.uint8
-        )  # half the bytes, at most 5 levels off
-        Image.fromarray(coarse).save(known, optimize=True)
+        as_reference(shown).save(known, optimize=True)
         return ""
     assert known.is_file(), f"{known}: no such file; `make screenshots` takes it"
     with Image.open(known) as before:
-        levels_rc = np.abs(cells(shown, size) - cells(before, size)).max(2)
+        levels_rc = np.abs(cells(as_reference(shown)) - cells(before)).max(2)
         if (levels_rc > LIMIT).mean() <= SHARE and levels_rc.mean() <= MEAN:
             return ""
         both = Image.new("RGB", (2 * size[0], size[1]))
@@ -280,7 +283,7 @@ def test_views_look_as_before(page: Any, size: tuple[int, int], scheme: str, tmp
         ("latent", ":root { --paper: #e4e6e9 }"),
     ],
 )
-@each(schemes=["light"])
+@each([WIDE], ["light"])
 def test_what_is_missing_is_seen(
     page: Any, view: str, css: str, size: tuple[int, int], scheme: str, tmp_path: Path
 ) -> None:

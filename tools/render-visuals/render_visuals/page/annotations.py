@@ -6,7 +6,7 @@ per class (probes.csv: `class`, `latent`, `ap`, `r`), one per trait (AP table: `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,8 +74,8 @@ def read_tables(
     paths: list[Path],
     header: LatentsHeader,
     scorer: Path | None,
-    label_names: Mapping[int, str],
-    class_names: Mapping[int, str],
+    label_names: Sequence[str] | None,
+    class_names: Mapping[int, str] | None = None,
 ) -> Annotations:
     """Read the tables; raises UserError where one is of another kind, or about other latents.
 
@@ -88,7 +88,7 @@ def read_tables(
         check_made_from(path, provenance, header)
         # In tables without provenance, classes keep their numbers: what they are of is not known
         of = provenance.settings.get("labels") if provenance is not None else None
-        names = {PATCH: label_names, TARGET: class_names}.get(str(of), {})
+        names = {PATCH: dict(enumerate(label_names or [])), TARGET: class_names or {}}.get(str(of), {})
         if {"trait", "prototype", "ap"} <= set(table.columns):
             _add_traits(known, path, table, header, scorer)
         elif {"class", "latent", "ap", "r"} <= set(table.columns):

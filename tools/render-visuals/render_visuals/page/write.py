@@ -62,9 +62,8 @@ def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
     check_images(settings.root, latents.paths, latents.files[0].path.parent)
     if settings.scorer is not None and not settings.scorer.exists():
         raise UserError(f"{settings.scorer}: no such file; expected the scorer file that made these latents")
-    names = dict(enumerate(settings.label_names or []))
     of_classes = classes_of_images(latents, latents)[2]
-    known = read_tables(settings.tables, latents.header, settings.scorer, names, of_classes)
+    known = read_tables(settings.tables, latents.header, settings.scorer, settings.label_names, of_classes)
     classes = image_classes(latents)
     groups = group_images(settings.by, latents.paths, settings.root, settings.by_table, classes)
     _check_folder(site)

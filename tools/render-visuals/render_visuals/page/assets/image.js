@@ -101,6 +101,7 @@ saetools.imageView = (function () {
         el("h2", { title: path }, tiles.name(image)),
         tiles.switches()),
       el("p", { class: "faint" }, ltr(path)),
+      saetools.classOf(image) ? el("p", { class: "class" }, `Class: ${saetools.classOf(image)}`) : null,
       tiles.legend(),
       el("div", { class: "asking" },
         el("div", { class: "stick" }, frame, bar,

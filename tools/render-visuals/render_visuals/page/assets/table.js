@@ -127,6 +127,7 @@ saetools.table = (function () {
       else next = drawn.get(i).nextSibling;
     }
     if (chosen !== null) mark();
+    pictureSoon();
   }
 
   function row(latent, i) {
@@ -144,17 +145,35 @@ saetools.table = (function () {
     }, cells);
   }
 
-  // Its first images, as squares around the patch of the maximum. They come with the data of the images.
+  // Its first images, as squares around the patch of the maximum: first without pictures, which `picture` puts in.
   function thumbs(latent) {
     const cell = el("span", { role: "gridcell", class: "thumbs" });
     if (!page.tops) return cell;
-    const { image, patch, each } = page.tops, names = [];
-    for (let i = latent * each; i < latent * each + thumbsEach() && image[i] >= 0; i++) {
-      cell.append(el("span", { class: "thumb" }, el("img", { src: page.images.file[image[i]], alt: "", loading: "lazy", decoding: "async", style: cutOut(image[i], patch[i]) })));
-      names.push(page.images.path[image[i]].split("/").pop());
-    }
-    cell.setAttribute("aria-label", names.length ? `top images: ${names.join(", ")}` : "no image");
+    const { image, each } = page.tops, shown = [];
+    for (let i = latent * each; i < latent * each + thumbsEach() && image[i] >= 0; i++) shown.push(image[i]);
+    cell.append(...shown.map(() => el("span", { class: "thumb" })));
+    cell.setAttribute("aria-label", shown.length ? `top images: ${shown.map(saetools.tiles.name).join(", ")}` : "no image");
     return cell;
+  }
+
+  // Decoding a hundred pictures takes longer than opening a latent: they come when the table has been still for a moment.
+  const STILL = 150; // milliseconds
+  let waiting = null;
+
+  function pictureSoon() {
+    clearTimeout(waiting);
+    waiting = setTimeout(picture, STILL);
+  }
+
+  function picture() {
+    if (!page.tops) return;
+    const { image, patch, each } = page.tops;
+    for (const [i, row] of drawn) {
+      row.querySelectorAll(".thumb:empty").forEach((frame, nth) => {
+        const at = order[i] * each + nth;
+        frame.append(el("img", { src: page.images.file[image[at]], alt: "", decoding: "async", style: cutOut(image[at], patch[at]) }));
+      });
+    }
   }
 
   // The place of an image of which a square of 0.6 of its shorter edge, around a patch, fills the thumbnail.

@@ -50,7 +50,7 @@ saetools.imageView = (function () {
       const max = summed.length ? summed[0].sum : 1;
       list.replaceChildren(...summed.slice(0, shown).map((one) => item(one, max)));
       if (summed.length > shown) {
-        list.append(el("li", null, el("button", { type: "button", onclick: () => { shown += 48; update(); } }, `Show more of ${number(summed.length)}`)));
+        list.append(el("li", null, el("button", { type: "button", title: "The next in this order", onclick: () => { shown += 48; update(); } }, `Show more of ${number(summed.length)}`)));
       }
       const first = fixed !== null ? fixed : chosen.size && summed.length ? summed[0].latent : null;
       if (first !== null) heatOf(first);

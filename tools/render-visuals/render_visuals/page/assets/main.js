@@ -53,7 +53,7 @@
       el("div", { class: "heading" }, places.back(), el("h2", null, "Nothing is here")),
       el("p", null, el("code", null, decoded(location.hash))),
       el("p", { class: "unknown" }, says),
-      el("p", { class: "ways" }, el("a", { class: "button", href: "#latents" }, "All latents"), " ", el("a", { class: "button", href: "#images" }, "All images"))),
+      el("p", { class: "ways" }, el("a", { class: "button", href: "#latents", title: "The table of all latents" }, "All latents"), " ", el("a", { class: "button", href: "#images", title: "All images" }, "All images"))),
     latent: ({ latent }, box, isCurrent) => saetools.latentView.show(latent, box, isCurrent),
     image: (place, box, isCurrent) => saetools.imageView.show(place, box, isCurrent),
     heatmap: ({ kept }, box, isCurrent) => saetools.heatmapView.show(box, isCurrent, kept && kept.view),

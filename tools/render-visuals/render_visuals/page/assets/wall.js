@@ -67,7 +67,7 @@ saetools.wall = (function () {
     const dead = images.filter((n) => n === 0).length, always = frequency.filter((share) => share > ALWAYS_ON).length;
     const left = [dead ? `${number(dead)} dead ${dead === 1 ? "latent" : "latents"} (active in none of these images)` : null,
       always ? `${number(always)} active at more than half of all patches` : null].filter(Boolean);
-    const more = el("button", { type: "button", class: "wall-more", onclick: add });
+    const more = el("button", { type: "button", class: "wall-more", title: "The next in this order", onclick: add });
     const says = el("p", { class: "faint" }), tiles = el("div", { class: "wall-tiles" });
     let shown = 0, measure = null;
 

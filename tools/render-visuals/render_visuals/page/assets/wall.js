@@ -89,7 +89,7 @@ saetools.wall = (function () {
     add();
     if (!all.length) says.textContent = `There is none: ${left.join("; ")}.`;
     return el("div", { class: "wall" },
-      el("div", { class: "wall-head" }, el("h2", null, "The most telling latents"), saetools.tiles.colourBar("maximum", "each latent from 0 to its own maximum")),
+      el("div", { class: "wall-head" }, el("h2", null, "The most telling latents"), saetools.tiles.colourBar("maximum", "each latent's own maximum")),
       says, tiles);
   }
 

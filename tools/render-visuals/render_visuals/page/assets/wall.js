@@ -68,16 +68,14 @@ saetools.wall = (function () {
     const left = [dead ? `${number(dead)} dead ${dead === 1 ? "latent" : "latents"} (active in none of these images)` : null,
       always ? `${number(always)} active at more than half of all patches` : null].filter(Boolean);
     const more = el("button", { type: "button", class: "wall-more", title: "The next in this order", onclick: add });
-    const box = el("div", { class: "wall" }, el("h2", null, "The most telling latents"), saetools.tiles.colourBar("maximum", "each latent from 0 to its own maximum"));
-    let shown = 0, measure = null, tiles;
+    const says = el("p", { class: "faint" }), tiles = el("div", { class: "wall-tiles" });
+    let shown = 0, measure = null;
 
     function add() {
       const first = shown;
       for (const { latent, measure: its } of all.slice(shown, shown + AT_ONCE)) {
-        if (its !== measure) {
-          box.append(el("p", { class: "faint" }, `${measure ? "Then" : "Ordered"} ${its.says}.`, !measure && left.length ? ` Left out: ${left.join("; ")}.` : ""));
-          tiles = box.appendChild(el("div", { class: "wall-tiles" }));
-        }
+        if (measure === null) says.textContent = `Ordered ${its.says}.${left.length ? ` Left out: ${left.join("; ")}.` : ""}`;
+        else if (its !== measure) tiles.append(el("p", { class: "faint" }, `Then ${its.says}.`));
         measure = its;
         tiles.append(tile(latent, its));
         shown += 1;
@@ -89,8 +87,10 @@ saetools.wall = (function () {
     }
 
     add();
-    if (!all.length) box.append(el("p", null, `None: ${left.join("; ")}.`));
-    return box;
+    if (!all.length) says.textContent = `There is none: ${left.join("; ")}.`;
+    return el("div", { class: "wall" },
+      el("div", { class: "wall-head" }, el("h2", null, "The most telling latents"), saetools.tiles.colourBar("maximum", "each latent's own maximum")),
+      says, tiles);
   }
 
   function tile(latent, measure) {

@@ -201,7 +201,7 @@ def test_a_dead_latent_says_so(page: Any) -> None:
     assert "Top 0" not in text
     assert (
         page.execute_script(
-            "return document.querySelectorAll('#detail .scale, #detail .modes, #top .tile').length"
+            "return document.querySelectorAll('#detail .heading .scale, #detail .modes, #top .tile').length"
         )
         == 0
     )

@@ -49,7 +49,7 @@ const inSight = (e) => {
   const {width, left, right, top, bottom} = e.getBoundingClientRect();
   return width && bottom > 0 && top < innerHeight && right > 0 && left < innerWidth;
 };
-return [...document.querySelectorAll('.picture, .thumb')].filter(inSight).every((frame) => {
+return [...document.querySelectorAll('.picture, .thumb, .exemplars')].filter(inSight).every((frame) => {
   const images = [...frame.querySelectorAll('img')];
   return images.length && images.every((image) => image.getAttribute('src') && image.complete && image.naturalWidth);
 });

@@ -13,7 +13,8 @@ saetools.imageView = (function () {
     const chosen = new Set(asked.patches);
     const frame = tiles.picture(image, null, 1, true);
     const says = el("p", { class: "faint", role: "status" });
-    const list = el("ol", { class: "fires", id: "fires" });
+    const [high, wide] = tiles.grid(image);
+    const list = el("ol", { class: "fires", id: "fires", style: `--shape:${high / wide}` }); // room for exemplars of the same shape
     let fixed = asked.latent, shown = asked.kept && asked.kept.view ? asked.kept.view.shown : AT_FIRST;
     const clear = el("button", { type: "button", id: "clear-patches", title: "Select no patch", onclick: () => { chosen.clear(); outline(); update(); } }, "Clear");
     const bar = tiles.colourBar("", "");
@@ -68,7 +69,7 @@ saetools.imageView = (function () {
           el("div", { class: "bar", style: `width:${Math.max(2, (100 * sum) / max)}%` }),
           el("small", null, `${number(sum)} at ${number(count)} ${count === 1 ? "patch" : "patches"}`),
           best ? el("small", { title: best }, best) : null),
-        el("div", { class: "exemplars" }, Array.from({ length: EXEMPLARS }, () => el("span", { class: "picture", style: frame.getAttribute("style") }))));
+        el("div", { class: "exemplars" }));
       made.addEventListener("pointerenter", () => heatOf(latent));
       made.addEventListener("focusin", () => heatOf(latent));
       exemplars.observe(made);

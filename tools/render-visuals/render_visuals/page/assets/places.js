@@ -6,7 +6,7 @@ saetools.places = (function () {
   const SCROLLED = ["table", "gallery", "detail"], KEPT = 60;
   const left = new Map(); // number of an entry -> how it was left
   const tops = {}; // the last scroll position of each of SCROLLED: none can be read while it is hidden
-  let here = null, newest = 0, settled = false, from = null, viewState = () => null;
+  let here = null, newest = 0, settled = false, from = null, wasSeen = [], viewState = () => null;
   const stored = () => `saetools-places:${location.pathname}:${page.about.scorer}`;
   const within = (id) => document.getElementById(id);
 
@@ -49,11 +49,17 @@ saetools.places = (function () {
     return { view: "image", image, latent: latent === undefined ? null : latent, patches: numbers };
   }
 
-  const seen = (box) => box.offsetParent !== null;
+  // Known without a layout: lists are hidden by the other list, and on narrow screens by a view.
+  const narrow = matchMedia("(max-width: 900px)");
+  function seen(id) {
+    const view = document.body.classList.contains("has-detail");
+    if (id === "detail") return view || !narrow.matches;
+    return list() === (id === "table" ? "#latents" : "#images") && !(view && narrow.matches);
+  }
 
   // Keeps how the entry that was shown is left. Called before anything of it changes.
   function leave() {
-    for (const id of SCROLLED) if (seen(within(id))) tops[id] = within(id).scrollTop;
+    for (const id of SCROLLED) if (wasSeen.includes(id)) tops[id] = within(id).scrollTop;
     if (here === null || !settled) return;
     const { query, region, sort, descending } = rows.state;
     left.delete(here);
@@ -83,26 +89,27 @@ saetools.places = (function () {
       }
       if (within("image-search").value !== kept.images) saetools.gallery.search(kept.images);
     }
-    scroll("table", (kept || { tops }).tops.table);
-    scroll("gallery", (kept || { tops }).tops.gallery);
+    // A list that was hidden has lost its place.
+    for (const id of ["table", "gallery"]) if (kept || !wasSeen.includes(id)) scroll(id, (kept || { tops }).tops[id]);
   }
 
   function scroll(id, top) {
-    if (top !== undefined && seen(within(id))) within(id).scrollTop = top;
+    if (top !== undefined && seen(id)) within(id).scrollTop = top;
   }
 
   // The view is made: scrolls to where it was, and puts the focus there. state(): what of it is to be kept.
   function settle(kept, state) {
     viewState = state || (() => null);
-    const box = within("detail"), { classList } = document.body;
+    const box = within("detail");
     box.scrollTop = kept ? kept.tops.detail || 0 : 0;
     if (kept) scroll("table", kept.tops.table);
-    if (window.innerWidth <= 900) window.scrollTo(0, kept ? kept.window : 0);
+    if (narrow.matches) window.scrollTo(0, kept ? kept.window : 0);
     // A link that was followed is gone with its view, or hidden: keys go on in the new one. In a list they stay there.
     const again = kept && kept.focus ? document.querySelector(kept.focus) : null;
-    const next = classList.contains("has-detail") ? box : within(list() === "#images" ? "gallery" : "table");
-    if (again && seen(again)) again.focus({ preventScroll: true });
-    else if (from && (box.contains(from) || !from.isConnected || !seen(from))) next.focus({ preventScroll: true });
+    const next = document.body.classList.contains("has-detail") ? box : within(list() === "#images" ? "gallery" : "table");
+    if (again && again.checkVisibility()) again.focus({ preventScroll: true });
+    else if (from && (box.contains(from) || !from.isConnected || !from.checkVisibility())) next.focus({ preventScroll: true });
+    wasSeen = SCROLLED.filter(seen);
     settled = true;
   }
 
@@ -115,7 +122,9 @@ saetools.places = (function () {
   }
 
   // Another address for the same entry: patches were chosen.
-  const rename = (hash) => history.replaceState(history.state, "", hash);
+  function rename(hash) {
+    if (hash !== location.hash) history.replaceState(history.state, "", hash);
+  }
 
   // The list that is beside the view, or behind it on narrow screens.
   const list = () => (within("images").hidden ? "#latents" : "#images");

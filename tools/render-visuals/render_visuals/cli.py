@@ -238,7 +238,7 @@ def heatmap_command(
         chosen = check_latent_numbers(chosen, found.n_latents, str(from_table or "--latents"))
     with writing(out, {"command": command_line()}):
         groups = group_images(by, found.paths, images, table)
-        draw_heatmap(heat_matrix(found, groups, chosen, n_latents), groups, out)
+        draw_heatmap(heat_matrix(found, groups, chosen, n_latents), groups, found.header, out)
     write_line(str(out))
 
 

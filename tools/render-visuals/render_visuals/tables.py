@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saetools.errors import UserError, some_of
-from saetools.files.ap_tables import rows_of_scorer, scorer_files
+from saetools.files.ap_tables import rows_of_scorer, scorer_files, shortest_end
 from saetools.files.formats import (
     AP_TABLE,
     LATENT_PICTURES,
@@ -117,6 +117,12 @@ def rows_of_latents(
             *(path, len(mine), len(table)),
         )
     return mine
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The names of tables: without endings, and with as many folders as it takes to tell them apart."""
+    plain = [str(path.with_name(path.name.removesuffix(".csv").removesuffix(".metrics"))) for path in paths]
+    return [shortest_end(one, set(plain)) for one in plain]
 
 
 def read_own(path: Path) -> pd.DataFrame:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from render_visuals.tables import (
+    CLASSES,
     LATENT_TABLES,
+    TRAITS,
     check_made_from,
     read_table,
     rows_of_latents,
@@ -84,9 +86,9 @@ def read_tables(
         # Classes of images keep their numbers, as do those of tables without provenance
         of_patches = provenance is not None and provenance.settings.get("labels") == PATCH
         names = label_names if of_patches else None
-        if {"trait", "prototype", "ap"} <= set(table.columns):
+        if set(table.columns) >= TRAITS:
             _add_traits(known, path, table, header, scorer)
-        elif {"class", "latent", "ap", "r"} <= set(table.columns):
+        elif set(table.columns) >= CLASSES:
             _add_classes(known, path, _with_class_names(table, names), header)
         elif "latent" in table.columns:
             _add_latents(known, path, _with_class_names(table, names), header)

@@ -12,19 +12,15 @@ import pytest
 from in_process import runner
 from PIL import Image
 from processes import BIN, error_lines
+from small_tables import write_table
 
 from render_visuals.cli import app
 from render_visuals.plots.kinds import KINDS, draw_kind
-from saetools.files.formats import AP_TABLE, COLLECTED_RUNS, LATENT_TABLE, TRAINING_METRICS, Format
+from saetools.files.formats import AP_TABLE, COLLECTED_RUNS, LATENT_TABLE, TRAINING_METRICS
 from saetools.files.provenance import Provenance
 from saetools.files.tables import sidecar_path, write_csv
 
 render = runner("render-visuals", app)
-
-
-def write_table(path: Path, table: pd.DataFrame, format: Format) -> Path:
-    write_csv(path, table, Provenance.of(format, format.made_by, {}))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,7 @@ def draw_heatmap(matrix: Matrix, groups: Groups, header: LatentsHeader, target: 
     axes.set_xlabel(f"{n:,} images, by {groups.by}")
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.015, aspect=40)
     bar.set_label("largest value in the image / the latent's largest value")
+    bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "0.25", "0.5", "0.75", "1"])
     bar.outline.set_visible(False)
     of = f"layer {header.layer} of {header.source.get('model', 'an unknown model')}"
     title = f"{m:,} of the {header.n_latents:,} latents of {header.kind} {header.scorer[:8]}, {of}"

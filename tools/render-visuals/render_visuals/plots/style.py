@@ -131,14 +131,14 @@ def finish(figure: Figure, title: str, series: Sequence[Artist], note: str = "")
     head.set_text(_folded(head.get_text(), figure.bbox.width * 0.98, lambda text: _width(head, text)))
     added = head.get_window_extent().height
     if series:
-        labels = [shortened(str(artist.get_label())) for artist in series]
+        labels = _short_labels([str(artist.get_label()) for artist in series])
         for columns in range(min(len(series), 4), 0, -1):
             legend = figure.legend(
                 list(series), labels, loc="outside lower left", ncols=columns, title=note or None,
                 alignment="left", columnspacing=1.4, handlelength=2.4, numpoints=1, title_fontsize=8.5,
             )  # fmt: skip
             extent = legend.get_window_extent()
-            if extent.width <= figure.bbox.width or columns == 1:
+            if extent.width <= figure.bbox.width * 0.97 or columns == 1:
                 break
             legend.remove()
         added += extent.height
@@ -213,6 +213,15 @@ def ticks_at(axes: Axes, values: Sequence[float]) -> None:
         box = label.get_window_extent()
         label.set_visible(box.x0 > end + 2)
         end = box.x1 if label.get_visible() else end
+
+
+def _short_labels(names: Sequence[str]) -> list[str]:
+    """The names, shortened to two columns where they are many, as long as they still differ."""
+    for longest in (28,) * (len(names) > 6) + (LONGEST_NAME,):
+        found = [shortened(name, longest) for name in names]
+        if len(set(found)) == len(set(names)):
+            return found
+    return list(names)
 
 
 def _laid_out(axes: Axes) -> Figure:

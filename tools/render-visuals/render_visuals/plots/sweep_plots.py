@@ -274,10 +274,12 @@ def _few_ticks() -> Any:
 
 
 def _plain_ticks(axis: Any) -> None:
-    """Numbers such as 0.2 and 30 on a logarithmic axis, at 1, 2 and 5 of each decade: few lie between powers of ten."""
+    """Numbers such as 0.2 and 30 on a logarithmic axis, as few lie between powers of ten: also 2 and 5 of each decade
+    where it has few decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())

@@ -110,7 +110,7 @@ def trait_groups(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
         note = f"; the {half} highest and the {half} lowest of {len(groups)} groups"
         groups = [*groups[:half], *groups[-half:]]
     labels = _order(rows)
-    of_group = float(np.clip(0.06 * len(labels), 0.3, 1.0))
+    of_group = float(np.clip(0.06 * len(labels), 0.3, 1.5))
     figure, (axes,) = new_panels(1, 1, 0.8 + of_group * len(groups))
     step = 0.84 / len(labels)
     jitter = np.random.default_rng(0)

@@ -131,17 +131,7 @@ def finish(figure: Figure, title: str, series: Sequence[Artist], note: str = "")
     head.set_text(_folded(head.get_text(), figure.bbox.width * 0.98, lambda text: _width(head, text)))
     added = head.get_window_extent().height
     if series:
-        labels = _short_labels([str(artist.get_label()) for artist in series])
-        for columns in range(min(len(series), 4), 0, -1):
-            legend = figure.legend(
-                list(series), labels, loc="outside lower left", ncols=columns, title=note or None,
-                alignment="left", columnspacing=1.4, handlelength=2.4, numpoints=1, title_fontsize=8.5,
-            )  # fmt: skip
-            extent = legend.get_window_extent()
-            if extent.width <= figure.bbox.width * 0.97 or columns == 1:
-                break
-            legend.remove()
-        added += extent.height
+        added += _legend_below(figure, series, note)
     figure.set_figheight(figure.get_figheight() + added / figure.dpi)
     return figure
 
@@ -185,6 +175,7 @@ def name_points(axes: Axes, xy_n2: np.ndarray, names: Sequence[str], among_n2: n
         for number, (dx, dy) in enumerate(BESIDE):
             text = axes.annotate(
                 shortened(name, 32), (x, y), (dx, dy), textcoords="offset points", fontsize=8.5, color=INK,
+                bbox={"facecolor": "white", "alpha": 0.7, "pad": 0.5, "linewidth": 0},
                 ha=("right", "center", "left")[(dx > 0) - (dx < 0) + 1],
                 va=("top", "center", "bottom")[(dy > 0) - (dy < 0) + 1],
             )  # fmt: skip
@@ -215,13 +206,26 @@ def ticks_at(axes: Axes, values: Sequence[float]) -> None:
         end = box.x1 if label.get_visible() else end
 
 
-def _short_labels(names: Sequence[str]) -> list[str]:
-    """The names, shortened to two columns where they are many, as long as they still differ."""
-    for longest in (28,) * (len(names) > 6) + (LONGEST_NAME,):
-        found = [shortened(name, longest) for name in names]
-        if len(set(found)) == len(set(names)):
-            return found
-    return list(names)
+def _legend_below(figure: Figure, series: Sequence[Artist], note: str) -> float:
+    """Add the legend, in as many columns as fit; returns its height in pixels.
+
+    Many long names lose their middles, so that there are two columns, as long as they still differ.
+    """
+    names = [str(artist.get_label()) for artist in series]
+    for longest, fewest in ((LONGEST_NAME, 2), (28, 2), (LONGEST_NAME, 1), (10**6, 1)):
+        labels = [shortened(name, longest) for name in names]
+        if len(set(labels)) < len(set(names)):
+            continue
+        for columns in range(min(len(series), 4), (fewest if len(series) > 6 else 1) - 1, -1):
+            legend = figure.legend(
+                list(series), labels, loc="outside lower left", ncols=columns, title=note or None,
+                alignment="left", columnspacing=1.4, handlelength=2.4, numpoints=1, title_fontsize=8.5,
+            )  # fmt: skip
+            extent = legend.get_window_extent()
+            if extent.width <= figure.bbox.width * 0.97 or columns == 1:
+                return float(extent.height)
+            legend.remove()
+    raise AssertionError("one column always fits")
 
 
 def _laid_out(axes: Axes) -> Figure:

@@ -181,12 +181,13 @@ def training(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
             rows = table.dropna(subset=[name]) if name in table else table.iloc[:0]
             if name == "dead":
                 rows = rows[rows["tokens"] >= own.get("dead_after_tokens", 0)]
-            # Marks on every row of a short run; on long ones about eight, which differ from run to run.
-            every = max(1, -(-len(rows) // 8)) if len(rows) > 24 or len(tables) > 1 else 1
+            # Marks: every row of a short run, the first row of a long one; of several runs about eight, not the same.
+            few = len(rows) <= 24
+            every = 1 if few and len(tables) == 1 else max(1, -(-len(rows) // 8))
             (line,) = axes.plot(
-                rows["tokens"], rows.get(name, []), **look._asdict(), label=names[number],
-                markevery=(number % every if len(rows) > 8 else 0, every), clip_on=False,
-                markersize=3 if every == 1 else 4,
+                rows["tokens"], rows.get(name, []), **look._asdict(), label=names[number], clip_on=False,
+                markevery=(number % every, every) if few or len(tables) > 1 else [0],
+                markersize=4 if len(tables) > 1 else 3,
             )  # fmt: skip
             held = f"eval_{name}"
             last = (

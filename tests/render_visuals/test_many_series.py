@@ -330,3 +330,37 @@ def test_latents_of_several_tables_are_named_by_their_scorer(many: dict[str, lis
     expected = np.log10(first[["frequency", "mean_value"]]).median()
     np.testing.assert_allclose(np.asarray(line.get_xydata())[0], expected)
     assert str(line.get_label()) == "latents0: 50 active, 0 not"
+
+
+def test_odd_names_and_values_are_drawn(tmp_path: Path, tool: Tool) -> None:
+    """Dollar signs, underscores at the beginning, letters that the font lacks; one point, zeros, no values."""
+    rows = [
+        {"scorer": "sae", "n_prototypes": 4, "checkpoint": f"{name}$x^{{$.h5", "layer": 3, "n_train": 9}
+        | {"trait": "$bad_{", "ap": ap, "prevalence": 0.1}
+        for name, ap in (("a", 0.5), ("V\u00f6gel_\u9ce5", 0.6))
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "ap.csv", index=False)
+    runs = pd.DataFrame({"run": ["_a$", "b$_{"], "l0": [0, 5], "nmse": [0, 0.3]})
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    values = {"tokens": [1, 2, 3], "loss": 1, "mse": [1, 0, -1], "lr": 0, "l0": np.nan, "dead": np.nan}
+    for name in ("_a$", "_b$"):
+        pd.DataFrame(values).to_csv(tmp_path / f"{name}.csv", index=False)
+    write_shards(tmp_path / "acts", clustered_acts(60))
+    untrained = ["train-sae", tmp_path / "acts", "--layer", 3, "--d-sae", 32, "--k", 4, "--tokens", 0]
+    tool(*untrained, "--batch-size", 64, "--out", tmp_path / "zero.h5")
+    tables = {
+        **{kind: ["ap.csv"] for kind in ("map", "layers", "traits", "prevalence")},
+        "front": ["runs.csv"],
+        "training": ["_a$.csv", "_b$.csv", "zero.metrics.csv"],
+    }
+    for kind, names in tables.items():
+        files = [tmp_path / name for name in names]
+        done = tool("render-visuals", "plot", kind, *files, "--out", tmp_path / "a.svg")
+        assert done.stderr == ""
+        figure = draw_kind(kind, files)
+        figure.draw_without_rendering()
+        for axes in figure.axes:  # the panels fill the figure
+            assert axes.get_window_extent().width > 0.3 * figure.bbox.width
+        if kind == "training":
+            legend = figure.legends[0]
+            assert [text.get_text().strip() for text in legend.get_texts()] == ["_a$", "_b$", "zero"]

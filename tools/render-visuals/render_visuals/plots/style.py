@@ -6,6 +6,7 @@ import io
 import itertools
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -67,6 +68,7 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.3,
     "lines.markersize": 4.5,
+    "text.parse_math": False,  # names may have dollar signs
     "svg.hashsalt": "saetools",
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
@@ -106,6 +108,8 @@ def new_figure(width: float, height: float, layout: str | None = None) -> Figure
         raise UserError(
             f"matplotlib cannot draw here ({error}); install it again: pip install --force-reinstall matplotlib"
         ) from error
+    # Names may have letters that the font lacks; boxes stand for them.
+    warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
     matplotlib.rcdefaults()
     for name, value in STYLE.items():
         matplotlib.rcParams[name] = value  # type: ignore[index]
@@ -206,6 +210,18 @@ def ticks_at(axes: Axes, values: Sequence[float]) -> None:
         end = box.x1 if label.get_visible() else end
 
 
+def plain_ticks(axis: Any) -> None:
+    """Numbers such as 0.2 and 30 on a logarithmic axis, as few lie between powers of ten: also 2 and 5 of each decade
+    where it has few decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _legend_below(figure: Figure, series: Sequence[Artist], note: str) -> float:
     """Add the legend, in as many columns as fit; returns its height in pixels.
 
@@ -213,7 +229,8 @@ def _legend_below(figure: Figure, series: Sequence[Artist], note: str) -> float:
     """
     names = [str(artist.get_label()) for artist in series]
     for longest, fewest in ((LONGEST_NAME, 2), (28, 2), (LONGEST_NAME, 1), (10**6, 1)):
-        labels = [shortened(name, longest) for name in names]
+        # matplotlib leaves out names that begin with an underscore
+        labels = [shortened(f" {name}" if name.startswith("_") else name, longest) for name in names]
         if len(set(labels)) < len(set(names)):
             continue
         for columns in range(min(len(series), 4), (fewest if len(series) > 6 else 1) - 1, -1):

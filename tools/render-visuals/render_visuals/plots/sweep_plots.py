@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from render_visuals.plots.style import FAINT, INK, finish, look_of, name_points, new_panels
+from render_visuals.plots.style import FAINT, INK, finish, look_of, name_points, new_panels, plain_ticks
 from render_visuals.tables import short_names
 from saetools.errors import UserError
 from saetools.files.ap_tables import name_scorers
@@ -62,10 +62,10 @@ def front(tables: Sequence[tuple[Path, pd.DataFrame]], y: str = "nmse") -> Figur
     (l0, errors) = xy_n2.T
     if l0.min() > 0 and l0.max() / l0.min() > 3:
         axes.set_xscale("log")
-        _plain_ticks(axes.xaxis)
+        plain_ticks(axes.xaxis)
     if errors.min() > 0 and errors.max() / errors.min() > 3:
         axes.set_yscale("log")
-        _plain_ticks(axes.yaxis)
+        plain_ticks(axes.yaxis)
     axes.margins(0.1, 0.1)
     axes.set_xlabel("L0: active latents, mean over patches")
     axes.set_ylabel(ERRORS[y])
@@ -185,7 +185,7 @@ def training(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
             few = len(rows) <= 24
             every = 1 if few and len(tables) == 1 else max(1, -(-len(rows) // 8))
             (line,) = axes.plot(
-                rows["tokens"], rows.get(name, []), **look._asdict(), label=names[number], clip_on=False,
+                rows["tokens"], rows.get(name, []), **look._asdict(), label=names[number], clip_on=not len(rows),
                 markevery=(number % every, every) if few or len(tables) > 1 else [0],
                 markersize=4 if len(tables) > 1 else 3,
             )  # fmt: skip
@@ -229,7 +229,7 @@ def _dress(axes: Axes, name: str, settings: Sequence[dict[str, Any]]) -> None:
     elif name in ERRORS and len(all_values) and all_values.min() > 0:
         if all_values.max() / all_values.min() > 3:
             axes.set_yscale("log")
-            _plain_ticks(axes.yaxis)
+            plain_ticks(axes.yaxis)
     elif name == "l0" and len(all_values):
         axes.set_ylim(0, 1.15 * max(all_values.max(), 1e-9))
     elif name == "lr":
@@ -272,15 +272,3 @@ def _few_ticks() -> Any:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(4)
-
-
-def _plain_ticks(axis: Any) -> None:
-    """Numbers such as 0.2 and 30 on a logarithmic axis, as few lie between powers of ten: also 2 and 5 of each decade
-    where it has few decades."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
-    axis.set_minor_formatter(NullFormatter())

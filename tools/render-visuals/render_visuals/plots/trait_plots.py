@@ -16,6 +16,7 @@ from render_visuals.plots.style import (
     finish,
     look_of,
     new_panels,
+    plain_ticks,
     shortened,
     ticks_at,
 )
@@ -156,7 +157,7 @@ def prevalence(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
     for axes in panels:
         (dashed,) = axes.plot(line, line, color=FAINT, linewidth=1, linestyle="--", label=constant)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        plain_ticks(axes.xaxis)
         axes.set_ylim(-0.02, 1.02)
     series: list[Artist] = [dashed]
     for number, label in enumerate(labels):

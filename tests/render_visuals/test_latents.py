@@ -290,6 +290,32 @@ def test_wrong_usage(case: tuple[Path, Path], tmp_path: Path, options: list[str]
     render("latents", case[1], "--images", case[0], "--out", tmp_path / "o", *options, code=2)
 
 
+def test_images_by_a_csv(case: tuple[Path, Path], tmp_path: Path) -> None:
+    """A list of images as dump-acts takes it, for every command; a table without paths is refused."""
+    root, latents = case
+    paths = sorted(path.relative_to(root).as_posix() for path in root.glob("images/*/*.png"))
+    listed = root / "list.csv"
+    listed.write_text("path,target\n" + "".join(f"{path},bird\n" for path in paths))
+    given: dict[str, list[Path]] = {}
+    for images in (root, listed):
+        out = tmp_path / images.name
+        render("latents", latents, "--images", images, "--latents", "1,2", "--out", out / "pictures")
+        render("page", latents, "--images", images, "--out", out / "page")
+        given[images.name] = sorted(path.relative_to(out) for path in out.rglob("*.[pj][np]g"))
+    assert given[root.name] == given["list.csv"]
+    assert len(given["list.csv"]) == 2 + len(paths)
+    render("heatmap", latents, "--images", listed, "--out", tmp_path / "heat.png")
+    listed.write_text("file,target\n" + "".join(f"{path},bird\n" for path in paths))
+    for command in ("latents", "page", "heatmap"):
+        some = ["--latents", "1"] if command == "latents" else []
+        out = tmp_path / "none.png"
+        done = render(command, latents, "--images", listed, *some, "--out", out, code=1)
+        said = error_lines(done)
+        assert f"{listed}: it has no column 'path'" in said
+        assert "a folder, or a CSV with the column path" in said
+        assert not out.exists()
+
+
 def test_images_that_moved(case: tuple[Path, Path], tmp_path: Path) -> None:
     root, latents = case
     wrong = root / "images"
@@ -352,3 +378,24 @@ def test_heatmap(case: tuple[Path, Path], tmp_path: Path) -> None:
         render("heatmap", latents, "--by", "genus", "--images", root, "--out", tmp_path / "x.png", code=1)
     )
     assert "class_scientific_names.csv" in said
+
+
+def test_images_by_a_column_of_a_table(case: tuple[Path, Path], tmp_path: Path) -> None:
+    """The option has one name in heatmap and page; the name that heatmap had is refused with it."""
+    root, latents = case
+    paths = sorted(path.relative_to(root).as_posix() for path in root.glob("images/*/*.png"))
+    table = tmp_path / "habitats.csv"
+    table.write_text(
+        "path,habitat\n" + "".join(f"{path},{['reed', 'wood'][i % 2]}\n" for i, path in enumerate(paths))
+    )
+    by = ["--by", "habitat", "--by-table", table]
+    render("heatmap", latents, *by, "--out", tmp_path / "heat.svg")
+    assert "reed" in (tmp_path / "heat.svg").read_text()
+    render("page", latents, "--images", root, *by, "--out", tmp_path / "page")
+    assert '"names":["reed","wood"]' in (tmp_path / "page/data/heatmap.js").read_text()
+    done = render(
+        "heatmap", latents, "--by", "habitat", "--table", table, "--out", tmp_path / "x.svg", code=2
+    )
+    assert "--by-table" in error_lines(done)
+    said = error_lines(render("heatmap", latents, "--by", "habitat", "--out", tmp_path / "x.svg", code=1))
+    assert "give the table too, as --by-table" in said

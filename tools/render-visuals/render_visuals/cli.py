@@ -27,7 +27,10 @@ LatentsArgument = Annotated[
     list[Path],
     typer.Argument(help="Latents of encode-acts: files, or folders of them.", metavar="LATENTS..."),
 ]
-ImagesOption = Annotated[Path, typer.Option(help="Root of the images, as it was given to dump-acts.")]
+ImagesOption = Annotated[
+    Path,
+    typer.Option(help="The images, as they were given to dump-acts: their root, or a CSV (path,...) in it."),
+]
 NumbersOption = Annotated[
     str | None, typer.Option("--latents", help="Latents by number, such as 3,17.", metavar="N,...")
 ]
@@ -58,6 +61,9 @@ NamesOption = Annotated[
 ]
 ByOption = Annotated[
     str, typer.Option(help="Sort images by class (their folder), species, genus, or a column of a table.")
+]
+ByTableOption = Annotated[
+    Path | None, typer.Option(help="CSV with a column path and the column of --by.", metavar="CSV")
 ]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Number of processes that draw.")]
 
@@ -125,13 +131,14 @@ def latents_command(
     from render_visuals.pictures.write import LatentSelection, PictureSettings, draw_latents
     from render_visuals.tables import latents_of_table
     from saetools.latents.reader import open_latents
+    from saetools.vision.model_input import images_root
 
     opened = open_latents(latents)
     if table is not None:
         chosen = latents_of_table(table, opened.header, quiet=True)  # said when its traits are read
     selection = LatentSelection(chosen, table, random, ranges[0], ranges[1], seed)
     settings = PictureSettings(
-        images, out, selection, top, spread, _names(label_names), workers, tables or []
+        images_root(images), out, selection, top, spread, _names(label_names), workers, tables or []
     )
     write_line(str(draw_latents(opened, settings)))
 
@@ -168,9 +175,7 @@ def page_command(
         typer.Option(min=1, help="Number of latents per patch, the most active, in the view of an image."),
     ] = 64,
     by: ByOption = "class",
-    by_table: Annotated[
-        Path | None, typer.Option(help="CSV with a column path and the column of --by.")
-    ] = None,
+    by_table: ByTableOption = None,
     heatmap_latents: Annotated[
         int, typer.Option(min=3, max=2000, help="Number of latents in the heat map.")
     ] = 256,
@@ -187,17 +192,18 @@ def page_command(
     """
     from render_visuals.page.write import PageSettings, write_page
     from saetools.latents.reader import open_latents
+    from saetools.vision.model_input import images_root
 
     settings = PageSettings(
-        images, out, scorer, table or [], top, per_patch, by, by_table, heatmap_latents, _names(label_names), title,
-        seed, workers,
+        images_root(images), out, scorer, table or [], top, per_patch, by, by_table, heatmap_latents,
+        _names(label_names), title, seed, workers,
     )  # fmt: skip
     write_line(str(write_page(open_latents(latents), settings)))
 
 
 @app.command(
     "heatmap",
-    groups={"Which latents": "numbers from_table n_latents", "Images": "by images table", "Output": "out"},
+    groups={"Which latents": "numbers from_table n_latents", "Images": "by by_table images", "Output": "out"},
     epilog=examples(
         "render-visuals heatmap latents/test --out heatmap.png",
         "render-visuals heatmap latents/test --by genus --images data/birds --out heatmap-of-genera.svg",
@@ -209,9 +215,9 @@ def heatmap_command(
     by: ByOption = "class",
     images: Annotated[
         Path | None,
-        typer.Option(help="Root of the images, with class_scientific_names.csv for species and genera."),
+        typer.Option(help="The images, as in page: by class_scientific_names.csv, species and genera."),
     ] = None,
-    table: Annotated[Path | None, typer.Option(help="CSV with a column path and the column of --by.")] = None,
+    by_table: ByTableOption = None,
     numbers: NumbersOption = None,
     from_table: FromOption = None,
     n_latents: Annotated[
@@ -233,12 +239,13 @@ def heatmap_command(
         raise UsageError("expected one of --latents N,... and --from TABLE.csv")
     chosen = parse_numbers("--latents", numbers, int) if numbers is not None else None
 
-    from render_visuals.analysis.heat_matrix import group_images, heat_matrix
+    from render_visuals.analysis.heat_matrix import group_images, heat_matrix, image_classes
     from render_visuals.plots.heatmap import draw_heatmap
     from render_visuals.tables import check_latent_numbers, latents_of_table
     from saetools.files.provenance import command_line
     from saetools.files.reuse import writing
     from saetools.latents.reader import open_latents
+    from saetools.vision.model_input import images_root
 
     found = open_latents(latents)
     if from_table is not None:
@@ -246,7 +253,8 @@ def heatmap_command(
     if chosen is not None:
         chosen = check_latent_numbers(chosen, found.n_latents, str(from_table or "--latents"))
     with writing(out, {"command": command_line()}):
-        groups = group_images(by, found.paths, images, table)
+        root = images_root(images) if images else None
+        groups = group_images(by, found.paths, root, by_table, image_classes(found))
         draw_heatmap(heat_matrix(found, groups, chosen, n_latents), groups, found.header, out)
     write_line(str(out))
 

@@ -20,6 +20,7 @@ from saetools.files.formats import LATENT_PICTURES
 from saetools.files.provenance import Provenance
 from saetools.files.reuse import check_place, writing
 from saetools.files.tables import write_csv
+from saetools.labels.splits import classes_of_images
 from saetools.latents.reader import LatentsSet
 from saetools.vision.model_input import check_images
 
@@ -214,7 +215,8 @@ def _read_known(latents: LatentsSet, settings: PictureSettings) -> Annotations:
     if source is not None and source not in paths:
         columns = set(read_table(source, LATENT_TABLES)[0].columns)
         paths += [source] if columns >= TRAITS or columns >= CLASSES else []
-    return read_tables(paths, latents.header, None, settings.label_names)
+    class_names = classes_of_images(latents, latents)[2]
+    return read_tables(paths, latents.header, None, settings.label_names, class_names)
 
 
 def _names(known: Annotations, latent: int) -> list[str]:

@@ -11,6 +11,7 @@ from saetools.cli.app import (
     SeedOption,
     VerboseOption,
     VersionOption,
+    choice,
     completing,
     examples,
     new_app,
@@ -82,7 +83,7 @@ def render_visuals(version: VersionOption = False) -> None:
     "latents",
     groups={
         "Which latents": "numbers table random log_freq log_value seed",
-        "Pictures": "images out top spread label_names workers",
+        "Pictures": "images out top spread tables label_names workers",
     },
     epilog=examples(
         "render-visuals latents latents/test --images data/birds --random 8 --spread --out pictures",
@@ -102,6 +103,10 @@ def latents_command(
     spread: Annotated[
         bool, typer.Option("--spread", help="Also examples at lower activations, and near misses.")
     ] = False,
+    tables: Annotated[
+        list[Path] | None,
+        typer.Option("--table", help="Pictures name its traits, classes or notes, as of --from. Repeatable."),
+    ] = None,
     label_names: NamesOption = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 2,
@@ -109,6 +114,8 @@ def latents_command(
     version: VersionOption = False,
 ) -> None:
     """Draw one PNG per latent: its top images with a heat map of its activations, maximum and path under each.
+
+    Above them: the SAE, the traits of its tables, and the scale of the heat.
 
     Writes OUT/latent-NNNNNN.png and OUT/index.csv, and prints the path of the latter.
 
@@ -128,9 +135,11 @@ def latents_command(
 
     opened = open_latents(latents)
     if table is not None:
-        chosen = latents_of_table(table, opened.header)
+        chosen = latents_of_table(table, opened.header, quiet=True)  # said when its traits are read
     selection = LatentSelection(chosen, table, random, ranges[0], ranges[1], seed)
-    settings = PictureSettings(images_root(images), out, selection, top, spread, _names(label_names), workers)
+    settings = PictureSettings(
+        images_root(images), out, selection, top, spread, _names(label_names), workers, tables or []
+    )
     write_line(str(draw_latents(opened, settings)))
 
 
@@ -246,7 +255,7 @@ def heatmap_command(
     with writing(out, {"command": command_line()}):
         root = images_root(images) if images else None
         groups = group_images(by, found.paths, root, by_table, image_classes(found))
-        draw_heatmap(heat_matrix(found, groups, chosen, n_latents), groups, out)
+        draw_heatmap(heat_matrix(found, groups, chosen, n_latents), groups, found.header, out)
     write_line(str(out))
 
 
@@ -273,10 +282,7 @@ def plot_command(
     out: Annotated[Path, typer.Option(help="File of the figure: .png, .svg or .pdf.")],
     y: Annotated[
         str | None,
-        typer.Option(
-            help="For front: the error against L0, nmse (the default), nmse_standardized or mse.",
-            metavar="COLUMN",
-        ),
+        choice("nmse", "nmse_standardized", "mse", help="For front: the error against L0. [default: nmse]"),
     ] = None,
     verbose: VerboseOption = False,
     version: VersionOption = False,
@@ -285,23 +291,18 @@ def plot_command(
 
     front: NMSE against L0 of many SAEs, with a Pareto front for each layer, model and data set
 
-    training: metrics of training runs
+    training: metrics of training runs, from sae.metrics.csv
 
-    map: mAP against the number of training images
+    map, layers: mAP of each scorer against the number of training images, or the layer, from AP tables
 
-    layers: mAP against layer
+    traits, prevalence: AP by group of attributes, or against the trait's prevalence, from AP tables
 
-    traits: AP by group of attributes
-
-    prevalence: AP against prevalence
-
-    histogram: frequency and mean activation of latents
+    histogram: how often and how strongly latents are active, from latents.csv or index.csv
     """
     from render_visuals.plots.style import check_target, save_figure
 
     check_target(out)
     from render_visuals.plots.kinds import KINDS, draw_kind
-    from render_visuals.plots.sweep_plots import ERRORS
     from saetools.errors import near_names
     from saetools.files.provenance import command_line
     from saetools.files.reuse import writing
@@ -310,10 +311,8 @@ def plot_command(
         raise UsageError(
             f"{kind}: unknown kind of plot; known are {', '.join(KINDS)}{near_names(kind, list(KINDS))}"
         )
-    if y is not None and (kind != "front" or y not in ERRORS):
-        raise UsageError(
-            f"--y {y}: it is an option of front, one of {', '.join(ERRORS)}{near_names(y, list(ERRORS))}"
-        )
+    if y is not None and kind != "front":
+        raise UsageError(f"--y {y}: it is an option of front, and has no effect on {kind}; leave it out")
     with writing(out, {"command": command_line()}):
         save_figure(draw_kind(kind, files, **({"y": y} if y is not None else {})), out)
     write_line(str(out))

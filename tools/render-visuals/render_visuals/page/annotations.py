@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from render_visuals.tables import (
+    CLASSES,
     LATENT_TABLES,
+    TRAITS,
     check_made_from,
     read_table,
     rows_of_latents,
@@ -89,9 +91,9 @@ def read_tables(
         # In tables without provenance, classes keep their numbers: what they are of is not known
         of = provenance.settings.get("labels") if provenance is not None else None
         names = {PATCH: dict(enumerate(label_names or [])), TARGET: class_names or {}}.get(str(of), {})
-        if {"trait", "prototype", "ap"} <= set(table.columns):
+        if set(table.columns) >= TRAITS:
             _add_traits(known, path, table, header, scorer)
-        elif {"class", "latent", "ap", "r"} <= set(table.columns):
+        elif set(table.columns) >= CLASSES:
             _add_classes(known, path, _with_class_names(table, names), header)
         elif "latent" in table.columns:
             _add_latents(known, path, _with_class_names(table, names), header)

@@ -6,7 +6,8 @@
 # make camvid-probes  probes of all latents of an SAE and of baselines for the classes of CamVid: CAMVID=, PROBES_WEIGHTS=
 # make device-check   that table on DEVICE=cuda and on the CPU: their differences; exit code 1 if they are too large
 # make sweep          a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
-# make test           lint, types and tests; make test-slow: the longer tests
+# make docs           the documentation as a site, opened from disk: out/docs/index.html
+# make test           lint, types, docs and tests; make test-slow: the longer tests
 # make campaign       kills, full disks, damaged files, interrupts, ...: docs/reliability.md; SEED= KILLS= CORRUPTIONS= ..., ONLY=
 # make test-oldest   tests with the lower bound of every dependency; make test-python PYTHON=python3.13: with another Python
 #
@@ -80,7 +81,7 @@ tables := $(foreach layer,$(layers),$(call table_of,$(layer)))
 SWEEP ?= sweeps/birds.yml
 SET ?=
 
-.PHONY: help setup cub200-table device-check birds-page camvid-page sweep test test-slow test-oldest test-python check clean
+.PHONY: help setup cub200-table device-check birds-page camvid-page sweep docs test test-slow test-oldest test-python check clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -290,7 +291,17 @@ $(other)/.installed: $(PROJECTS)
 check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy shared/saetools $(patsubst %/cli.py,%,$(wildcard tools/*/*/cli.py))
+	$(BIN)/mypy shared/saetools $(patsubst %/cli.py,%,$(wildcard tools/*/*/cli.py)) docs/site/*.py
+	$(BUILD_DOCS)
+
+# The variable leaves out an advertisement of the theme's authors.
+BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: .venv/.installed-dev
+	$(BUILD_DOCS)
+	@echo out/docs/index.html
+	@$(strict) if [ -n "$${DISPLAY:-}$${WAYLAND_DISPLAY:-}" ] || [ "$$(uname)" = Darwin ]; then \
+	$(BIN)/python -c 'import webbrowser; from pathlib import Path; webbrowser.open(Path("out/docs/index.html").resolve().as_uri())'; fi
 
 clean:
 	rm -rf out data

@@ -132,7 +132,7 @@ def _documented(shown: str, what: Any, level: int = 2) -> Iterator[str]:
         yield f"```python\n{signature(shown, what)}\n```"
     yield _docstring(what)
     for name, member in _members(what) if inspect.isclass(what) else ():
-        yield f"#### `{name}` {{#{anchor}.{name} .option}}"
+        yield f"{'#' * (level + 1)} `{name}` {{#{anchor}.{name} .option}}"
         if not isinstance(member, property | functools.cached_property):
             yield f"```python\n{signature(name, member)}\n```"
         yield _docstring(member)

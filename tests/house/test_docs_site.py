@@ -67,7 +67,7 @@ class Html(HTMLParser):
             self.links.append(found["href"] or "")
         if tag in ("img", "script", "iframe", "link"):
             self.loaded += [value for name in ("src", "href") if (value := found.get(name))]
-        if tag == "h4" and "option" in (found.get("class") or ""):
+        if "option" in (found.get("class") or ""):
             self.inside = "option"
             self.options.append("")
         if tag == "p":
@@ -75,7 +75,7 @@ class Html(HTMLParser):
             self.paragraphs.append("")
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in ("h4", "p"):
+        if tag in ("h3", "h4", "p"):
             self.inside = ""
 
     def handle_data(self, data: str) -> None:
@@ -285,3 +285,24 @@ def test_colours_are_those_of_the_system(scheme: str, site: Path, wide: Any) -> 
     colour = wide.execute_script("return getComputedStyle(document.body).backgroundColor")
     brightness = sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
     assert brightness > 200 if scheme == "light" else brightness < 60
+
+
+def test_the_commands_of_a_console_are_copied_alone(site: Path, wide: Any) -> None:
+    """As the theme does it: it marks the block, and takes the text that is shown then."""
+    wide.get((site / "docs/visuals.html").as_uri())
+    copied = wide.execute_script(
+        "const code = document.querySelector('pre > code'); code.setAttribute('data-md-copying', '');"
+        " return code.innerText"
+    )
+    assert copied.strip().startswith("render-visuals page ")
+    assert "site/index.html" not in copied  # what it printed
+
+
+def test_what_scrolls_takes_the_focus(site: Path, narrow: Any) -> None:
+    narrow.get((site / "docs/models.html").as_uri())
+    found = narrow.execute_script(
+        "return [...document.querySelectorAll('.md-typeset__scrollwrap, pre > code')]"
+        ".map(each => [each.scrollWidth > each.clientWidth, each.tabIndex])"
+    )
+    assert [True, 0] in found
+    assert all((tab == 0) == scrolls for scrolls, tab in found)

@@ -1,4 +1,5 @@
 # make setup          the commands, in .venv; TORCH_INDEX=https://download.pytorch.org/whl/cpu: PyTorch without CUDA
+# make docs           the documentation as a site, opened from disk: out/docs/index.html
 # make cub200-table   the trait table, with all steps before it (see README.md for CUB=, MODEL=, ...)
 # make cub200-choice  a comparison of SAE settings, on a validation part of the training images
 # make birds-page     a page and pictures of the SAEs and latents of that table: out/cub200/page-.../index.html
@@ -6,8 +7,7 @@
 # make camvid-probes  probes of all latents of an SAE and of baselines for the classes of CamVid: CAMVID=, PROBES_WEIGHTS=
 # make device-check   that table on DEVICE=cuda and on the CPU: their differences; exit code 1 if they are too large
 # make sweep          a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
-# make docs           the documentation as a site, opened from disk: out/docs/index.html
-# make test           lint, types, docs and tests; make test-slow: the longer tests
+# make test           lint, types and tests; make test-slow: the longer tests
 # make campaign       kills, full disks, damaged files, interrupts, ...: docs/reliability.md; SEED= KILLS= CORRUPTIONS= ..., ONLY=
 # make test-oldest   tests with the lower bound of every dependency; make test-python PYTHON=python3.13: with another Python
 #

@@ -73,8 +73,10 @@ def write_chain(folder: Path) -> Chain:
 
 
 @contextmanager
-def browser(downloads: Path, width: int = 1400, height: int = 900) -> Iterator[Any]:
-    """Chromium by selenium; the test is skipped where one of them is absent."""
+def browser(
+    downloads: Path, width: int = 1400, height: int = 900, *, requests: bool = False
+) -> Iterator[Any]:
+    """Chromium by selenium; the test is skipped where one of them is absent. requests: log them, as "performance"."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not (chromium and driver):
@@ -84,7 +86,8 @@ def browser(downloads: Path, width: int = 1400, height: int = 900) -> Iterator[A
 
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    logs = {"browser": "ALL"} | ({"performance": "ALL"} if requests else {})
+    options.set_capability("goog:loggingPrefs", logs)
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         for flag in [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]:

@@ -190,7 +190,7 @@ def test_choosing_patches_makes_no_entries(page: Any) -> None:
         (f"image={KINGFISHER}&patches=75,76", f"River_Kingfisher_0001.jpg · 2 patches – {TITLE}"),
         ("images", f"Images – {TITLE}"),
         ("heatmap", f"Heat map – {TITLE}"),
-        ("nonsense", f"Nothing is here – {TITLE}"),
+        ("nonsense", f"Unknown address – {TITLE}"),
     ],
 )  # fmt: skip
 def test_the_tab_says_where_one_is(page: Any, where: str, title: str) -> None:
@@ -271,7 +271,13 @@ def test_colour_bars_have_the_numbers_of_the_heat(page: Any) -> None:
     assert ends()[2] == largest(second)
     go(page, f"image={KINGFISHER}")
     assert ends() == ["", "", ""]
+    # Where no heat is shown, there are no colours to read.
+    visible = "return getComputedStyle(document.querySelector('#detail .scale')).visibility"
+    page.execute_script("saetools.tiles.toggle()")
+    assert page.execute_script(visible) == "hidden"
     go(page, "heatmap")
+    assert page.execute_script(visible) == "visible"
+    page.execute_script("saetools.tiles.toggle(); saetools.tiles.toggle()")
     assert ends() == ["0", "", "maximum"]
     page.execute_script(
         "document.getElementById('heatmap').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowDown'}))"

@@ -127,6 +127,41 @@ def test_back_after_leaving_the_page(page: Any) -> None:
     assert page.execute_script("return saetools.rows.state.query") == "wing"
 
 
+def test_back_on_a_narrow_screen(page: Any) -> None:
+    """There a view hides the list: by Back and by the button, one is again where one was in it."""
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True},
+    )
+    try:
+        go(page, "images")
+        scroll(page, "gallery", 500)
+        go(page, "latents")
+        scroll(page, "table", 600)
+        page.execute_script("window.scrollTo(0, 150)")
+        at = page.execute_script("return window.scrollY")
+        assert at > 50
+        go(page, "latent=20")
+        assert page.execute_script("return window.scrollY") == 0
+        page.execute_script("window.scrollTo(0, 333)")
+        go(page, f"image={KINGFISHER}")
+        step(page, -1)
+        assert page.execute_script("return window.scrollY") == 333
+        step(page, -1)
+        assert scrolled(page, "table") == 600
+        assert page.execute_script("return window.scrollY") == at
+        go(page, f"image={KINGFISHER}")
+        click(page, ".back")
+        shown(page, "#latents")
+        assert scrolled(page, "table") == 600
+        assert page.execute_script("return document.activeElement.id") == "table"
+        click(page, "#tab-images")
+        shown(page, "#images")
+        assert scrolled(page, "gallery") == 500
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_choosing_patches_makes_no_entries(page: Any) -> None:
     go(page, f"image={KINGFISHER}")
     entries = page.execute_script("return history.length")
@@ -155,7 +190,7 @@ def test_choosing_patches_makes_no_entries(page: Any) -> None:
         (f"image={KINGFISHER}&patches=75,76", f"River_Kingfisher_0001.jpg · 2 patches – {TITLE}"),
         ("images", f"Images – {TITLE}"),
         ("heatmap", f"Heat map – {TITLE}"),
-        ("nonsense", f"Nothing is here – {TITLE}"),
+        ("nonsense", f"Unknown address – {TITLE}"),
     ],
 )  # fmt: skip
 def test_the_tab_says_where_one_is(page: Any, where: str, title: str) -> None:
@@ -236,7 +271,13 @@ def test_colour_bars_have_the_numbers_of_the_heat(page: Any) -> None:
     assert ends()[2] == largest(second)
     go(page, f"image={KINGFISHER}")
     assert ends() == ["", "", ""]
+    # Where no heat is shown, there are no colours to read.
+    visible = "return getComputedStyle(document.querySelector('#detail .scale')).visibility"
+    page.execute_script("saetools.tiles.toggle()")
+    assert page.execute_script(visible) == "hidden"
     go(page, "heatmap")
+    assert page.execute_script(visible) == "visible"
+    page.execute_script("saetools.tiles.toggle(); saetools.tiles.toggle()")
     assert ends() == ["0", "", "maximum"]
     page.execute_script(
         "document.getElementById('heatmap').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowDown'}))"

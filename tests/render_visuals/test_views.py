@@ -106,10 +106,13 @@ def each(sizes: Any = SIZES, schemes: Any = SCHEMES) -> pytest.MarkDecorator:
 
 
 def show(page: Any, view: str) -> None:
-    """Show it as one who comes from elsewhere sees it, with all pictures in sight."""
+    """Show it as one sees it who has opened the page at its table, with all pictures in sight."""
     page.execute_script("location.hash = 'nonsense'")
     wait(lambda: page.execute_script("return document.body.dataset.shown") == "#nonsense")
-    go(page, VIEWS[view])
+    go(page, "latents")
+    page.execute_script("document.getElementById('table').scrollTop = 0")
+    if view != "latents":
+        go(page, VIEWS[view])
     page.execute_script("document.activeElement.blur()")
     wait(lambda: page.execute_script(WHOLE))
 
@@ -288,6 +291,7 @@ def test_what_is_missing_is_seen(
     page: Any, view: str, css: str, size: tuple[int, int], scheme: str, tmp_path: Path
 ) -> None:
     show(page, view)
+    assert difference(page, view, size, scheme, tmp_path) == ""
     page.execute_script(
         "document.head.append(Object.assign(document.createElement('style'), {textContent: arguments[0]}))",
         css,

@@ -18,6 +18,7 @@ saetools.heatmapView = (function () {
     const canvas = el("canvas", { id: "heatmap", tabindex: "0", role: "application", "aria-label": `Heat map of ${high} latents and ${wide} images: arrows go from cell to cell, plus and minus zoom`, "aria-describedby": "heatmap-says" });
     const view = { x: 0, y: 0, zoom: 1, pinned: false, at: null, ...kept, pinned: false }; // at: the cell that the keys are on
     const bar = tiles.colourBar("maximum", ITS_OWN);
+    bar.classList.add("always"); // with "No heat" too
     const source = pixels(data, wide, high);
     const step = (factor) => () => { // around the cell that the keys are on, or the middle
       const [w, h] = cell(), { at } = view;

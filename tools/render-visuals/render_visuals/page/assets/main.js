@@ -50,7 +50,7 @@
     latents: (place, box) => saetools.wall.show(box),
     images: (place, box) => opening(box, "Choose an image to see which latents are active in it, and where."),
     unknown: ({ says }, box) => fill(box,
-      el("div", { class: "heading" }, places.back(), el("h2", null, "Nothing is here")),
+      el("div", { class: "heading" }, places.back(), el("h2", null, "Unknown address")),
       el("p", null, el("code", null, decoded(location.hash))),
       el("p", { class: "unknown" }, says),
       el("p", { class: "ways" }, el("a", { class: "button", href: "#latents", title: "The table of all latents" }, "All latents"), " ", el("a", { class: "button", href: "#images", title: "All images" }, "All images"))),
@@ -74,7 +74,7 @@
   function title({ view, latent, image, patches }) {
     if (view === "latent") return saetools.latentView.title(latent);
     if (view === "image") return saetools.imageView.title({ image, patches });
-    return { latents: "", images: "Images", heatmap: "Heat map", unknown: "Nothing is here" }[view];
+    return { latents: "", images: "Images", heatmap: "Heat map", unknown: "Unknown address" }[view];
   }
 
   async function follow() {

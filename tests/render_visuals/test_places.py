@@ -127,6 +127,41 @@ def test_back_after_leaving_the_page(page: Any) -> None:
     assert page.execute_script("return saetools.rows.state.query") == "wing"
 
 
+def test_back_on_a_narrow_screen(page: Any) -> None:
+    """There a view hides the list: by Back and by the button, one is again where one was in it."""
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True},
+    )
+    try:
+        go(page, "images")
+        scroll(page, "gallery", 500)
+        go(page, "latents")
+        scroll(page, "table", 600)
+        page.execute_script("window.scrollTo(0, 150)")
+        at = page.execute_script("return window.scrollY")
+        assert at > 50
+        go(page, "latent=20")
+        assert page.execute_script("return window.scrollY") == 0
+        page.execute_script("window.scrollTo(0, 333)")
+        go(page, f"image={KINGFISHER}")
+        step(page, -1)
+        assert page.execute_script("return window.scrollY") == 333
+        step(page, -1)
+        assert scrolled(page, "table") == 600
+        assert page.execute_script("return window.scrollY") == at
+        go(page, f"image={KINGFISHER}")
+        click(page, ".back")
+        shown(page, "#latents")
+        assert scrolled(page, "table") == 600
+        assert page.execute_script("return document.activeElement.id") == "table"
+        click(page, "#tab-images")
+        shown(page, "#images")
+        assert scrolled(page, "gallery") == 500
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_choosing_patches_makes_no_entries(page: Any) -> None:
     go(page, f"image={KINGFISHER}")
     entries = page.execute_script("return history.length")

@@ -87,7 +87,7 @@ def render_visuals(version: VersionOption = False) -> None:
     },
     epilog=examples(
         "render-visuals latents latents/test --images data/birds --random 8 --spread --out pictures",
-        "render-visuals latents latents/test --images data/birds --latents 3,17 --top 10 --out two-pictures",
+        "render-visuals latents latents/test --images data/birds --latents 3,17 --table ap.csv --out two-pictures",
     ),
 )
 def latents_command(
@@ -105,7 +105,11 @@ def latents_command(
     ] = False,
     tables: Annotated[
         list[Path] | None,
-        typer.Option("--table", help="Pictures name its traits, classes or notes, as of --from. Repeatable."),
+        typer.Option(
+            "--table",
+            help="AP table, probes.csv or CSV of yours with a column latent: pictures say what it says of their"
+            " latent; so with --from. Repeatable.",
+        ),
     ] = None,
     label_names: NamesOption = None,
     seed: SeedOption = 0,
@@ -263,6 +267,7 @@ def heatmap_command(
     "plot",
     epilog=examples(
         "render-visuals plot training sae.metrics.csv --out training.png",
+        "render-visuals plot front saes/*.metrics.csv --out front.png",
         "render-visuals plot map ap.csv --out map.svg",
         "render-visuals plot traits ap.csv --out traits.pdf",
     ),

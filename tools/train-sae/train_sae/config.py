@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from dataclasses import Field, asdict, dataclass, field, fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
@@ -151,9 +151,14 @@ class SAETraining:
         """Tokens to train on, where an epoch has so many; raises UsageError."""
         return planned.default_tokens(epoch) if self.tokens is None else _count("tokens", self.tokens, 0)
 
-    def settings(self, d_model: int, epoch: int, holdout: float, log_every: int | None) -> TrainingSettings:
-        """Every value decided, for inputs of width d_model and epochs of so many tokens; raises UsageError."""
-        tokens = self.n_tokens(epoch)
+    def settings(
+        self, d_model: int, epoch: int, holdout: float, log_every: int | None = None, once: bool = False
+    ) -> TrainingSettings:
+        """Every value decided, for inputs of width d_model and epochs of so many tokens; raises UsageError.
+
+        once: no more tokens than an epoch has.
+        """
+        tokens = min(self.n_tokens(epoch), epoch) if once else self.n_tokens(epoch)
         n_latents = self.d_sae or self.expansion * d_model
         k = self._value("k")
         if k > n_latents or self.aux_k > n_latents:
@@ -227,10 +232,6 @@ class TrainingSettings:
     def n_steps(self) -> int:
         """0 where no tokens are asked for: then the untrained SAE is the result."""
         return max(1, self.tokens // self.options.batch_size) if self.tokens else 0
-
-    def within_one_epoch(self, n_tokens: int) -> TrainingSettings:
-        """The same, with no more tokens than there are."""
-        return replace(self, tokens=min(self.tokens, n_tokens))
 
     @property
     def stream(self) -> tuple[Any, ...]:

@@ -126,16 +126,16 @@ def new_panels(n: int, columns: int, height: float) -> tuple[Figure, list[Axes]]
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(n)]
 
 
-def finish(figure: Figure, title: str, series: Sequence[Artist], note: str = "") -> Figure:
+def finish(figure: Figure, title: str, series: Sequence[Artist]) -> Figure:
     """Add the title, folded to the figure's width, and below the panels a legend of the series, which covers nothing.
 
-    The figure becomes higher by both. series: artists with labels, in the order of the legend; note: its heading.
+    The figure becomes higher by both. series: artists with labels, in the order of the legend.
     """
     head = figure.suptitle(title, x=0.01, ha="left", color=INK)
     head.set_text(_folded(head.get_text(), figure.bbox.width * 0.98, lambda text: _width(head, text)))
     added = head.get_window_extent().height
     if series:
-        added += _legend_below(figure, series, note)
+        added += _legend_below(figure, series)
     figure.set_figheight(figure.get_figheight() + added / figure.dpi)
     return figure
 
@@ -222,7 +222,7 @@ def plain_ticks(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _legend_below(figure: Figure, series: Sequence[Artist], note: str) -> float:
+def _legend_below(figure: Figure, series: Sequence[Artist]) -> float:
     """Add the legend, in as many columns as fit; returns its height in pixels.
 
     Many long names lose their middles, so that there are two columns, as long as they still differ.
@@ -235,8 +235,8 @@ def _legend_below(figure: Figure, series: Sequence[Artist], note: str) -> float:
             continue
         for columns in range(min(len(series), 4), (fewest if len(series) > 6 else 1) - 1, -1):
             legend = figure.legend(
-                list(series), labels, loc="outside lower left", ncols=columns, title=note or None,
-                alignment="left", columnspacing=1.4, handlelength=2.4, numpoints=1, title_fontsize=8.5,
+                list(series), labels, loc="outside lower left", ncols=columns,
+                alignment="left", columnspacing=1.4, handlelength=2.4, numpoints=1,
             )  # fmt: skip
             extent = legend.get_window_extent()
             if extent.width <= figure.bbox.width * 0.97 or columns == 1:

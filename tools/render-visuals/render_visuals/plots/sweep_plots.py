@@ -77,7 +77,7 @@ def front(tables: Sequence[tuple[Path, pd.DataFrame]], y: str = "nmse") -> Figur
         same.append(str(points["model"].iloc[0]))
     colour = FAINT if len(fronts) == 1 else INK
     series.append(axes.scatter([], [], s=14, marker="o", facecolor="white", edgecolor=colour, linewidth=0.8,
-                               label="hollow: another SAE has a lower L0 and error"))  # fmt: skip
+                               label="hollow: another SAE is as good or better in both"))  # fmt: skip
     title = ", ".join([f"{n} SAE{'s' if n > 1 else ''}", *same])
     finish(figure, title, series if best_n.sum() < n else series[:-1])
     best = np.concatenate(named)

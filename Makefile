@@ -310,8 +310,8 @@ check: .venv/.installed-dev
 	$(BIN)/mypy shared/saetools $(patsubst %/cli.py,%,$(wildcard tools/*/*/cli.py)) docs/site/*.py
 	$(BUILD_DOCS)
 
-# The variable leaves out an advertisement of the theme's authors.
-BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+# With --quiet, --strict would have no effect. The variable leaves out an advertisement of the theme's authors.
+BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs: .venv/.installed-dev
 	$(BUILD_DOCS)

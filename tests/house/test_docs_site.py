@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -28,11 +28,15 @@ OPTION = re.compile(r"--[a-z][a-z0-9-]*")
 
 
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """As `make docs` and `make check` build it."""
+    plan = subprocess.run(["make", "-n", "docs"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (line,) = (line for line in plan.stdout.splitlines() if "mkdocs build" in line)
+    environment, program, *options = shlex.split(line)
+    assert program == ".venv/bin/mkdocs"
     return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", config, "--site-dir", site],
+        ["env", environment, BIN / "mkdocs", *options, "--config-file", config, "--site-dir", site],
         capture_output=True,
         text=True,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
     )
 
 
@@ -306,3 +310,29 @@ def test_what_scrolls_takes_the_focus(site: Path, narrow: Any) -> None:
     )
     assert [True, 0] in found
     assert all((tab == 0) == scrolls for scrolls, tab in found)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", ["wide", "narrow"])
+def test_axe_core_finds_nothing_serious(size: str, scheme: str, site: Path, request: Any) -> None:
+    opened = request.getfixturevalue(size)
+    axe = pytest.importorskip("axe_core_python", reason="the package axe-core-python is not installed")
+    script = (Path(axe.__path__[0]) / "axe.min.js").read_text(encoding="utf-8")
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    for name in (
+        "index",
+        "tools/dump-acts/index",
+        "docs/reference/python",
+        "docs/formats",
+        "docs/gallery",
+        "docs/slurm",
+    ):
+        opened.get((site / f"{name}.html").as_uri())
+        opened.execute_script(script)
+        found = opened.execute_async_script(
+            "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(({violations}) => done("
+            "violations.filter(one => ['serious', 'critical'].includes(one.impact)).flatMap(one => one.nodes.map("
+            "node => `${one.id}: ${node.target.join(' ')}: ${node.failureSummary}`))))"
+        )
+        assert found == [], name

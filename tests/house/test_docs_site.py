@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -118,6 +119,7 @@ def test_every_link_leads_somewhere(site: Path) -> None:
 def test_markdown_is_read_as_on_a_git_forge(site: Path) -> None:
     """Lists and tables that the site's Markdown takes for text, because no empty line stands before them."""
     for path, page in pages(site).items():
+        assert not re.search(r"[\x00-\x08]", page.text), path  # of click: what keeps its lines
         for text in page.paragraphs:
             assert not re.search(r"^\s*([-*] |\d+\. |\|.*\|$|#+ )", text, flags=re.M), (
                 f"{path.relative_to(site)}: {text}"
@@ -126,8 +128,8 @@ def test_markdown_is_read_as_on_a_git_forge(site: Path) -> None:
 
 def test_every_page_of_the_repository_is_there(site: Path) -> None:
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*/README.md")]:
-        html = site / path.relative_to(ROOT).with_suffix(".html")
-        assert (html.with_name("index.html") if path.name == "README.md" else html).is_file(), path
+        made = site / path.relative_to(ROOT).with_suffix(".html")
+        assert (made.with_name("index.html") if path.name == "README.md" else made).is_file(), path
     text = (site / "index.html").read_text(encoding="utf-8")
     assert "Small command-line tools that find visual traits" in text  # the README is the home page
 
@@ -135,7 +137,7 @@ def test_every_page_of_the_repository_is_there(site: Path) -> None:
 @pytest.mark.parametrize("tool", [*TOOLS, "saetools"])
 def test_the_reference_has_the_options_of_help(tool: str, site: Path) -> None:
     page = "docs/reference/commands.html" if tool == "saetools" else f"tools/{tool}/index.html"
-    html = Html((site / page).read_text(encoding="utf-8"))
+    shown = Html((site / page).read_text(encoding="utf-8"))
     expected = []
     for more in ("", *SUBCOMMANDS.get(tool, ())):
         done = subprocess.run(
@@ -148,23 +150,47 @@ def test_the_reference_has_the_options_of_help(tool: str, site: Path) -> None:
         # The left column; the examples and the commands have none.
         rows = re.findall(r"^  (-.*?)(?:  |$)", done.stdout, flags=re.M)
         expected.append([OPTION.findall(row) for row in rows])
-    listed = [OPTION.findall(heading) for heading in html.options if heading.startswith("-")]
+    listed = [OPTION.findall(heading) for heading in shown.options if heading.startswith("-")]
     assert listed == [row for rows in expected for row in rows]
     assert len(listed) >= 3
 
 
+def test_the_reference_has_groups_choices_defaults_and_examples(site: Path) -> None:
+    """Of dump-acts, as its --help has them."""
+    done = subprocess.run(
+        [BIN / "dump-acts", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "300"},
+    )
+    markup = (site / "tools/dump-acts/index.html").read_text(encoding="utf-8")
+    text = html.unescape(re.sub(r"<[^>]*>", "", markup[markup.index('id="all-options"') :]))
+    headings = re.findall(r"^(\w.*):$", done.stdout, flags=re.M)
+    places = [text.index(f"\n{heading}¶") for heading in headings]
+    assert len(headings) == 8 and places == sorted(places)
+    assert re.search(
+        r"--layout¶\s+Layout of the data set\. one of auto folder cub200 masks csv · default: auto\n", text
+    )
+    assert re.search(r"--batch-size N¶\s+Images in one forward pass\. default: 32 · x>=1\n", text)
+    examples = done.stdout[done.stdout.index("Examples:") :].splitlines()[1:]
+    assert len(examples) == 4
+    for example in filter(None, examples):
+        assert f"$ {example.strip()}" in text
+
+
 def test_the_api_has_every_name(site: Path) -> None:
-    html = Html((site / "docs/reference/python.html").read_text(encoding="utf-8"))
-    assert set(saetools.__all__) <= html.ids
-    assert {"SAE.encode", "LatentsSet.top_images", "ShardSet.read", "VisionModel.record"} <= html.ids
-    assert "Activations float32 {n, P, D} of a layer" in html.text  # shapes as they are written
+    page = Html((site / "docs/reference/python.html").read_text(encoding="utf-8"))
+    assert set(saetools.__all__) <= page.ids
+    assert {"SAE.encode", "LatentsSet.top_images", "ShardSet.read", "VisionModel.record"} <= page.ids
+    assert "Activations float32 {n, P, D} of a layer" in page.text  # shapes as they are written
     returned = {
         getattr(saetools, name).__annotations__.get("return", "")
         for name in saetools.__all__
         if not isinstance(getattr(saetools, name), type)
     }
     ours = {name for name in returned if name.isidentifier() and name not in ("Image",)}
-    assert ours <= html.ids, "RETURNED of docs/site/reference.py lacks what a function returns"
+    assert ours <= page.ids, "RETURNED of docs/site/reference.py lacks what a function returns"
 
 
 FAULT = """

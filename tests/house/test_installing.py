@@ -171,7 +171,7 @@ def test_both_recipes_make_the_same_image_by_make_setup() -> None:
     assert found["environment"] == ["export PATH=/opt/saetools/.venv/bin:$PATH"]
     assert all_of("ENTRYPOINT") == ['["saetools"]']
     assert found["runscript"] == ['exec saetools "$@"']
-    assert all_of("WORKDIR")[-1] == "/work" and "USER" not in dict(docker())
+    assert all_of("WORKDIR")[-1] == "/data" and "USER" not in dict(docker())
 
 
 def test_their_python_is_one_that_is_tested() -> None:

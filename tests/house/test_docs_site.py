@@ -362,3 +362,11 @@ def test_axe_core_finds_nothing_serious(size: str, scheme: str, site: Path, requ
             "node => `${one.id}: ${node.target.join(' ')}: ${node.failureSummary}`))))"
         )
         assert found == [], name
+
+
+def test_the_gallery_has_every_picture() -> None:
+    text = (ROOT / "docs/gallery.md").read_text(encoding="utf-8")
+    for picture in [*ROOT.glob("docs/images/*"), *ROOT.glob("examples/*/*.jpg")]:
+        assert f"{picture.relative_to(ROOT).as_posix().removeprefix('docs/')})" in text, picture
+    commands = re.findall(r"^\$ (\S+)", text, flags=re.M)
+    assert len(commands) >= 4 and set(commands) <= {"make", "python", *TOOLS}

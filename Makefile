@@ -8,6 +8,7 @@
 # make device-check   that table on DEVICE=cuda and on the CPU: their differences; exit code 1 if they are too large
 # make sweep          a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
 # make test           lint, types and tests; make test-slow: the longer tests
+# make screenshots    the pictures that the tests compare the page's views with, after a change of how it looks
 # make campaign       kills, full disks, damaged files, interrupts, ...: docs/reliability.md; SEED= KILLS= CORRUPTIONS= ..., ONLY=
 # make test-oldest   tests with the lower bound of every dependency; make test-python PYTHON=python3.13: with another Python
 #
@@ -261,6 +262,10 @@ test-slow: .venv/.installed-saelens
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 	.venv/saelens/bin/python -c 'import sae_lens'
 	.venv/saelens/bin/python -m pytest tests/convert_sae/test_command.py -k real_saelens
+
+.PHONY: screenshots
+screenshots: .venv/.installed-dev
+	SCREENSHOTS=renew $(BIN)/python -m pytest tests/render_visuals/test_views.py -k look_as_before
 
 # Faults of every kind, in large numbers; each that is found says how to repeat it: ONLY=kills:SEED:NUMBER.
 KILLS ?= 1000

@@ -56,6 +56,21 @@ def test_a_root_with_photos_masks_and_an_old_page(tmp_path: Path, weights: Path)
     assert not (tmp_path / "acts").exists()
 
 
+def test_a_csv_that_lists_the_images_is_named_first(tmp_path: Path, weights: Path) -> None:
+    root = photos_and_masks(tmp_path / "data")
+    rows = "".join(f"photos/{number}.jpg,a,masks/{number}.png\n" for number in range(3))
+    (root / "list.csv").write_text(f"path,target,mask\n{rows}")
+    (root / "marks.csv").write_text("path,red\nphotos/0.jpg,yes\n")  # no list of images
+    (root / "old.csv").write_text("path,target\ngone.jpg,a\n")
+    message = error_lines(dump(root, *options(weights, tmp_path / "acts"), code=1))
+    assert (
+        f"choose what fits: {root}/list.csv in place of {root} (a CSV of 3 images with target and mask), or"
+        in message
+    )
+    assert "marks.csv" not in message
+    assert "old.csv" not in message
+
+
 def test_what_fits_is_recorded_when_it_is_asked_for(tmp_path: Path, weights: Path) -> None:
     root = photos_and_masks(tmp_path / "data")
     page(root)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -16,8 +18,9 @@ from tiny_models import VIT, random_image, save_timm_weights
 
 from dump_acts.cli import app
 from dump_acts.patch_labels import LabelSettings, label_patches
+from saetools.errors import UserError
 from saetools.shards.reader import open_shards
-from saetools.vision.image_sets import list_images
+from saetools.vision.image_sets import list_divided, list_images
 from saetools.vision.preprocess import Preprocess
 
 IGNORE = 65535
@@ -30,7 +33,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_loops(
-    mask: np.ndarray, rows: int, columns: int, edge: int, rule: str, background: int, ignore: tuple[int, ...]
+    mask: np.ndarray,
+    rows: int,
+    columns: int,
+    edge: int,
+    rule: str,
+    background: tuple[int, ...],
+    ignore: tuple[int, ...],
 ) -> list[int]:
     """One patch after another, one pixel after another."""
     labels = []
@@ -42,7 +51,7 @@ def by_loops(
                     value = int(mask[y][x])
                     votes[IGNORE if value in ignore else value] += 1
             if rule == "prefer-foreground":
-                foreground = Counter({v: n for v, n in votes.items() if v not in (background, IGNORE)})
+                foreground = Counter({v: n for v, n in votes.items() if v not in (*background, IGNORE)})
                 votes = foreground or votes
             most = max(votes.values())
             labels.append(min(value for value, n in votes.items() if n == most))
@@ -56,7 +65,7 @@ def by_loops(
     beyond=st.integers(0, 2),
     values=st.lists(st.sampled_from([0, 1, 2, 255, 256, 300, 65534, 65535]), min_size=1, max_size=4),
     rule=st.sampled_from(["majority", "prefer-foreground"]),
-    background=st.sampled_from([0, 1, 300]),
+    background=st.sampled_from([(0,), (1,), (300,), (0, 2), (1, 256, 300)]),
     ignore=st.lists(st.sampled_from([0, 2, 255]), max_size=2),
     seed=st.integers(0, 1000),
 )
@@ -66,7 +75,7 @@ def test_labels_equal_a_loop_over_pixels(
     beyond: int,
     values: list[int],
     rule: str,
-    background: int,
+    background: tuple[int, ...],
     ignore: list[int],
     seed: int,
 ) -> None:
@@ -93,7 +102,13 @@ def write_scenes(root: Path, n: int, *, n_values: int, bits: int = 8) -> Path:
 
 
 def labels_by_hand(
-    root: Path, mask: Path, preprocess: Preprocess, edge: int, rule: str, ignore: int
+    root: Path,
+    mask: Path,
+    preprocess: Preprocess,
+    edge: int,
+    rule: str,
+    ignore: int,
+    background: tuple[int, ...] = (0,),
 ) -> list[int]:
     """Resize and crop with Pillow alone, then loop."""
     picture = Image.open(root / mask)
@@ -104,7 +119,7 @@ def labels_by_hand(
     box = (goes.left, goes.top, goes.left + goes.crop_width, goes.top + goes.crop_height)
     cropped = np.asarray(values.crop(box))
     grid = goes.crop_height // edge, goes.crop_width // edge
-    return by_loops(cropped, *grid, edge, rule, 0, (ignore,))
+    return by_loops(cropped, *grid, edge, rule, background, (ignore,))
 
 
 @pytest.mark.parametrize("rule", ["majority", "prefer-foreground"])
@@ -212,20 +227,91 @@ def test_broken_csv_says_where(tmp_path: Path, text: str, named: str) -> None:
     assert named in error_lines(dump(*command, code=1))
 
 
+def write_deep_rgb(path: Path, width: int, height: int) -> None:
+    """A PNG with 16 bits a channel, which Pillow cannot write: every value is 1."""
+    row = b"\0" + struct.pack(">3H", 1, 1, 1) * width
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(row * height)), (b"IEND", b"")]
+    chunks = (
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in parts
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_grey_masks_saved_with_more_channels(weights: Path, tmp_path: Path, mode: str) -> None:
+    """The same labels as of one channel, as programs for drawing masks save them."""
+    labels = {}
+    for name in ("grey", "many"):
+        root = write_scenes(tmp_path / name, 4, n_values=5)
+        if name == "many":
+            for mask in (root / "annotations").rglob("*0[13].png"):
+                Image.open(mask).convert(mode).save(mask)
+        dump(root, "--model", VIT, "--layers", "0", "--weights", weights, "--out", tmp_path / f"{name}-acts",
+             "--background", "0,2", "--patch-label", "prefer-foreground", "--workers", 0)  # fmt: skip
+        shards = open_shards([tmp_path / f"{name}-acts"])
+        labels[name] = np.concatenate([shard.labels(0) for shard in shards.shards])
+    preprocess = Preprocess.from_settings(shards.header.preprocess)
+    by_hand = [
+        labels_by_hand(tmp_path, mask, preprocess, 16, "prefer-foreground", IGNORE, (0, 2))
+        for mask in sorted((tmp_path / "grey").rglob("annotations/*/*.png"))
+    ]
+    assert labels["grey"].tolist() == labels["many"].tolist() == by_hand
+
+
+def test_splits_of_a_csv(tmp_path: Path) -> None:
+    """A class has one number in all splits; a validation part is divided from train."""
+    write_scenes(tmp_path, 8, n_values=5)
+    lines = ["path,target,split"]
+    for i in range(8):
+        folder = "training" if i < 6 else "validation"
+        lines.append(f"images/{folder}/{i:02d}.jpg,{'cab'[i % 3]},{'test' if i > 3 else 'train'}")
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(lines) + "\n")
+    train, test = (list_images(table, "auto", split) for split in ("train", "test"))
+    assert train.path == [f"images/training/{i:02d}.jpg" for i in range(4)]
+    assert train.target.tolist() == [2, 0, 1, 2]
+    assert test.target.tolist() == [0, 1, 2, 0]
+    assert list(test.class_name or ()) == ["a", "b", "c", "a"]
+    assert len(list_images(table, "auto", None)) == 8
+    sides = [list_divided(table, "auto", split, 0.5) for split in ("train", "validation")]
+    assert sorted([*sides[0].path, *sides[1].path]) == list(train.path)
+    with pytest.raises(UserError, match=r"no split 'val' in its column split, only test, train"):
+        list_images(table, "auto", "val")
+    table.write_text("path,split\nimages/training/00.jpg,train\nimages/training/01.jpg,\n")
+    with pytest.raises(UserError, match="line 3 has no split"):
+        list_images(table, "auto", None)
+    table.write_text("path,split\nimages/training/00.jpg,train\nimages/training/01.jpg,val\n")
+    with pytest.raises(UserError, match="validation split of its own, val"):
+        list_divided(table, "auto", "train", 0.5)
+    table.write_text("path\nimages/training/00.jpg\n")
+    with pytest.raises(UserError, match="no column split; add one"):
+        list_images(table, "auto", "train")
+
+
 def test_masks_that_do_not_fit(weights: Path, tmp_path: Path) -> None:
     root = write_scenes(tmp_path / "scenes", 4, n_values=5)
     mask = root / "annotations" / "training" / "01.png"
     command = [root, "--model", VIT, "--layers", "0", "--weights", weights, "--out", tmp_path / "out"]
     command += ["--workers", 0]
-    Image.new("RGB", (125, 97)).save(mask)
-    assert "colours" in error_lines(dump(*command, code=1))
+    Image.new("RGB", (125, 97), (1, 0, 0)).save(mask)
+    assert "colours: RGB (1, 0, 0) in row 0, column 0" in error_lines(dump(*command, code=1))
+    Image.new("RGBA", (125, 97), (1, 1, 1, 254)).save(mask)
+    assert "RGBA (1, 1, 1, 254)" in error_lines(dump(*command, code=1))
+    Image.new("CMYK", (125, 97)).save(mask.with_suffix(".tif"))
+    mask.with_suffix(".tif").rename(mask)
+    assert "its pixels are CMYK" in error_lines(dump(*command, code=1))
+    write_deep_rgb(mask, 125, 97)  # Pillow keeps the upper 8 bits of them: of 1 and 3 nothing would be left
+    assert "16 bits in each of several channels" in error_lines(dump(*command, code=1))
     Image.new("L", (10, 10)).save(mask)
     assert "10 x 10" in error_lines(dump(*command, code=1))
+    unused = error_lines(dump(root, *command[1:], "--background", 1, code=2))
+    assert "--background 1: it is for --patch-label prefer-foreground" in unused
     mask.unlink()
     assert str(mask) in error_lines(dump(*command, code=1))
-    assert "--background" in error_lines(
-        dump(root, *command[1:], "--layout", "folder", "--background", 1, code=2)
-    )
+    without = dump(root, *command[1:], "--layout", "folder", "--background", 1, code=2)
+    assert "has no masks to make patch labels from; leave --background out" in error_lines(without)
 
 
 def test_palette_masks_are_their_indices(weights: Path, tmp_path: Path) -> None:

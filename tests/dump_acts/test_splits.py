@@ -15,7 +15,7 @@ from processes import error_lines
 from tiny_models import VIT, make_folder, random_image, save_timm_weights
 
 from dump_acts.cli import app
-from saetools.errors import UsageError
+from saetools.errors import UsageError, UserError
 from saetools.shards.reader import open_shards
 from saetools.vision.image_sets import ImageSet, list_divided, list_images
 
@@ -105,7 +105,17 @@ def test_an_image_keeps_its_side_when_others_go(tmp_path: Path) -> None:
     assert after < larger
 
 
-@pytest.mark.parametrize("split", [None, "test", "a"])
+def test_the_test_images_are_not_divided(tmp_path: Path) -> None:
+    """So one command with --split-validation records every split."""
+    touch(tmp_path / "set", *names("train/a", "test/a"))
+    whole = list_images(tmp_path / "set", "auto", "test")
+    assert list_divided(tmp_path / "set", "auto", "test", 0.3).digest() == whole.digest()
+    assert len(whole.path) == len(names("test/a"))
+    with pytest.raises(UserError, match="expected the split 'test' as a folder"):
+        list_divided(plain(tmp_path / "plain"), "auto", "test", 0.3)
+
+
+@pytest.mark.parametrize("split", [None, "val", "a"])
 def test_it_divides_nothing_but_train(tmp_path: Path, split: str | None) -> None:
     with pytest.raises(UsageError, match="`split` train or `split` validation"):
         list_divided(plain(tmp_path / "set"), "auto", split, 0.3)

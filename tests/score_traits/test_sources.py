@@ -96,6 +96,19 @@ def test_a_table_read_without_is_present_is_refused(cub, score_traits, tmp_path)
     assert "warning: the mean prevalence" in warned.stderr
 
 
+def test_common_traits_of_a_table_keep_their_control(cub, score_traits, tmp_path) -> None:
+    """Three of four specimens may have a red band: that is warned of, and const says what chance reaches."""
+    root, options, *_ = cub
+    names = [line.split()[1] for line in (root / "images.txt").read_text().splitlines()]
+    rows = [f"images/{name},{'no' if i % 4 == 0 else 'yes'}" for i, name in enumerate(names)]
+    (tmp_path / "traits.csv").write_text("\n".join(["path,band", *rows]) + "\n")
+    done = score_traits(*options, "--traits", tmp_path / "traits.csv", "--scorer", "const")
+    assert done.returncode == 0, done.stderr
+    row = table_of(done).iloc[0]
+    assert row.ap == row.prevalence > 0.5
+    assert "warning: the mean prevalence of the traits in the test images is 0.75" in done.stderr
+
+
 def test_folders_are_each_class_against_the_rest(cub, score_traits) -> None:
     _, options, _, _, acts, target = cub
     found = table_of(score_traits(*options, "--traits", "target", "--scorer", "units"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,3 +101,23 @@ def browser(
             yield opened
         finally:
             opened.quit()
+
+
+def wait(holds: Callable[[], Any], seconds: float = 20) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end, "it did not come in time"
+        time.sleep(0.03)
+    return found
+
+
+def go(page: Any, where: str) -> None:
+    """Open an address of the page, and wait until it is shown."""
+    page.execute_script("delete document.body.dataset.shown; location.hash = arguments[0]", where)
+    wait(lambda: page.execute_script("return document.body.dataset.shown") == f"#{where}")
+
+
+def click(page: Any, css: str) -> None:
+    from selenium.webdriver.common.by import By
+
+    page.find_element(By.CSS_SELECTOR, css).click()

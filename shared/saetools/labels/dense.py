@@ -83,7 +83,8 @@ class KnownRows:
 class DenseSplits:
     """The traits' names {T}, and their labels on both splits.
 
-    unit: what a row is, `image` or `patch`; is_pairs: each trait is one class against one other
+    unit: what a row is, `image` or `patch`; is_pairs: each trait is one class against one other; is_cub: read from
+    CUB-200-2011's folder
     """
 
     names: list[str]
@@ -91,6 +92,7 @@ class DenseSplits:
     test: KnownRows
     unit: str = "image"
     is_pairs: bool = False
+    is_cub: bool = False
 
     @staticmethod
     def of(splits: LabelledSplits, rows_per_image: tuple[int, int] = (1, 1)) -> DenseSplits:
@@ -99,7 +101,7 @@ class DenseSplits:
             KnownRows.of(labels, n)
             for labels, n in zip((splits.train, splits.test), rows_per_image, strict=True)
         )
-        return DenseSplits(splits.names, train, test, splits.unit, splits.is_pairs)
+        return DenseSplits(splits.names, train, test, splits.unit, splits.is_pairs, splits.is_cub)
 
     @property
     def digest(self) -> str:

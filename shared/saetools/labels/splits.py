@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -41,7 +41,8 @@ PAIR_MARK = " against "
 class LabelledSplits:
     """names {C} of the classes, and their labels on both splits.
 
-    unit: what a row is, `image` or `patch`; is_pairs: each class is one class against one other
+    unit: what a row is, `image` or `patch`; is_pairs: each class is one class against one other; is_cub: read from
+    CUB-200-2011's folder
     """
 
     names: list[str]
@@ -49,6 +50,7 @@ class LabelledSplits:
     test: RowLabels
     unit: str = "image"
     is_pairs: bool = False
+    is_cub: bool = False
 
     @property
     def pooled(self) -> bool:
@@ -116,7 +118,7 @@ def read_traits(
         return LabelledSplits(names, first, other)
     _check_named(class_names)
     table = read_trait_table(Path(source), certainty=certainty, drop_not_visible=drop_not_visible)
-    return _from_table(table, train, test, missing_rows)
+    return replace(_from_table(table, train, test, missing_rows), is_cub=Path(source).is_dir())
 
 
 def read_pairs(source: Path, train: Split, test: Split, class_names: Sequence[str] = ()) -> LabelledSplits:
@@ -172,6 +174,12 @@ def targets(split: Split) -> npt.NDArray[np.int64]:
     return np.concatenate([file.examples.target for file in _files(split)])
 
 
+def recorded_classes(split: Split) -> npt.NDArray[np.str_] | None:
+    """The name of each image's class {N}, empty where it is not known; None where a file has no such names."""
+    names = [file.examples.class_name for file in _files(split)]
+    return None if any(each is None for each in names) else np.concatenate(names).astype(str)
+
+
 def classes_of_images(
     train: Split, test: Split
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[int, str]]:
@@ -182,7 +190,7 @@ def classes_of_images(
     of them are in folders of that name, and no other class is; if that is not so of all, none has a name.
     """
     numbers = [targets(train), targets(test)]
-    texts = [names_n for split in (train, test) if (names_n := _class_names(split)) is not None]
+    texts = [names_n for split in (train, test) if (names_n := recorded_classes(split)) is not None]
     if len(texts) < 2:
         return numbers[0], numbers[1], _class_folders(np.concatenate(numbers), [*train.paths, *test.paths])
     number_of: dict[str, int] = {}
@@ -227,12 +235,6 @@ def choose_tau(asked: float | None, splits: LabelledSplits) -> float:
 
 def _files(split: Any) -> list[Any]:
     return list(split.files if hasattr(split, "files") else split.shards)
-
-
-def _class_names(split: Split) -> npt.NDArray[np.str_] | None:
-    """The name of each image's class {N}, or None where a file has none."""
-    names = [file.examples.class_name for file in _files(split)]
-    return None if any(each is None for each in names) else np.concatenate(names).astype(str)
 
 
 def _patch_labels(split: Split, layer: int | None = None) -> Iterator[npt.NDArray[np.integer]]:

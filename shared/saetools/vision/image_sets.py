@@ -7,22 +7,21 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
-from saetools.errors import UsageError, UserError, near_names, why_unreadable
-from saetools.files.user_csv import read_user_csv
+from saetools.errors import UsageError, UserError, why_unreadable
 from saetools.labels import cub200
 from saetools.shards.held_out import VALIDATION, uniform_of_paths
+from saetools.vision.image_csv import read_image_csv
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing")
 # Folders of other names than these are taken for classes, not for splits
-SPLIT_NAMES = (*TRAIN_NAMES, "validation", "valid", "val", "dev", "test", "testing")
-_NUMBER = re.compile("[0-9]{1,9}")  # of a class
-_COLUMNS = ("path", "target", "mask")  # of a CSV of images
+SPLIT_NAMES = (*TRAIN_NAMES, "validation", "valid", "val", "dev", *TEST_NAMES)
 # Control characters, ends of lines, and bytes that are not UTF-8: lists of paths and HDF5 strings cannot hold them
 _UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -78,7 +77,7 @@ def list_images(source: Path, layout: str, split: str | None) -> ImageSet:
 
     folder: ROOT[/SPLIT]/CLASS/..., target = number of the class folder in alphabetical order; images
     directly in the folder have target -1. cub200: CUB-200-2011's official lists; split train or test.
-    masks: ROOT/images/SPLIT/NAME and ROOT/annotations/SPLIT/NAME.png. csv: see `_read_csv`.
+    masks: ROOT/images/SPLIT/NAME and ROOT/annotations/SPLIT/NAME.png. csv: see `read_image_csv`.
     auto: the one whose lists or folders are there. Links are followed, also out of the folder. What has the name of an
     image in a folder and is no file is listed too: opening it fails. Raises UserError where there are no images, or
     the name of one cannot be listed.
@@ -87,14 +86,8 @@ def list_images(source: Path, layout: str, split: str | None) -> ImageSet:
         layout = _recognise(source)
     if layout != "csv" and not source.is_dir():
         raise UserError(f"{source}: no such folder; expected a folder with images, or a CSV of their paths")
-    if layout == "csv":
-        if split is not None:
-            raise UserError(
-                f"{source}: a CSV has no splits; leave `split` out, or write one CSV for each split"
-            )
-        images = _list_csv(source)
-    else:
-        images = {"cub200": _list_cub, "masks": _list_masks, "folder": _list_folder}[layout](source, split)
+    listers = {"csv": _list_csv, "cub200": _list_cub, "masks": _list_masks, "folder": _list_folder}
+    images = listers[layout](source, split)
     if not images.path:
         raise UserError(
             f"{source}: no images found in the layout {layout!r}"
@@ -114,11 +107,14 @@ def list_divided(source: Path, layout: str, split: str | None, share: float) -> 
     """One side of a data set's training images, divided into train and validation: `share` of them, by their paths.
 
     split: train (the others), or validation. What is divided is the split train (or training), and all images where
-    the data set has no splits. A class keeps its number on both sides. Raises UsageError for any other split, and
-    UserError where the data set has a validation split of its own, or one side would be empty.
+    the data set has no splits. A class keeps its number on both sides. The split test (or testing) is not divided.
+    Raises UsageError for any other split, and UserError where the data set has a validation split of its own, or one
+    side would be empty.
     """
     if not 0 < share < 1:
         raise UsageError(f"`split_validation` {share:g}: expected a share above 0 and below 1, such as 0.2")
+    if split in TEST_NAMES:
+        return list_images(source, layout, split)
     if split not in (*TRAIN_NAMES, "validation"):
         raise UsageError(
             f"`split_validation` {share:g}: it divides the images to train on: add `split` train or `split`"
@@ -149,12 +145,14 @@ def _divided_split(source: Path, layout: str, split: str) -> str | None:
     if layout == "cub200":
         return "train"
     if layout == "csv":
-        return None
-    top = source / "images" if layout == "masks" else source
-    there = [name for name in SPLIT_NAMES if (top / name).is_dir()]
+        top, found = source, {row.split for row in read_image_csv(source)} - {None}
+    else:
+        top = source / "images" if layout == "masks" else source
+        found = {name for name in SPLIT_NAMES if (top / name).is_dir()}
+    there = [name for name in SPLIT_NAMES if name in found]
     if own := [name for name in there if name in ("validation", "valid", "val", "dev")]:
         raise UserError(
-            f"{top / own[0]}: the data set has a validation split of its own; leave `split_validation` out and"
+            f"{top}: the data set has a validation split of its own, {own[0]}; leave `split_validation` out and"
             f" record `split` {own[0]}"
         )
     train = [name for name in TRAIN_NAMES if name in there and split in (name, "train", "validation")]
@@ -221,24 +219,37 @@ def _list_masks(root: Path, split: str | None) -> ImageSet:
     return ImageSet(root, paths, np.full(len(paths), -1, np.int64), masks)
 
 
-def _list_csv(table: Path) -> ImageSet:
-    rows = _read_csv(table)
-    root = table.parent
+def _list_csv(table: Path, split: str | None) -> ImageSet:
+    """A class that has a name has the same number in every split."""
+    rows = read_image_csv(table)
+    names = sorted({row.target for row in rows} - {""})
+    named = not all(name.isdecimal() for name in names)
+    number = {name: i if named else int(name) for i, name in enumerate(names)} | {"": -1}
+    if split is not None:
+        found = sorted({row.split for row in rows if row.split is not None})
+        if not found:
+            raise UserError(
+                f"{table}: it has no column split; add one (train, test, ...), or leave `split` out and write"
+                " one CSV for each split"
+            )
+        rows = [row for row in rows if row.split == split]
+        if not rows:
+            raise UserError(
+                f"{table}: found no split {split!r} in its column split, only {', '.join(found[:8])}"
+            )
     for row in rows:
         for name in (row.path, row.mask):
-            if name is not None and (why := why_unreadable(root / name)):
+            if name is not None and (why := why_unreadable(table.parent / name)):
                 raise UserError(
-                    f"{table}: line {row.line}: {root / name}: {why}; paths are relative to the CSV's folder"
+                    f"{table}: line {row.line}: {table.parent / name}: {why};"
+                    " paths are relative to the CSV's folder"
                 )
     masks = [row.mask for row in rows if row.mask is not None]
-    paths, masks_or_none = [row.path for row in rows], masks if masks else None
-    names = [row.target for row in rows]
-    if all(_NUMBER.fullmatch(name) for name in names if name):
-        target = np.array([int(name) if name else -1 for name in names], dtype=np.int64)
-        return ImageSet(root, paths, target, masks_or_none)
-    number = {name: i for i, name in enumerate(sorted(set(names) - {""}))}
-    target = np.array([number.get(name, -1) for name in names], dtype=np.int64)
-    return ImageSet(root, paths, target, masks_or_none, class_name=names)
+    classes = [row.target for row in rows]
+    target = np.array([number[name] for name in classes], dtype=np.int64)
+    return ImageSet(
+        table.parent, [row.path for row in rows], target, masks or None, class_name=classes if named else None
+    )
 
 
 def _image_files(top: Path, root: Path, split: str | None) -> list[Path]:
@@ -266,77 +277,3 @@ def _below(folder: Path, around: frozenset[Path]) -> Iterator[Path]:
         yield (path := Path(entry.path))
         if path.is_dir() and path.resolve() not in around if entry.is_symlink() else entry.is_dir():
             yield from _below(path, around)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One image: where it and its mask are, relative to the CSV's folder; its class: a number, a name, or empty."""
-
-    line: int
-    path: str
-    target: str
-    mask: str | None
-
-
-def _read_csv(table: Path) -> list[_Row]:
-    """The images in the order of the CSV; raises UserError, with the line, where it is broken.
-
-    path: relative to the CSV's folder, each once. target: whole numbers from 0, or names, or empty. mask: for every
-    image or for none. Other columns are left alone.
-    """
-    expected = f"{', '.join(_COLUMNS)} in its first line, of which path is required"
-    found = read_user_csv(table, expected)
-    if "path" not in found.header:
-        raise UserError(
-            f"{table}: it has no column 'path'{near_names('path', found.header)}; expected {expected}"
-        )
-    rows = [
-        _csv_row(table, line, dict(zip(found.header, row, strict=True)))
-        for line, row in zip(found.line, found.rows, strict=True)
-    ]
-    _check_rows(table, rows)
-    return rows
-
-
-def _csv_row(table: Path, line: int, fields: dict[str, str]) -> _Row:
-    path, target, mask = (fields.get(name, "").strip() for name in _COLUMNS)
-    if not path:
-        raise UserError(f"{table}: line {line} has no path; expected one in every line")
-    return _Row(line, _below_table(table, line, path), target, _below_table(table, line, mask) or None)
-
-
-def _below_table(table: Path, line: int, name: str) -> str:
-    """A path relative to the CSV's folder, so that the data set can be moved; UserError for one elsewhere."""
-    if not PurePosixPath(name).is_absolute():
-        return name
-    for root in (table.parent.absolute(), table.parent.resolve()):
-        if PurePosixPath(name).is_relative_to(root):
-            return PurePosixPath(name).relative_to(root).as_posix()
-    raise UserError(
-        f"{table}: line {line}: {name} is an absolute path to another folder than the CSV's; put the CSV into a folder"
-        " above the images, or write paths relative to it"
-    )
-
-
-def _check_rows(table: Path, rows: list[_Row]) -> None:
-    line_of: dict[str, int] = {}
-    for row in rows:
-        if row.path in line_of:
-            raise UserError(
-                f"{table}: line {row.line}: {row.path} was in line {line_of[row.path]} already; list every image once"
-            )
-        line_of[row.path] = row.line
-    no_number = [row for row in rows if row.target and not _NUMBER.fullmatch(row.target)]
-    is_name = [not re.fullmatch("[-+.,0-9]*", row.target) for row in no_number]
-    n_numbers = sum(bool(_NUMBER.fullmatch(row.target)) for row in rows)
-    if no_number and (n_numbers or not all(is_name)):
-        row = no_number[0] if n_numbers else no_number[is_name.index(False)]
-        raise UserError(
-            f"{table}: line {row.line}: the target {row.target[:60]!r} is no whole number from 0, and"
-            f" {f'{n_numbers} others are' if n_numbers else 'no name'}; number all classes, or name all"
-        )
-    without = [row.line for row in rows if row.mask is None]
-    if without and len(without) < len(rows):
-        raise UserError(
-            f"{table}: line {without[0]} has no mask, others have one; give all images one, or none"
-        )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dump_acts.options import GROUPS, parse_channels, parse_grid
+from dump_acts.options import GROUPS, parse_channels, parse_grid, parse_mask_values
 from saetools.cli.app import (
     DeviceOption,
     VerboseOption,
@@ -93,7 +93,8 @@ def dump_acts(
         choice("majority", "prefer-foreground", help="Label of a patch with masks.  [default: majority]"),
     ] = None,
     background: Annotated[
-        int | None, typer.Option(min=0, help="Mask value of the background. Default: 0.")
+        str | None,
+        typer.Option(help="prefer-foreground: mask values of the background. Default: 0.", metavar="V,V,..."),
     ] = None,
     ignore: Annotated[
         str | None,
@@ -145,7 +146,8 @@ def dump_acts(
     native = parse_grid(grid)
     chosen_part = parse_slice("--slice", part)
     disk_bytes = parse_bytes("--max-disk", max_disk) if max_disk is not None else None
-    ignored = parse_numbers("--ignore", ignore, int) if ignore is not None else []
+    ignored = parse_mask_values("--ignore", ignore, [])
+    behind = parse_mask_values("--background", background, [0])
     # Before the slow imports: a typo should not take seconds
     if split_validation is None:
         found = list_images(images, layout, split)
@@ -154,7 +156,11 @@ def dump_acts(
     check_layout(images, layout, found)
     labels = None
     if found.mask is not None:
-        labels = LabelSettings(patch_label or "majority", background or 0, sorted(ignored))
+        if background is not None and patch_label != "prefer-foreground":
+            raise UsageError(
+                f"--background {background}: it is for --patch-label prefer-foreground; add that, or leave it out"
+            )
+        labels = LabelSettings(patch_label or "majority", behind, ignored)
     else:
         for flag, given in (
             ("--patch-label", patch_label),

@@ -6,9 +6,11 @@ pictures that were made from the images, lie beside them: then `check_layout` as
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -41,17 +43,31 @@ def check_layout(source: Path, layout: str, found: ImageSet) -> None:
     if not odd:
         return
     photos = [folder for folder in sorted(stems) if folder and folder not in odd]
-    fits = ["`layout` folder (each of the folders is a class)"]
+    fits = [f"{table} in place of {source} ({holds})" for table, holds in _tables_of_images(source)]
+    fits.append("`layout` folder (each of the folders is a class)")
     if photos:
         fits.append(f"{source / photos[0]} in place of {source} (without masks)")
     if any("mask" in why for why in odd.values()):
         fits.append("`layout` masks (rename the folders to images and annotations)")
-        fits.append("a CSV with the columns path,target,mask")
+        if "CSV" not in fits[0]:
+            fits.append("a CSV with the columns path,target,mask")
     raise UserError(
         f"{source}: found {listed(found)}\n"
         f"these may not be classes: {'; '.join(f'{folder} ({why})' for folder, why in list(odd.items())[:3])}\n"
         f"choose what fits: {', or '.join(fits)}"
     )
+
+
+def _tables_of_images(source: Path) -> Iterator[tuple[Path, str]]:
+    """The CSVs in a folder that list images (and not their traits), each with what it says of them."""
+    from saetools.vision.image_csv import read_image_csv
+
+    for table in sorted(source.glob("*.csv")):
+        with contextlib.suppress(UserError):  # another table, or one for another folder
+            rows = read_image_csv(table)
+            what = [name for name in ("target", "mask", "split") if getattr(rows[0], name)]
+            if what and all((source / row.path).is_file() for row in rows):
+                yield table, f"a CSV of {len(rows)} images with {' and '.join(what)}"
 
 
 def listed(found: ImageSet) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from saetools.cli.app import parse_numbers
 from saetools.errors import UsageError
+from saetools.labels import IGNORED_LABEL
 
 GROUPS = {
     "Images": "split split_validation layout on_bad_image",
@@ -20,6 +21,14 @@ def parse_channels(flag: str, text: str | None) -> list[float] | None:
     if flag == "--std" and values is not None and min(values) <= 0:
         raise UsageError("--std: every value must be above 0")
     return values
+
+
+def parse_mask_values(flag: str, text: str | None, default: list[int]) -> list[int]:
+    """Mask values, sorted, each once."""
+    values = parse_numbers(flag, text, int) if text is not None else default
+    if min(values, default=0) < 0 or max(values, default=0) > IGNORED_LABEL:
+        raise UsageError(f"{flag} {text}: mask values are from 0 to {IGNORED_LABEL}")
+    return sorted(set(values))
 
 
 def parse_grid(text: str) -> int | None:

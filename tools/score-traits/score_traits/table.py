@@ -171,7 +171,7 @@ def _check_sizes(settings: ScoringSettings, labels: DenseSplits) -> None:
 
 
 def _check_prevalence(labels: DenseSplits, specs: Sequence[Spec]) -> None:
-    """Where the constant scorer's mAP is above one half, the labels were most likely parsed wrongly."""
+    """Where the constant scorer's mAP is above one half, CUB-200-2011's labels were most likely parsed wrongly."""
     if labels.is_pairs:
         return
     n_pos, n_test = labels.test.n_positives, labels.test.n_known
@@ -182,10 +182,9 @@ def _check_prevalence(labels: DenseSplits, specs: Sequence[Spec]) -> None:
         f"the mean prevalence of the traits in the test images is {mean:.3f}, over one half, and so would be the mAP of"
         " the constant scorer"
     )
-    if any(spec.kind == "const" for spec in specs):
+    if labels.is_cub and any(spec.kind == "const" for spec in specs):
         raise UserError(
-            f"`scorers` const: {found}; most likely the labels were parsed wrongly (CUB-200-2011: is_present"
-            " ignored, so that every answered question counts as yes);\nmend the table, or leave const out if"
-            " the traits really are that common"
+            f"`scorers` const: {found}; most likely the labels were parsed wrongly (is_present ignored, so that every"
+            " answered question counts as yes);\nmend the table, or leave const out if they really are that common"
         )
-    logger.warning("warning: %s; check how the traits were read", found)
+    logger.warning("warning: %s; check how the traits were read, and compare every mAP with that", found)

@@ -95,12 +95,12 @@ PROJECTS := pyproject.toml setup.py shared/pyproject.toml $(TOOLS:%=%/pyproject.
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
 
 # $(watched) COMMAND: on a terminal, says every two seconds how far pip is, which shows its bars only with all of its other words.
-# Downloads go below .venv, since /tmp is small on some machines.
+# Without TMPDIR, downloads go below .venv, since /tmp is small on some machines.
 watched = watched() { \
-	ticker=; trap 'rm -rf .venv/tmp; [ -z "$$ticker" ] || { kill $$ticker; printf "\r\033[K" >&2; }' EXIT; \
-	mkdir -p .venv/tmp; export TMPDIR="$$PWD/.venv/tmp"; \
+	ticker=; export TMPDIR="$${TMPDIR:-$$PWD/.venv}/setup-$$$$"; mkdir -p "$$TMPDIR"; \
+	trap 'rm -rf "$$TMPDIR"; [ -z "$$ticker" ] || { kill $$ticker; printf "\r\033[K" >&2; }' EXIT; \
 	if [ -t 2 ]; then while sleep 2; do printf '\r\033[K  %s s: %s downloaded, %s packages installed\r' $$SECONDS \
-		"$$(du -sh .venv/tmp 2>/dev/null | cut -f1)" \
+		"$$(du -sh "$$TMPDIR" 2>/dev/null | cut -f1)" \
 		"$$(find "$${1%/bin/*}" -maxdepth 4 -name '*.dist-info' 2>/dev/null | wc -l | tr -d ' ')"; done >&2 & ticker=$$!; fi; \
 	"$$@"; }; watched
 
@@ -315,8 +315,8 @@ check: .venv/.installed-dev
 	$(BIN)/mypy shared/saetools $(patsubst %/cli.py,%,$(wildcard tools/*/*/cli.py)) docs/site/*.py
 	$(BUILD_DOCS)
 
-# The variable leaves out an advertisement of the theme's authors.
-BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+# With --quiet, --strict would have no effect. The variable leaves out an advertisement of the theme's authors.
+BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs: .venv/.installed-dev
 	$(BUILD_DOCS)

@@ -29,6 +29,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     if page.parent is None:  # alone in its tab: no list of pages beside it
         page.meta["hide"] = ["navigation"]
+    if page.file.src_uri in (
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+    ):  # they name everything, and explain little of it
+        page.meta["search"] = {"boost": 0.3}
     return markdown.replace(".ipynb)", ".md)")  # a notebook is a page here
 
 

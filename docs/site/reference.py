@@ -191,12 +191,14 @@ def _docstring(what: Any) -> str:
 
 
 def _prose(text: str) -> str:
-    """Plain text as Markdown: paragraphs, lists of `name: what it is`, and examples after >>>."""
+    """Plain text as Markdown: paragraphs, lists of `name: what it is`, examples after >>>, lines after \\b."""
     blocks = []
     for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         lines = block.splitlines()
         if lines and lines[0].lstrip().startswith(">>>"):
             blocks.append("```pycon\n" + inspect.cleandoc(block) + "\n```")
+        elif block.lstrip(" ").startswith("\b"):  # as click marks what keeps its lines
+            blocks.append("```text\n" + block.strip(" \b\n") + "\n```")
         elif lines and _ITEM.match(lines[0]):
             items: list[str] = []
             for line in lines:

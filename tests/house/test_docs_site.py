@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -28,11 +29,15 @@ OPTION = re.compile(r"--[a-z][a-z0-9-]*")
 
 
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """As `make docs` and `make check` build it."""
+    plan = subprocess.run(["make", "-n", "docs"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (line,) = (line for line in plan.stdout.splitlines() if "mkdocs build" in line)
+    environment, program, *options = shlex.split(line)
+    assert program == ".venv/bin/mkdocs"
     return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", config, "--site-dir", site],
+        ["env", environment, BIN / "mkdocs", *options, "--config-file", config, "--site-dir", site],
         capture_output=True,
         text=True,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
     )
 
 
@@ -114,6 +119,7 @@ def test_every_link_leads_somewhere(site: Path) -> None:
 def test_markdown_is_read_as_on_a_git_forge(site: Path) -> None:
     """Lists and tables that the site's Markdown takes for text, because no empty line stands before them."""
     for path, page in pages(site).items():
+        assert not re.search(r"[\x00-\x08]", page.text), path  # of click: what keeps its lines
         for text in page.paragraphs:
             assert not re.search(r"^\s*([-*] |\d+\. |\|.*\|$|#+ )", text, flags=re.M), (
                 f"{path.relative_to(site)}: {text}"
@@ -122,8 +128,8 @@ def test_markdown_is_read_as_on_a_git_forge(site: Path) -> None:
 
 def test_every_page_of_the_repository_is_there(site: Path) -> None:
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*/README.md")]:
-        html = site / path.relative_to(ROOT).with_suffix(".html")
-        assert (html.with_name("index.html") if path.name == "README.md" else html).is_file(), path
+        made = site / path.relative_to(ROOT).with_suffix(".html")
+        assert (made.with_name("index.html") if path.name == "README.md" else made).is_file(), path
     text = (site / "index.html").read_text(encoding="utf-8")
     assert "Small command-line tools that find visual traits" in text  # the README is the home page
 
@@ -131,7 +137,7 @@ def test_every_page_of_the_repository_is_there(site: Path) -> None:
 @pytest.mark.parametrize("tool", [*TOOLS, "saetools"])
 def test_the_reference_has_the_options_of_help(tool: str, site: Path) -> None:
     page = "docs/reference/commands.html" if tool == "saetools" else f"tools/{tool}/index.html"
-    html = Html((site / page).read_text(encoding="utf-8"))
+    shown = Html((site / page).read_text(encoding="utf-8"))
     expected = []
     for more in ("", *SUBCOMMANDS.get(tool, ())):
         done = subprocess.run(
@@ -144,23 +150,47 @@ def test_the_reference_has_the_options_of_help(tool: str, site: Path) -> None:
         # The left column; the examples and the commands have none.
         rows = re.findall(r"^  (-.*?)(?:  |$)", done.stdout, flags=re.M)
         expected.append([OPTION.findall(row) for row in rows])
-    listed = [OPTION.findall(heading) for heading in html.options if heading.startswith("-")]
+    listed = [OPTION.findall(heading) for heading in shown.options if heading.startswith("-")]
     assert listed == [row for rows in expected for row in rows]
     assert len(listed) >= 3
 
 
+def test_the_reference_has_groups_choices_defaults_and_examples(site: Path) -> None:
+    """Of dump-acts, as its --help has them."""
+    done = subprocess.run(
+        [BIN / "dump-acts", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "300"},
+    )
+    markup = (site / "tools/dump-acts/index.html").read_text(encoding="utf-8")
+    text = html.unescape(re.sub(r"<[^>]*>", "", markup[markup.index('id="all-options"') :]))
+    headings = re.findall(r"^(\w.*):$", done.stdout, flags=re.M)
+    places = [text.index(f"\n{heading}¶") for heading in headings]
+    assert len(headings) == 8 and places == sorted(places)
+    assert re.search(
+        r"--layout¶\s+Layout of the data set\. one of auto folder cub200 masks csv · default: auto\n", text
+    )
+    assert re.search(r"--batch-size N¶\s+Images in one forward pass\. default: 32 · x>=1\n", text)
+    examples = done.stdout[done.stdout.index("Examples:") :].splitlines()[1:]
+    assert len(examples) == 4
+    for example in filter(None, examples):
+        assert f"$ {example.strip()}" in text
+
+
 def test_the_api_has_every_name(site: Path) -> None:
-    html = Html((site / "docs/reference/python.html").read_text(encoding="utf-8"))
-    assert set(saetools.__all__) <= html.ids
-    assert {"SAE.encode", "LatentsSet.top_images", "ShardSet.read", "VisionModel.record"} <= html.ids
-    assert "Activations float32 {n, P, D} of a layer" in html.text  # shapes as they are written
+    page = Html((site / "docs/reference/python.html").read_text(encoding="utf-8"))
+    assert set(saetools.__all__) <= page.ids
+    assert {"SAE.encode", "LatentsSet.top_images", "ShardSet.read", "VisionModel.record"} <= page.ids
+    assert "Activations float32 {n, P, D} of a layer" in page.text  # shapes as they are written
     returned = {
         getattr(saetools, name).__annotations__.get("return", "")
         for name in saetools.__all__
         if not isinstance(getattr(saetools, name), type)
     }
     ours = {name for name in returned if name.isidentifier() and name not in ("Image",)}
-    assert ours <= html.ids, "RETURNED of docs/site/reference.py lacks what a function returns"
+    assert ours <= page.ids, "RETURNED of docs/site/reference.py lacks what a function returns"
 
 
 FAULT = """
@@ -306,3 +336,37 @@ def test_what_scrolls_takes_the_focus(site: Path, narrow: Any) -> None:
     )
     assert [True, 0] in found
     assert all((tab == 0) == scrolls for scrolls, tab in found)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", ["wide", "narrow"])
+def test_axe_core_finds_nothing_serious(size: str, scheme: str, site: Path, request: Any) -> None:
+    opened = request.getfixturevalue(size)
+    axe = pytest.importorskip("axe_core_python", reason="the package axe-core-python is not installed")
+    script = (Path(axe.__path__[0]) / "axe.min.js").read_text(encoding="utf-8")
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    for name in (
+        "index",
+        "tools/dump-acts/index",
+        "docs/reference/python",
+        "docs/formats",
+        "docs/gallery",
+        "docs/slurm",
+    ):
+        opened.get((site / f"{name}.html").as_uri())
+        opened.execute_script(script)
+        found = opened.execute_async_script(
+            "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(({violations}) => done("
+            "violations.filter(one => ['serious', 'critical'].includes(one.impact)).flatMap(one => one.nodes.map("
+            "node => `${one.id}: ${node.target.join(' ')}: ${node.failureSummary}`))))"
+        )
+        assert found == [], name
+
+
+def test_the_gallery_has_every_picture() -> None:
+    text = (ROOT / "docs/gallery.md").read_text(encoding="utf-8")
+    for picture in [*ROOT.glob("docs/images/*"), *ROOT.glob("examples/*/*.jpg")]:
+        assert f"{picture.relative_to(ROOT).as_posix().removeprefix('docs/')})" in text, picture
+    commands = re.findall(r"^\$ (\S+)", text, flags=re.M)
+    assert len(commands) >= 4 and set(commands) <= {"make", "python", *TOOLS}

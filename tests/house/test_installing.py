@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Downloads something, and ends when the test says so.
 PIP = """#!/bin/sh
 head -c 3000000 /dev/zero >"$TMPDIR/torch.whl"
+dirname "$TMPDIR" >.venv/downloads
 echo $$ >.venv/pip.pid
 until [ -e go ]; do sleep 0.05; done
 exit $(cat go)
@@ -26,8 +27,9 @@ exit $(cat go)
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A new checkout whose pip does nothing."""
+    monkeypatch.delenv("TMPDIR", raising=False)
     for name in ("Makefile", "pyproject.toml", "setup.py", "shared", "tools", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / ".venv/bin").mkdir(parents=True)
@@ -69,6 +71,18 @@ def on_terminal(checkout: Path, seen: str, then: str | bytes) -> tuple[int, str]
     return run.wait(60), printed
 
 
+def test_downloads_go_where_there_is_room(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below .venv, which has to hold all of it anyway, or where TMPDIR says; nothing is left there."""
+    (checkout / "go").write_text("0")
+    for folder in (checkout / ".venv", checkout / "scratch"):
+        if folder.name == "scratch":
+            monkeypatch.setenv("TMPDIR", str(folder))
+            (checkout / ".venv/.installed").unlink()
+        subprocess.run(["make", "setup"], cwd=checkout, capture_output=True, check=True)
+        assert (checkout / ".venv/downloads").read_text().strip() == str(folder)
+        assert not list(folder.glob("setup-*"))
+
+
 def test_without_a_terminal_there_is_one_line_for_each_phase(checkout: Path) -> None:
     (checkout / "go").write_text("0")
     done = subprocess.run(["make", "setup"], cwd=checkout, capture_output=True, text=True, check=True)
@@ -89,7 +103,7 @@ def test_a_terminal_shows_how_far_it_is(checkout: Path) -> None:
     assert code == 0
     assert re.search(r"\d+ s: (2\.9|3\.0)M downloaded, \d+ packages installed", printed)
     assert (checkout / ".venv/.installed").exists()
-    assert not (checkout / ".venv/tmp").exists()
+    assert not list(checkout.glob(".venv/setup-*"))
 
 
 def test_a_failure_and_an_interrupt_end_it(checkout: Path) -> None:
@@ -102,7 +116,7 @@ def test_a_failure_and_an_interrupt_end_it(checkout: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert not (checkout / ".venv/.installed").exists()
-    assert not (checkout / ".venv/tmp").exists()
+    assert not list(checkout.glob(".venv/setup-*"))
 
 
 # --- containers ----------------------------------------------------------------------------------------
@@ -157,7 +171,7 @@ def test_both_recipes_make_the_same_image_by_make_setup() -> None:
     assert found["environment"] == ["export PATH=/opt/saetools/.venv/bin:$PATH"]
     assert all_of("ENTRYPOINT") == ['["saetools"]']
     assert found["runscript"] == ['exec saetools "$@"']
-    assert all_of("WORKDIR")[-1] == "/work" and "USER" not in dict(docker())
+    assert all_of("WORKDIR")[-1] == "/data" and "USER" not in dict(docker())
 
 
 def test_their_python_is_one_that_is_tested() -> None:

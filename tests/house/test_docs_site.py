@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from pages import browser
+from pages import browser, load_axe, serious
 from processes import BIN
 
 import saetools
@@ -342,8 +342,6 @@ def test_what_scrolls_takes_the_focus(site: Path, narrow: Any) -> None:
 @pytest.mark.parametrize("size", ["wide", "narrow"])
 def test_axe_core_finds_nothing_serious(size: str, scheme: str, site: Path, request: Any) -> None:
     opened = request.getfixturevalue(size)
-    axe = pytest.importorskip("axe_core_python", reason="the package axe-core-python is not installed")
-    script = (Path(axe.__path__[0]) / "axe.min.js").read_text(encoding="utf-8")
     feature = {"name": "prefers-color-scheme", "value": scheme}
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
     for name in (
@@ -355,13 +353,8 @@ def test_axe_core_finds_nothing_serious(size: str, scheme: str, site: Path, requ
         "docs/slurm",
     ):
         opened.get((site / f"{name}.html").as_uri())
-        opened.execute_script(script)
-        found = opened.execute_async_script(
-            "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(({violations}) => done("
-            "violations.filter(one => ['serious', 'critical'].includes(one.impact)).flatMap(one => one.nodes.map("
-            "node => `${one.id}: ${node.target.join(' ')}: ${node.failureSummary}`))))"
-        )
-        assert found == [], name
+        load_axe(opened)
+        assert serious(opened) == [], name
 
 
 def test_the_gallery_has_every_picture() -> None:

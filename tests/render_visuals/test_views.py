@@ -7,7 +7,6 @@ the page looks like: look at them, and commit them with the change.
 from __future__ import annotations
 
 import base64
-import importlib.resources
 import io
 import os
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import matplotlib
 import numpy as np
 import pytest
 from birds_page import DEAD_LATENT
-from pages import browser, go, wait
+from pages import browser, go, load_axe, serious, wait
 from PIL import Image
 
 VIEWS = {
@@ -125,21 +124,9 @@ def screenshot(page: Any) -> Image.Image:
 # --- axe-core, fingers, texts ---------------------------------------------------------------------------
 
 
-def serious(page: Any) -> list[str]:
-    """The serious and critical findings of axe-core on what is shown: rule, element, why."""
-    found = page.execute_async_script(
-        "const done = arguments[0];"
-        "axe.run(document, {resultTypes: ['violations']}).then(({violations}) => done("
-        " violations.filter((v) => ['serious', 'critical'].includes(v.impact)).flatMap((v) => v.nodes.map((node) =>"
-        "  `${v.id}: ${node.target.join(' ')}: ${node.failureSummary}`))))"
-    )
-    return list(found)
-
-
 @each()
 def test_axe_core_finds_nothing_serious(page: Any) -> None:
-    axe = importlib.resources.files("axe_core_python") / "axe.min.js"
-    page.execute_script(axe.read_text(encoding="utf-8"))
+    load_axe(page)
     for view in VIEWS:
         show(page, view)
         assert serious(page) == [], view
@@ -156,8 +143,7 @@ def test_axe_core_finds_nothing_serious(page: Any) -> None:
 @each([WIDE], ["light"])
 def test_axe_core_is_asked(page: Any) -> None:
     """It does find what is wrong: a text in the colour of the paper, and a button without a name."""
-    axe = importlib.resources.files("axe_core_python") / "axe.min.js"
-    page.execute_script(axe.read_text(encoding="utf-8"))
+    load_axe(page)
     show(page, "unknown")
     page.execute_script(
         "document.querySelector('#detail .unknown').style.color = 'var(--wash)';"

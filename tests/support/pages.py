@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import shutil
 import tempfile
 import time
@@ -121,3 +122,20 @@ def click(page: Any, css: str) -> None:
     from selenium.webdriver.common.by import By
 
     page.find_element(By.CSS_SELECTOR, css).click()
+
+
+def load_axe(driver: Any) -> None:
+    """Make axe-core, which finds what people with disabilities cannot use, known to the page that is open."""
+    axe = importlib.resources.files("axe_core_python") / "axe.min.js"
+    driver.execute_script(axe.read_text(encoding="utf-8"))
+
+
+def serious(driver: Any) -> list[str]:
+    """The serious and critical findings of axe-core on what is shown: rule, element, why."""
+    found = driver.execute_async_script(
+        "const done = arguments[0];"
+        "axe.run(document, {resultTypes: ['violations']}).then(({violations}) => done("
+        " violations.filter((v) => ['serious', 'critical'].includes(v.impact)).flatMap((v) => v.nodes.map((node) =>"
+        "  `${v.id}: ${node.target.join(' ')}: ${node.failureSummary}`))))"
+    )
+    return list(found)

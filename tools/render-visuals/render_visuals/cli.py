@@ -25,7 +25,7 @@ app = new_app()
 
 LatentsArgument = Annotated[
     list[Path],
-    typer.Argument(help="Latents of encode-acts: files, or folders of them.", metavar="LATENTS..."),
+    typer.Argument(help="Latents of encode-acts: files, or folders of them.", metavar="LATENTS"),
 ]
 ImagesOption = Annotated[
     Path,

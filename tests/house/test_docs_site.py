@@ -300,6 +300,7 @@ def test_nothing_is_asked_of_a_network(site: Path, wide: Any) -> None:
         assert errors == []
 
 
+@pytest.mark.slow
 def test_no_page_scrolls_sideways(site: Path, narrow: Any) -> None:
     for path in pages(site):
         narrow.get(path.as_uri())
@@ -338,6 +339,7 @@ def test_what_scrolls_takes_the_focus(site: Path, narrow: Any) -> None:
     assert all((tab == 0) == scrolls for scrolls, tab in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["wide", "narrow"])
 def test_axe_core_finds_nothing_serious(size: str, scheme: str, site: Path, request: Any) -> None:

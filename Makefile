@@ -1,4 +1,5 @@
 # make setup          the commands, in .venv; TORCH_INDEX=https://download.pytorch.org/whl/cpu: PyTorch without CUDA
+# make docs           the documentation as a site, opened from disk: out/docs/index.html
 # make cub200-table   the trait table, with all steps before it (see README.md for CUB=, MODEL=, ...)
 # make cub200-choice  a comparison of SAE settings, on a validation part of the training images
 # make birds-page     a page and pictures of the SAEs and latents of that table: out/cub200/page-.../index.html
@@ -7,6 +8,7 @@
 # make device-check   that table on DEVICE=cuda and on the CPU: their differences; exit code 1 if they are too large
 # make sweep          a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
 # make test           lint, types and tests; make test-slow: the longer tests
+# make screenshots    the pictures that the tests compare the page's views with, after a change of how it looks
 # make campaign       kills, full disks, damaged files, interrupts, ...: docs/reliability.md; SEED= KILLS= CORRUPTIONS= ..., ONLY=
 # make test-oldest   tests with the lower bound of every dependency; make test-python PYTHON=python3.13: with another Python
 #
@@ -80,7 +82,7 @@ tables := $(foreach layer,$(layers),$(call table_of,$(layer)))
 SWEEP ?= sweeps/birds.yml
 SET ?=
 
-.PHONY: help setup cub200-table device-check birds-page camvid-page sweep test test-slow test-oldest test-python check clean
+.PHONY: help setup cub200-table device-check birds-page camvid-page sweep docs test test-slow test-oldest test-python check clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -92,25 +94,41 @@ setup: .venv/.installed
 PROJECTS := pyproject.toml setup.py shared/pyproject.toml $(TOOLS:%=%/pyproject.toml)
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
 
+# $(watched) COMMAND: on a terminal, says every two seconds how far pip is, which shows its bars only with all of its other words.
+# Without TMPDIR, downloads go below .venv, since /tmp is small on some machines.
+watched = watched() { \
+	ticker=; export TMPDIR="$${TMPDIR:-$$PWD/.venv}/setup-$$$$"; mkdir -p "$$TMPDIR"; \
+	trap 'rm -rf "$$TMPDIR"; [ -z "$$ticker" ] || { kill $$ticker; printf "\r\033[K" >&2; }' EXIT; \
+	if [ -t 2 ]; then while sleep 2; do printf '\r\033[K  %s s: %s downloaded, %s packages installed\r' $$SECONDS \
+		"$$(du -sh "$$TMPDIR" 2>/dev/null | cut -f1)" \
+		"$$(find "$${1%/bin/*}" -maxdepth 4 -name '*.dist-info' 2>/dev/null | wc -l | tr -d ' ')"; done >&2 & ticker=$$!; fi; \
+	"$$@"; }; watched
+
 # TORCH_INDEX: an index of PyTorch's own packages, such as https://download.pytorch.org/whl/cpu; empty: PyPI, with CUDA.
 TORCH_INDEX ?=
+tools_size := $(if $(TORCH_INDEX),1 GB on disk: one to three minutes,6 GB on disk with PyTorch and CUDA: 3 to 15 minutes \
+	(without CUDA 2 GB: TORCH_INDEX, see README.md))
 
 .venv/.installed: .venv/bin/python $(PROJECTS)
-	$(if $(TORCH_INDEX),$(BIN)/$(PIP_INSTALL) --index-url '$(TORCH_INDEX)' torch torchvision)
-	$(BIN)/$(PIP_INSTALL) -e .
+	$(if $(TORCH_INDEX),@echo 'Installing PyTorch from $(TORCH_INDEX): without CUDA up to 1 GB on disk$(comma) some minutes' >&2)
+	$(if $(TORCH_INDEX),@$(strict) $(watched) $(BIN)/$(PIP_INSTALL) --index-url '$(TORCH_INDEX)' torch torchvision)
+	@echo 'Installing the tools and what they need, up to $(tools_size)' >&2
+	@$(strict) $(watched) $(BIN)/$(PIP_INSTALL) -e .
 	touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/$(PIP_INSTALL) -e '.[dev]'
+	@echo 'Installing what the tests, the checks and the site of the documentation need, up to 0.3 GB on disk: a minute' >&2
+	@$(strict) $(watched) $(BIN)/$(PIP_INSTALL) -e '.[dev]'
 	touch $@
 
 # SAELens has many dependencies that the tools do not need, so it gets its own environment on top of ours.
 .venv/.installed-saelens: .venv/.installed-dev
+	@echo 'Installing SAELens, to compare with, in an environment of its own: some minutes' >&2
 	$(BIN)/python -m venv .venv/saelens
 	$(strict) ours=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	over=$$(.venv/saelens/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	echo "import site; site.addsitedir('$$ours')" > "$$over/ours.pth"
-	.venv/saelens/bin/$(PIP_INSTALL) 'sae-lens>=6,<7'
+	@$(strict) $(watched) .venv/saelens/bin/$(PIP_INSTALL) 'sae-lens>=6,<7'
 	touch $@
 
 # --- the table ---------------------------------------------------------------------------------------
@@ -245,6 +263,10 @@ test-slow: .venv/.installed-saelens
 	.venv/saelens/bin/python -c 'import sae_lens'
 	.venv/saelens/bin/python -m pytest tests/convert_sae/test_command.py -k real_saelens
 
+.PHONY: screenshots
+screenshots: .venv/.installed-dev
+	SCREENSHOTS=renew $(BIN)/python -m pytest tests/render_visuals/test_views.py -k look_as_before
+
 # Faults of every kind, in large numbers; each that is found says how to repeat it: ONLY=kills:SEED:NUMBER.
 KILLS ?= 1000
 INTERRUPTS ?= 200
@@ -290,7 +312,17 @@ $(other)/.installed: $(PROJECTS)
 check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy shared/saetools $(patsubst %/cli.py,%,$(wildcard tools/*/*/cli.py))
+	$(BIN)/mypy shared/saetools $(patsubst %/cli.py,%,$(wildcard tools/*/*/cli.py)) docs/site/*.py
+	$(BUILD_DOCS)
+
+# With --quiet, --strict would have no effect. The variable leaves out an advertisement of the theme's authors.
+BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs: .venv/.installed-dev
+	$(BUILD_DOCS)
+	@echo out/docs/index.html
+	@$(strict) if [ -n "$${DISPLAY:-}$${WAYLAND_DISPLAY:-}" ] || [ "$$(uname)" = Darwin ]; then \
+	$(BIN)/python -c 'import webbrowser; from pathlib import Path; webbrowser.open(Path("out/docs/index.html").resolve().as_uri())'; fi
 
 clean:
 	rm -rf out data

@@ -1,4 +1,4 @@
-"""The page of 4,096 latents and 1,000 images: time, memory, size on disk, first paint, opening a latent.
+"""The page of 4,096 latents and 1,000 images: time, memory, size on disk, first paint, scrolling, opening a latent.
 
     python benchmarks/visuals.py [--latents 4096] [--images 1000] [--workers 2] [--keep FOLDER]
 
@@ -139,8 +139,21 @@ def tree_memory(pid: int) -> int:
     return pages * 4096 + sum(tree_memory(child) for child in children)
 
 
+# Milliseconds between 120 frames, in each of which the table is scrolled by 10 rows.
+SCROLL = """
+const done = arguments[0], table = document.getElementById("table"), frames = [];
+let last = null;
+requestAnimationFrame(function step(now) {
+  if (last !== null) frames.push(now - last);
+  last = now;
+  table.scrollTop += 400;
+  if (frames.length < 120) requestAnimationFrame(step); else done(frames);
+});
+"""
+
+
 def measure_browser(site: Path, n_latents: int, n_images: int) -> None:
-    paint, table, latents, images = [], [], [], []
+    paint, table, frames, latents, images = [], [], [], [], []
     rng = np.random.default_rng(0)
     for attempt in range(5):
         with tempfile.TemporaryDirectory() as downloads, browser(Path(downloads), 1440, 900) as page:
@@ -159,10 +172,12 @@ def measure_browser(site: Path, n_latents: int, n_images: int) -> None:
                 page.execute_script("return performance.getEntriesByName('table shown')[0].startTime")
             )
             if attempt == 4:
+                frames = page.execute_async_script(SCROLL)
                 latents = [opening(page, f"latent={k}") for k in rng.choice(n_latents, 60, replace=False)]
                 images = [opening(page, f"image={n}") for n in rng.choice(n_images, 40, replace=False)]
     say("first paint", paint)
     say("table shown", table)
+    say("a frame of scrolling the table", frames)
     say("opening a latent", latents)
     say("opening an image", images)
 
@@ -211,8 +226,10 @@ def main() -> None:
         files = [path for path in (folder / "site").rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
         pictures = sum(path.stat().st_size for path in files if path.suffix == ".jpg")
+        tops = (folder / "site/data/tops.js").stat().st_size
         print(
-            f"on disk: {size / 1e6:.1f} MB in {len(files):,} files, of which images {pictures / 1e6:.1f} MB"
+            f"on disk: {size / 1e6:.1f} MB in {len(files):,} files, of which images {pictures / 1e6:.1f} MB;"
+            f" for thumbnails and the wall {tops / 1e6:.2f} MB ({tops / size:.1%})"
         )
         measure_browser(folder / "site", asked.latents, asked.images)
 

@@ -62,6 +62,7 @@ def test_every_command_is_here() -> None:
     assert {command.split()[0] for command in COMMANDS} == tools
 
 
+@pytest.mark.slow
 def test_examples_run(checkout: Path) -> None:
     for command in COMMANDS:
         found = examples(command)

@@ -33,7 +33,7 @@ def test_the_distribution_has_every_command_and_dependency_of_its_parts() -> Non
     assert len(scripts()) == len(PARTS) == 13  # one for each tool, and saetools
     needed = {one for one in found.requires or [] if "extra ==" not in one}
     extras = projects()[0]["optional-dependencies"]
-    checks = {one for name in ("test", "dev") for one in extras[name]}
+    checks = {one for name in ("test", "docs", "dev") for one in extras[name]}
     assert {name_of(one) for one in needed} == {name_of(one) for one in requirements() if one not in checks}
     for name in ("torch", "timm", "simple-slurm", "h5py"):
         assert f"{name}>={lower_bounds()[name]}" in needed

@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from in_process import runner
-from pages import N_IMAGES, N_PATCHES, Chain, S, browser, write_chain
+from pages import N_IMAGES, N_PATCHES, Chain, S, browser, click, go, wait, write_chain
 from PIL import Image
 from scipy import sparse
 
@@ -87,29 +86,10 @@ def page(opened: Any) -> Any:
     return opened
 
 
-def wait(holds: Callable[[], Any], seconds: float = 20) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < end, "it did not come in time"
-        time.sleep(0.03)
-    return found
-
-
-def go(page: Any, where: str) -> None:
-    page.execute_script("delete document.body.dataset.shown; location.hash = arguments[0]", where)
-    wait(lambda: page.execute_script("return document.body.dataset.shown"))
-
-
 def rows(page: Any) -> list[int]:
     return page.execute_script(
         "return [...document.querySelectorAll('.row')].map((row) => +row.dataset.latent)"
     )
-
-
-def click(page: Any, css: str) -> None:
-    from selenium.webdriver.common.by import By
-
-    page.find_element(By.CSS_SELECTOR, css).click()
 
 
 def search(page: Any, text: str) -> str:
@@ -329,7 +309,9 @@ def test_notes_are_kept_and_exported(page: Any, downloads: Path) -> None:
     wait(lambda: page.execute_script("return document.getElementById('n-notes').textContent") == " (1)")
     search(page, "has:note")
     assert rows(page) == [77]
+    click(page, "#notes")
     click(page, "#export")
+    page.switch_to.active_element.send_keys("\ue00c")  # Escape
     wait(lambda: (downloads / "notes.csv").is_file())
     with (downloads / "notes.csv").open(newline="") as file:
         exported = list(csv.DictReader(file))

@@ -6,13 +6,16 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from in_process import runner
 from pictured_latents import CROPPED, NATIVE, sparse_latents, write_images, write_pictured
 from PIL import Image
 from processes import Tool, error_lines, run_on_a_full_disk
+from small_tables import write_table
 
 from render_visuals.cli import app
+from saetools.files.formats import AP_TABLE
 from saetools.vision.heat import STOPS
 from saetools.vision.preprocess import Preprocess
 
@@ -149,11 +152,85 @@ def test_label_maps_are_beside_the_images(case: tuple[Path, Path], tmp_path: Pat
         np.asarray(Image.open(tmp_path / which / "latent-000001.png").convert("RGB")).astype(int)
         for which in ("plain", "named")
     )
-    tile_row = plain[110]  # through the tile: 32 pixels of image, 4 of gap, 32 of label map
+    tile_row = plain[180]  # through the tile: 32 pixels of image, 4 of gap, 32 of label map
     assert (tile_row[20 + 32 : 20 + 36] == 255).all()
     assert not (tile_row[20 + 36 : 20 + 68] == 255).all()
     assert (tile_row[20 + 69 :] == 255).all()
     assert (plain != named).any()
+
+
+def test_pictures_say_what_they_show(case: tuple[Path, Path], tmp_path: Path, tool: Tool) -> None:
+    """The latent, its SAE, the traits for which it was chosen, and the numbers of its colours."""
+    root, latents = case
+    ap = tmp_path / "ap.csv"
+    traits = [
+        (f"has_wing::{name}", 3, value)
+        for name, value in zip("abcde", (0.3, 0.9, 0.5, 0.4, 0.8), strict=True)
+    ]
+    row = {"scorer": "sae", "n_prototypes": 12, "layer": 3, "n_train": 9, "prevalence": 0.25}
+    table = [
+        {**row, "trait": name, "prototype": k, "ap": value} for name, k, value in [*traits, ("other", 1, 0.7)]
+    ]
+    write_table(ap, pd.DataFrame(table), AP_TABLE)
+    own = tmp_path / "notes.csv"
+    own.write_text("latent;note\n3;a wing\n0;nothing\n")
+    arguments = ["render-visuals", "latents", latents, "--images", root]
+    tool(*arguments, "--latents", "3,11", "--table", ap, "--table", own, "--out", tmp_path / "given")
+    tool(*arguments, "--from", ap, "--out", tmp_path / "from")
+    tool(*arguments, "--latents", "3", "--out", tmp_path / "plain")
+    largest = sparse_latents(8, 16, 12, share=0.3)[..., 3].max()
+    f_k = (sparse_latents(8, 16, 12, share=0.3)[..., 3] > 0).mean()
+
+    def said(where: str, latent: int = 3) -> list[str]:
+        with Image.open(tmp_path / where / f"latent-{latent:06d}.png") as picture:
+            return str(picture.info["Description"]).splitlines()
+
+    plain = said("plain")
+    assert plain[0] == "Latent 3"
+    assert plain[1].startswith(f"active at {f_k:.3%} of patches")
+    assert plain[1].endswith(f"max {largest:.3g}")
+    assert plain[2:] == ["one of 12 latents of sae 55555555, layer 3 of timm/test"]
+    named = [
+        "best latent for the trait has_wing::b: AP 0.900, prevalence 0.25",
+        "best latent for the trait has_wing::e: AP 0.800, prevalence 0.25",
+        "best latent for the trait has_wing::c: AP 0.500, prevalence 0.25",
+        "and for 2 more",
+    ]
+    assert said("from") == [*plain, *named]
+    assert said("given") == [*plain, *named, "note: a wing"]
+    assert said("given", 11) == ["Latent 11", "active in none of these 8 images", plain[2]]
+    # What is said is drawn, below the title; and the scale: every colour from 0 to the largest value.
+    heights = {}
+    for where in ("plain", "given"):
+        with Image.open(tmp_path / where / "latent-000003.png") as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        heights[where] = len(pixels)
+        colours = [[int(stop[i : i + 2], 16) for i in (0, 2, 4)] for stop in STOPS]
+        first, last = (
+            np.argwhere((pixels[:, :240] == colour).all(-1)) for colour in (colours[0], colours[-1])
+        )
+        assert len(first) and len(last)
+        assert last[0, 0] == first[0, 0]
+        assert last[0, 1] - first[0, 1] == 199
+        below = pixels[first[0, 0] + 12 : first[0, 0] + 26, :240].min(axis=(0, 2)) < 100
+        assert below[20:30].any() and below[110:130].any() and below[200:222].any()  # three numbers
+    assert heights["given"] - heights["plain"] == 18 * 5
+    with Image.open(tmp_path / "given" / "latent-000011.png") as picture:  # a dead latent has no scale
+        pixels = np.asarray(picture.convert("RGB"))
+    assert not (pixels == [[int(STOPS[-1][i : i + 2], 16) for i in (0, 2, 4)]]).all(-1).any()
+
+
+def test_long_names_of_traits_stay_in_the_picture(case: tuple[Path, Path], tmp_path: Path) -> None:
+    root, latents = case
+    own = tmp_path / "notes.csv"
+    own.write_text(f"latent,note\n3,{'a word ' * 40}\n4,{'x' * 400}\n")
+    render(
+        "latents", latents, "--images", root, "--latents", "3,4", "--table", own, "--out", tmp_path / "out"
+    )
+    for latent in (3, 4):
+        with Image.open(tmp_path / "out" / f"latent-{latent:06d}.png") as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        assert (pixels[:140, -15:] == 255).all()  # nothing runs into the margin
 
 
 def test_only_what_changed_is_drawn_again(case: tuple[Path, Path], tmp_path: Path) -> None:
@@ -213,6 +290,32 @@ def test_wrong_usage(case: tuple[Path, Path], tmp_path: Path, options: list[str]
     render("latents", case[1], "--images", case[0], "--out", tmp_path / "o", *options, code=2)
 
 
+def test_images_by_a_csv(case: tuple[Path, Path], tmp_path: Path) -> None:
+    """A list of images as dump-acts takes it, for every command; a table without paths is refused."""
+    root, latents = case
+    paths = sorted(path.relative_to(root).as_posix() for path in root.glob("images/*/*.png"))
+    listed = root / "list.csv"
+    listed.write_text("path,target\n" + "".join(f"{path},bird\n" for path in paths))
+    given: dict[str, list[Path]] = {}
+    for images in (root, listed):
+        out = tmp_path / images.name
+        render("latents", latents, "--images", images, "--latents", "1,2", "--out", out / "pictures")
+        render("page", latents, "--images", images, "--out", out / "page")
+        given[images.name] = sorted(path.relative_to(out) for path in out.rglob("*.[pj][np]g"))
+    assert given[root.name] == given["list.csv"]
+    assert len(given["list.csv"]) == 2 + len(paths)
+    render("heatmap", latents, "--images", listed, "--out", tmp_path / "heat.png")
+    listed.write_text("file,target\n" + "".join(f"{path},bird\n" for path in paths))
+    for command in ("latents", "page", "heatmap"):
+        some = ["--latents", "1"] if command == "latents" else []
+        out = tmp_path / "none.png"
+        done = render(command, latents, "--images", listed, *some, "--out", out, code=1)
+        said = error_lines(done)
+        assert f"{listed}: it has no column 'path'" in said
+        assert "a folder, or a CSV with the column path" in said
+        assert not out.exists()
+
+
 def test_images_that_moved(case: tuple[Path, Path], tmp_path: Path) -> None:
     root, latents = case
     wrong = root / "images"
@@ -261,7 +364,11 @@ def test_heatmap(case: tuple[Path, Path], tmp_path: Path) -> None:
     for out in ("a.png", "b.svg"):
         done = render("heatmap", latents, "--by", "class", "--out", tmp_path / out)
         assert done.stdout == f"{tmp_path / out}\n"
-    assert "Kind_A" in (tmp_path / "b.svg").read_text()
+    drawn = (tmp_path / "b.svg").read_text()
+    assert "Kind_A" in drawn
+    assert "of sae 55555555, layer 3 of timm/test" in drawn
+    assert "largest value in the image / the latent's largest value" in drawn.replace("&apos;", "'")
+    assert all(f">{number}</text>" in drawn for number in ("0", "0.5", "1"))  # of the colour bar
     few = render("heatmap", latents, "--latents", "1,2,3,4", "--out", tmp_path / "few.png")
     assert few.returncode == 0
     said = error_lines(render("heatmap", latents, "--latents", "1,77", "--out", tmp_path / "x.png", code=1))
@@ -271,3 +378,24 @@ def test_heatmap(case: tuple[Path, Path], tmp_path: Path) -> None:
         render("heatmap", latents, "--by", "genus", "--images", root, "--out", tmp_path / "x.png", code=1)
     )
     assert "class_scientific_names.csv" in said
+
+
+def test_images_by_a_column_of_a_table(case: tuple[Path, Path], tmp_path: Path) -> None:
+    """The option has one name in heatmap and page; the name that heatmap had is refused with it."""
+    root, latents = case
+    paths = sorted(path.relative_to(root).as_posix() for path in root.glob("images/*/*.png"))
+    table = tmp_path / "habitats.csv"
+    table.write_text(
+        "path,habitat\n" + "".join(f"{path},{['reed', 'wood'][i % 2]}\n" for i, path in enumerate(paths))
+    )
+    by = ["--by", "habitat", "--by-table", table]
+    render("heatmap", latents, *by, "--out", tmp_path / "heat.svg")
+    assert "reed" in (tmp_path / "heat.svg").read_text()
+    render("page", latents, "--images", root, *by, "--out", tmp_path / "page")
+    assert '"names":["reed","wood"]' in (tmp_path / "page/data/heatmap.js").read_text()
+    done = render(
+        "heatmap", latents, "--by", "habitat", "--table", table, "--out", tmp_path / "x.svg", code=2
+    )
+    assert "--by-table" in error_lines(done)
+    said = error_lines(render("heatmap", latents, "--by", "habitat", "--out", tmp_path / "x.svg", code=1))
+    assert "give the table too, as --by-table" in said

@@ -25,7 +25,7 @@ from encode_acts.cli import app as encode_app
 from fit_probes.cli import app as fit_app
 from render_visuals.cli import app
 from render_visuals.page.data import largest_per_patch
-from saetools.files.formats import AP_TABLE, LATENT_TABLE
+from saetools.files.formats import AP_TABLE, LATENT_TABLE, PROBE_TABLE
 from saetools.files.provenance import Provenance
 from saetools.files.tables import OWN_DIGEST, write_csv
 
@@ -103,6 +103,59 @@ def test_examples_and_heat_in_the_chunks(tmp_path: Path) -> None:
             np.testing.assert_allclose(found, values_p[values_p > 0], rtol=1e-3)
         counts = chunk["hist"][i * chunk["n_bins"] : (i + 1) * chunk["n_bins"]]
         assert counts.sum() == (f_npk[..., latent] > 0).sum()
+
+
+def test_first_images_and_their_strongest_patches(tmp_path: Path) -> None:
+    """What thumbnails and the wall show, for every latent, also where it has fewer images."""
+    n, p, k = 12, 16, 70
+    paths = write_images(tmp_path / "root", [(44, 40)] * n)
+    f_npk = sparse_latents(n, p, k, share=0.1)
+    latents = write_pictured(tmp_path / "latents", f_npk, paths, [(4, 4)] * n, CROPPED)
+    for top in (5, 3):
+        render("page", latents, "--images", tmp_path / "root", "--out", tmp_path / "site", "--top", top)
+        tops = read_chunk(tmp_path / "site", "tops")
+        image_ki, patch_ki = tops["image"].reshape(k, 4), tops["patch"].reshape(k, 4)
+        max_nk = f_npk.max(1)
+        for latent in range(k):
+            order = sorted(range(n), key=lambda m: (-max_nk[m, latent], m))
+            expected = [m for m in order if max_nk[m, latent] > 0][: min(4, top)]
+            assert image_ki[latent].tolist() == expected + [-1] * (4 - len(expected))
+            peaks = [int(f_npk[m, :, latent].argmax()) for m in expected]
+            assert patch_ki[latent, : len(expected)].tolist() == peaks
+    assert (image_ki[-1] == -1).all()  # it is dead
+
+
+def test_classes_go_by_their_names(tmp_path: Path) -> None:
+    """Where names were recorded they stand in place of folders: for purity, the heat map and every image."""
+    n = 12
+    paths = write_images(tmp_path / "root", [(44, 40)] * n)
+    names = [("Azure Jay", "Frost Owl", "")[i % 3] for i in range(n)]
+    f_npk = sparse_latents(n, 16, 8, share=0.3)
+    f_npk[[i for i in range(n) if names[i] != "Azure Jay"], :, 2] = 0
+    plain = [(4, 4)] * n, CROPPED
+    site, latents = tmp_path / "site", tmp_path / "latents"
+    write_pictured(latents, f_npk, paths, *plain, class_names=names)
+    probes = tmp_path / "probes.csv"
+    settings = {"scorer": "5" * 32, "labels": "target"}
+    rows = pd.DataFrame({"class": [0, 1], "latent": [2, 3], "ap": [0.9, 0.5], "r": [0.4, 0.1]})
+    write_csv(probes, rows, Provenance.of(PROBE_TABLE, "fit-probes", settings))  # of a version without names
+    render("page", latents, "--images", tmp_path / "root", "--out", site, "--table", probes)
+    table, images = read_chunk(site, "table")["columns"], read_chunk(site, "images")
+    assert "folder" not in table
+    assert table["top_class"]["texts"][table["top_class"]["code"][2]] == "Azure Jay"
+    assert table["purity"][2] == 1
+    shown = [images["class"]["texts"][code] for code in images["class"]["code"]]
+    assert shown == [name or "(no class)" for name in names]
+    assert read_chunk(site, "heatmap")["names"] == ["(no class)", "Azure Jay", "Frost Owl"]
+    assert [one[2] for one in read_chunk(site, "table")["found"]] == ["Azure Jay", "Frost Owl"]
+    render("heatmap", latents, "--out", tmp_path / "heat.svg")
+    assert "Frost Owl" in (tmp_path / "heat.svg").read_text()
+    for without in ([""] * n, None):  # as recorded without classes, or by an earlier version
+        write_pictured(latents, f_npk, paths, *plain, class_names=without)
+        render("page", latents, "--images", tmp_path / "root", "--out", tmp_path / "folders")
+        table = read_chunk(tmp_path / "folders", "table")["columns"]
+        assert set(table["folder"]["texts"]) == {"", "000.Kind_A", "001.Kind_B"}
+        assert "class" not in read_chunk(tmp_path / "folders", "images")
 
 
 def test_the_largest_of_a_patch() -> None:

@@ -12,19 +12,15 @@ import pytest
 from in_process import runner
 from PIL import Image
 from processes import BIN, error_lines
+from small_tables import write_table
 
 from render_visuals.cli import app
 from render_visuals.plots.kinds import KINDS, draw_kind
-from saetools.files.formats import AP_TABLE, COLLECTED_RUNS, LATENT_TABLE, TRAINING_METRICS, Format
+from saetools.files.formats import AP_TABLE, COLLECTED_RUNS, LATENT_TABLE, TRAINING_METRICS
 from saetools.files.provenance import Provenance
 from saetools.files.tables import sidecar_path, write_csv
 
 render = runner("render-visuals", app)
-
-
-def write_table(path: Path, table: pd.DataFrame, format: Format) -> Path:
-    write_csv(path, table, Provenance.of(format, format.made_by, {}))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +133,7 @@ def test_a_front_for_each_layer_and_model(tmp_path: Path) -> None:
         for n in (10, 20)
     ]
     axes = draw_kind("front", [write_table(tmp_path / "ap.csv", pd.DataFrame(rows), AP_TABLE)]).axes[0]
-    assert axes.get_title(loc="right") == "3 SAEs"
+    assert axes.figure.get_suptitle() == "3 SAEs, layer 3"  # type: ignore[union-attr]
     assert [str(line.get_label()) for line in axes.get_lines()] == ["Pareto front, m", "Pareto front, other"]
     assert [text.get_text() for text in axes.texts] == ["sae k8", "sae k32"]
 
@@ -179,9 +175,12 @@ def test_map_is_the_mean_over_traits(tables: dict[str, list[Path]]) -> None:
     low, high = rows[(rows["layer"] == 8) & (rows["scorer"] == "sae") & (rows["n_train"] == 64)][
         "ap"
     ].quantile([0.05, 0.95])
-    band = axes.collections[2].get_paths()[0].vertices
-    at_64 = np.sort(np.unique(np.asarray(band)[np.asarray(band)[:, 0] == 64][:, 1]))
-    np.testing.assert_allclose(at_64, [low, high])
+    whiskers = axes.collections[2].get_segments()  # type: ignore[attr-defined]
+    np.testing.assert_allclose(whiskers[1][:, 1], [low, high])
+    # Beside each other, so that none covers another: in the order of the scorers, around the number of images.
+    at_64 = [one.get_segments()[1][0, 0] for one in axes.collections]  # type: ignore[attr-defined]
+    assert at_64 == sorted(at_64)
+    assert np.sqrt(at_64[0] * at_64[-1]) == pytest.approx(64)
 
 
 def test_layers_use_the_most_training_images(tables: dict[str, list[Path]]) -> None:

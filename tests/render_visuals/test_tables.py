@@ -163,6 +163,10 @@ def test_label_names_are_those_of_patch_labels_alone(
     else:
         settings = {"labels": labels, "scorer": MINE, "kind": "sae"}
         write_csv(path, table, Provenance.of(PROBE_TABLE, "fit-probes", settings))
-    known = read_tables([path], header, None, ["background", "bird", "butterfly"])
+    names = ["background", "bird", "butterfly"]
+    known = read_tables([path], header, None, names)
     expected = ["butterfly", "background"] if labels == "patch" else ["2", "0"]
     assert [found[2] for found in known.best_for] == expected
+    named = read_tables([path], header, None, names, {2: "Azure Jay"})  # the classes that the latents name
+    expected = ["Azure Jay", "0"] if labels == "target" else expected
+    assert [found[2] for found in named.best_for] == expected

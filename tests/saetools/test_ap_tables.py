@@ -157,6 +157,10 @@ def test_one_sae_for_each_layer_has_one_name() -> None:
     assert name_scorers(table) == ["sae", "sae"]
     more = pd.concat([table, table.assign(checkpoint=["out/k8_layer1.h5", "out/k8_layer11.h5"])])
     assert name_scorers(more) == ["sae sae", "sae sae", "sae k8", "sae k8"]
+    folders = table.assign(checkpoint=["out/layer1/k8.h5", "out/layer11/k8.h5"])
+    assert name_scorers(folders) == ["sae", "sae"]
+    both = pd.concat([folders, folders.assign(checkpoint=["out/layer1/k4.h5", "out/layer11/k4.h5"])])
+    assert name_scorers(both) == ["sae k8", "sae k8", "sae k4", "sae k4"]
     # layer 1 of layer 11's file is another thing
     other = table.assign(checkpoint=["out/a-layer11.h5", "out/a-layer1.h5"], layer=np.array([1, 11]))
     assert name_scorers(other) == ["sae a-layer11", "sae a-layer1"]

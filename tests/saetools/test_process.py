@@ -328,3 +328,24 @@ def test_workers_end_with_their_parent(demo: list[str], tmp_path: Path) -> None:
     assert not still
     assert not err
     assert not left_in(tmp_path)
+
+
+def test_a_signal_that_came_while_it_was_set_to_be_ignored() -> None:
+    """Python tells of it as of an error in a destructor; other such errors are told as always."""
+    code = """
+from saetools.cli.process import prepare
+
+class Told:
+    def __init__(self, words):
+        self.words = words
+
+    def __del__(self):
+        raise OSError(self.words)
+
+prepare("x")
+Told("Signal 17 ignored due to race condition")
+Told("another error")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "race condition" not in done.stderr
+    assert "OSError: another error" in done.stderr

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +74,10 @@ def write_chain(folder: Path) -> Chain:
 
 
 @contextmanager
-def browser(downloads: Path, width: int = 1400, height: int = 900) -> Iterator[Any]:
-    """Chromium by selenium; the test is skipped where one of them is absent."""
+def browser(
+    downloads: Path, width: int = 1400, height: int = 900, *, requests: bool = False
+) -> Iterator[Any]:
+    """Chromium by selenium; the test is skipped where one of them is absent. requests: log them, as "performance"."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not (chromium and driver):
@@ -83,7 +87,8 @@ def browser(downloads: Path, width: int = 1400, height: int = 900) -> Iterator[A
 
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    logs = {"browser": "ALL"} | ({"performance": "ALL"} if requests else {})
+    options.set_capability("goog:loggingPrefs", logs)
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         for flag in [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]:
@@ -97,3 +102,40 @@ def browser(downloads: Path, width: int = 1400, height: int = 900) -> Iterator[A
             yield opened
         finally:
             opened.quit()
+
+
+def wait(holds: Callable[[], Any], seconds: float = 20) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end, "it did not come in time"
+        time.sleep(0.03)
+    return found
+
+
+def go(page: Any, where: str) -> None:
+    """Open an address of the page, and wait until it is shown."""
+    page.execute_script("delete document.body.dataset.shown; location.hash = arguments[0]", where)
+    wait(lambda: page.execute_script("return document.body.dataset.shown") == f"#{where}")
+
+
+def click(page: Any, css: str) -> None:
+    from selenium.webdriver.common.by import By
+
+    page.find_element(By.CSS_SELECTOR, css).click()
+
+
+def load_axe(driver: Any) -> None:
+    """Make axe-core, which finds what people with disabilities cannot use, known to the page that is open."""
+    axe = importlib.resources.files("axe_core_python") / "axe.min.js"
+    driver.execute_script(axe.read_text(encoding="utf-8"))
+
+
+def serious(driver: Any) -> list[str]:
+    """The serious and critical findings of axe-core on what is shown: rule, element, why."""
+    found = driver.execute_async_script(
+        "const done = arguments[0];"
+        "axe.run(document, {resultTypes: ['violations']}).then(({violations}) => done("
+        " violations.filter((v) => ['serious', 'critical'].includes(v.impact)).flatMap((v) => v.nodes.map((node) =>"
+        "  `${v.id}: ${node.target.join(' ')}: ${node.failureSummary}`))))"
+    )
+    return list(found)

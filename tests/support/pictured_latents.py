@@ -49,8 +49,13 @@ def write_pictured(
     scorer: str = "5" * 32,
     n_shards: int = 2,
     sizes: Sequence[tuple[int, int]] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Path:
-    """Latents {N, P, K} of these images, every value above 0 of them; sizes: (width, height), where known."""
+    """Latents {N, P, K} of these images, every value above 0 of them; sizes: (width, height), where known.
+
+    Images are of the classes 0 and 1 in turn, or of these.
+    """
+    number = {name: i for i, name in enumerate(dict.fromkeys(class_names or []))}
     n_images, n_patches, n_latents = f_npk.shape
     folder.mkdir(parents=True, exist_ok=True)
     source: dict[str, Any] = {"model": "timm/test", "preprocess": preprocess.to_settings()}
@@ -61,9 +66,10 @@ def write_pictured(
         examples = Examples(
             np.array([paths[row] for row in rows], object),
             rows,
-            np.array([row % 2 for row in rows]),
+            np.array([row % 2 if class_names is None else number[class_names[row]] for row in rows]),
             np.array([grids[row] for row in rows], np.int16).reshape(-1, 2),
             None if sizes is None else np.array([sizes[row][::-1] for row in rows]),
+            class_name=None if class_names is None else np.array([class_names[row] for row in rows], object),
         )
         f_bk = f_npk[rows].reshape(-1, n_latents)
         at = np.nonzero(f_bk > 0)

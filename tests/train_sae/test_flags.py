@@ -174,7 +174,7 @@ def test_frequency_and_mean_value(shards: Path, tmp_path: Path) -> None:
 def test_auxk_does_nothing_without_dead_latents(shards: Path, tmp_path: Path) -> None:
     plain = [shards / "both", "--layer", 3, *SMALL, "--k", 1]
     train(*plain, "--out", tmp_path / "off.h5")
-    train(*plain, "--out", tmp_path / "on.h5", "--aux-k", 8)  # nothing is dead before 10M tokens
+    train(*plain, "--out", tmp_path / "on.h5", "--aux-k", 8, "--dead-after", "10M")  # nothing is dead before
     one, other = contents(tmp_path / "off.h5"), contents(tmp_path / "on.h5")
     assert all((one[name] == other[name]).all() for name in one)
     assert (pd.read_csv(tmp_path / "on.metrics.csv").aux == 0).all()

@@ -42,6 +42,31 @@ def test_the_default_is_twenty_epochs_within_bounds(epoch: int, tokens: int) -> 
     assert SAETraining(tokens=0).n_tokens(epoch) == 0
 
 
+@pytest.mark.parametrize(
+    ("tokens", "dead_after", "log_every"),
+    [
+        (10**8, 10**7, 50),  # from here on as in long runs
+        (10**9, 10**7, 50),
+        (5_120_000, 512_000, 50),
+        (600_000, 60_000, 5),
+        (60_000, 6_000, 1),
+        (5, 1, 1),
+    ],
+)
+def test_what_counts_as_dead_and_the_rows_are_scaled_to_the_run(
+    tokens: int, dead_after: int, log_every: int
+) -> None:
+    found = SAETraining(tokens=tokens).settings(d_model=8, epoch=10**6, holdout=0.0)
+    assert (found.step.dead_after_tokens, found.log_every) == (dead_after, log_every)
+    given = SAETraining(tokens=tokens, dead_after="7k").settings(8, 10**6, 0.0, log_every=3)
+    assert (given.step.dead_after_tokens, given.log_every) == (7000, 3)
+    once = SAETraining(tokens=tokens).settings(
+        8, 40_960, 0.0, once=True
+    )  # of a run that is cut to an epoch, too
+    assert once.tokens == min(tokens, 40_960)
+    assert once.step.dead_after_tokens == max(1, once.tokens // 10)
+
+
 def test_the_plan_is_said_before_the_first_step(shards: list[Path], tmp_path: Path) -> None:
     epoch = round(240 * 0.95) * n_patches()
     done = train(*shards, "--out", tmp_path / "a.h5", *SMALL, "--tokens", "10k", "--batch-size", 100)

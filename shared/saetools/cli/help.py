@@ -29,10 +29,11 @@ class _Plain:
 
     groups: Mapping[str, str] = {}
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:
+    def sections(self, ctx: Any) -> dict[str, list[tuple[Any, str, str]]]:
+        """Heading -> (parameter, how it is typed, what it does) of each below it, as --help and the reference show."""
         names = {name: heading for heading, listed in self.groups.items() for name in listed.split()}
         names |= dict.fromkeys(_COMMON_NAMES, COMMON)
-        rows: dict[str, dict[str, tuple[str, str]]] = {
+        rows: dict[str, dict[str, tuple[Any, str, str]]] = {
             heading: {} for heading in ("Arguments", *self.groups, "Options", COMMON)
         }
         for parameter in self.get_params(ctx):  # type: ignore[attr-defined]
@@ -40,15 +41,21 @@ class _Plain:
                 is_argument = parameter.param_type_name == "argument"
                 heading = "Arguments" if is_argument else names.get(parameter.name, "Options")
                 left = _TYPE.sub(lambda found: _TYPE_NAMES.get(found[1], found[1].upper()), record[0])
-                rows[heading][parameter.name] = (
-                    left,
-                    record[1].replace(r"\[", "["),
-                )  # older versions of Typer escape it
-        for heading, found in rows.items():
-            order = self.groups.get(heading, "").split() or list(found)
-            if found:
-                with formatter.section(heading):
-                    formatter.write_dl([found[name] for name in order if name in found], col_max=34)
+                right = record[1].replace(r"\[", "[")  # older versions of Typer escape it
+                rows[heading][parameter.name] = (parameter, left, right)
+        ordered = {
+            heading: (self.groups.get(heading, "").split() or list(found)) for heading, found in rows.items()
+        }
+        return {
+            heading: [found[name] for name in ordered[heading] if name in found]
+            for heading, found in rows.items()
+            if found
+        }
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for heading, rows in self.sections(ctx).items():
+            with formatter.section(heading):
+                formatter.write_dl([(left, right) for _, left, right in rows], col_max=34)
         if hasattr(self, "format_commands"):
             self.format_commands(ctx, formatter)
 

@@ -196,6 +196,9 @@ def _on_unraisable(found: sys.UnraisableHookArgs) -> None:
     """End at once where the exception of a signal came in a destructor or a callback, which can pass none on."""
     if _Process.raised is not None and found.exc_value is _Process.raised and os.getpid() == _Process.pid:
         _leave_at_once(_Process.number)
+    # Python's words for a signal that came in the very moment in which it was set to be ignored, as it now is
+    if isinstance(found.exc_value, OSError) and "ignored due to race condition" in str(found.exc_value):
+        return
     sys.__unraisablehook__(found)
 
 

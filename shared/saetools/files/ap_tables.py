@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,9 +109,9 @@ def list_scorer_files(path: Path, files: Sequence[Mapping[str, Any]]) -> None:
 def name_scorers(table: pd.DataFrame) -> list[str]:
     """The name to show for the scorer of each row: its kind, and the file's name if there are several files of a kind.
 
-    Uses the column `scorer`, and `checkpoint` and `layer` if they exist. A file's name is its stem without `{seed}` and
-    without `layerL` of its own layer, so that one SAE per layer or per seed has one name; with its folders if two stems
-    are equal. It never contains a uid.
+    Uses the column `scorer`, and `checkpoint` and `layer` if they exist. A file's name is its stem without `{seed}`,
+    with its folders if two stems are equal; all without `layerL` of its own layer, so that one SAE per layer or per
+    seed has one name. It never contains a uid.
     """
     kinds = [str(kind) for kind in table["scorer"]]
     if "checkpoint" not in table:
@@ -125,7 +125,7 @@ def name_scorers(table: pd.DataFrame) -> list[str]:
     for kind, file in zip(kinds, files, strict=True):
         of_kind.setdefault(kind, set()).add(file)
     names = {
-        (kind, file): kind if file is None or len(several) == 1 else f"{kind} {_short(file, several)}"
+        (kind, file): kind if file is None or len(several) == 1 else f"{kind} {shortest_end(file, several)}"
         for kind, several in of_kind.items()
         for file in several
     }
@@ -159,11 +159,12 @@ def _plain_path(checkpoint: str, layer: object) -> str:
     path = Path(_SEED_PART.sub("", checkpoint) or checkpoint)
     stem = path.stem if path.suffix in (".h5", ".pt") else path.name
     number = f"{layer:g}" if isinstance(layer, int | float) else str(layer)
-    without = re.sub(rf"[-_.]?layer[-_=]?{re.escape(number)}(?![0-9])", "", stem)
-    return str(path.with_name(without or stem or checkpoint))
+    own_layer = re.compile(rf"[-_.]?layer[-_=]?{re.escape(number)}(?![0-9])")
+    folders = [own_layer.sub("", part) for part in path.parent.parts]
+    return str(Path(*filter(None, folders), own_layer.sub("", stem) or stem or checkpoint))
 
 
-def _short(file: str, several: set[str | None]) -> str:
+def shortest_end(file: str, several: Collection[str | None]) -> str:
     """The shortest end of the path that differs from those of the other files."""
     parts = Path(file).parts
     others = [Path(other).parts for other in several if other is not None and other != file]

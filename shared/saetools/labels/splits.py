@@ -177,6 +177,12 @@ def targets(split: Split) -> npt.NDArray[np.int64]:
     return np.concatenate([file.examples.target for file in _files(split)])
 
 
+def recorded_classes(split: Split) -> npt.NDArray[np.str_] | None:
+    """The name of each image's class {N}, empty where it is not known; None where a file has no such names."""
+    names = [file.examples.class_name for file in _files(split)]
+    return None if any(each is None for each in names) else np.concatenate(names).astype(str)
+
+
 def classes_of_images(
     train: Split, test: Split
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[int, str]]:
@@ -187,7 +193,7 @@ def classes_of_images(
     of them are in folders of that name, and no other class is; if that is not so of all, none has a name.
     """
     numbers = [targets(train), targets(test)]
-    texts = [names_n for split in (train, test) if (names_n := _class_names(split)) is not None]
+    texts = [names_n for split in (train, test) if (names_n := recorded_classes(split)) is not None]
     if len(texts) < 2:
         return numbers[0], numbers[1], _class_folders(np.concatenate(numbers), [*train.paths, *test.paths])
     number_of: dict[str, int] = {}
@@ -232,12 +238,6 @@ def choose_tau(asked: float | None, splits: LabelledSplits) -> float:
 
 def _files(split: Any) -> list[Any]:
     return list(split.files if hasattr(split, "files") else split.shards)
-
-
-def _class_names(split: Split) -> npt.NDArray[np.str_] | None:
-    """The name of each image's class {N}, or None where a file has none."""
-    names = [file.examples.class_name for file in _files(split)]
-    return None if any(each is None for each in names) else np.concatenate(names).astype(str)
 
 
 def _patch_labels(split: Split, layer: int | None = None) -> Iterator[npt.NDArray[np.integer]]:

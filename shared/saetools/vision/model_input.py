@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from saetools.errors import UserError, why_unreadable
+from saetools.errors import UserError, near_names, why_unreadable
+from saetools.files.user_csv import read_user_csv
 from saetools.vision.pictures import deep_grey_range, open_image, rgb_picture
 from saetools.vision.preprocess import Preprocess, native_grid
 
@@ -25,12 +26,23 @@ class Recorded:
     size: tuple[int, int] | None
 
 
+def images_root(images: Path) -> Path:
+    """The root of a data set: the folder itself, or that of its CSV (path,...), as dump-acts takes either.
+
+    Raises UserError for any other file.
+    """
+    if not images.is_file():
+        return images
+    expected = "`images` as dump-acts takes it: a folder, or a CSV with the column path"
+    if "path" not in (header := read_user_csv(images, expected).header):
+        raise UserError(f"{images}: it has no column 'path'{near_names('path', header)}; expected {expected}")
+    return images.parent
+
+
 def check_images(root: Path, paths: Sequence[str], source: Path) -> None:
     """Raise UserError, saying where it looked and what to give, unless all images are under the root."""
     if not root.is_dir():
-        raise UserError(
-            f"{root}: no such folder; `images` is the root of the data set that dump-acts was given"
-        )
+        raise UserError(f"{root}: no such folder or CSV; `images` is the data set that dump-acts was given")
     missing = [path for path in paths if not (root / path).is_file()]
     if not missing:
         return

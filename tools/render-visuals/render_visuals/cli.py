@@ -11,6 +11,7 @@ from saetools.cli.app import (
     SeedOption,
     VerboseOption,
     VersionOption,
+    choice,
     completing,
     examples,
     new_app,
@@ -24,9 +25,12 @@ app = new_app()
 
 LatentsArgument = Annotated[
     list[Path],
-    typer.Argument(help="Latents of encode-acts: files, or folders of them.", metavar="LATENTS..."),
+    typer.Argument(help="Latents of encode-acts: files, or folders of them.", metavar="LATENTS"),
 ]
-ImagesOption = Annotated[Path, typer.Option(help="Root of the images, as it was given to dump-acts.")]
+ImagesOption = Annotated[
+    Path,
+    typer.Option(help="The images, as they were given to dump-acts: their root, or a CSV (path,...) in it."),
+]
 NumbersOption = Annotated[
     str | None, typer.Option("--latents", help="Latents by number, such as 3,17.", metavar="N,...")
 ]
@@ -58,6 +62,9 @@ NamesOption = Annotated[
 ByOption = Annotated[
     str, typer.Option(help="Sort images by class (their folder), species, genus, or a column of a table.")
 ]
+ByTableOption = Annotated[
+    Path | None, typer.Option(help="CSV with a column path and the column of --by.", metavar="CSV")
+]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Number of processes that draw.")]
 
 
@@ -76,11 +83,11 @@ def render_visuals(version: VersionOption = False) -> None:
     "latents",
     groups={
         "Which latents": "numbers table random log_freq log_value seed",
-        "Pictures": "images out top spread label_names workers",
+        "Pictures": "images out top spread tables label_names workers",
     },
     epilog=examples(
         "render-visuals latents latents/test --images data/birds --random 8 --spread --out pictures",
-        "render-visuals latents latents/test --images data/birds --latents 3,17 --top 10 --out two-pictures",
+        "render-visuals latents latents/test --images data/birds --latents 3,17 --table ap.csv --out two-pictures",
     ),
 )
 def latents_command(
@@ -96,6 +103,14 @@ def latents_command(
     spread: Annotated[
         bool, typer.Option("--spread", help="Also examples at lower activations, and near misses.")
     ] = False,
+    tables: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--table",
+            help="AP table, probes.csv or CSV of yours with a column latent: pictures say what it says of their"
+            " latent; so with --from. Repeatable.",
+        ),
+    ] = None,
     label_names: NamesOption = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 2,
@@ -103,6 +118,8 @@ def latents_command(
     version: VersionOption = False,
 ) -> None:
     """Draw one PNG per latent: its top images with a heat map of its activations, maximum and path under each.
+
+    Above them: the SAE, the traits of its tables, and the scale of the heat.
 
     Writes OUT/latent-NNNNNN.png and OUT/index.csv, and prints the path of the latter.
 
@@ -118,12 +135,15 @@ def latents_command(
     from render_visuals.pictures.write import LatentSelection, PictureSettings, draw_latents
     from render_visuals.tables import latents_of_table
     from saetools.latents.reader import open_latents
+    from saetools.vision.model_input import images_root
 
     opened = open_latents(latents)
     if table is not None:
-        chosen = latents_of_table(table, opened.header)
+        chosen = latents_of_table(table, opened.header, quiet=True)  # said when its traits are read
     selection = LatentSelection(chosen, table, random, ranges[0], ranges[1], seed)
-    settings = PictureSettings(images, out, selection, top, spread, _names(label_names), workers)
+    settings = PictureSettings(
+        images_root(images), out, selection, top, spread, _names(label_names), workers, tables or []
+    )
     write_line(str(draw_latents(opened, settings)))
 
 
@@ -159,9 +179,7 @@ def page_command(
         typer.Option(min=1, help="Number of latents per patch, the most active, in the view of an image."),
     ] = 64,
     by: ByOption = "class",
-    by_table: Annotated[
-        Path | None, typer.Option(help="CSV with a column path and the column of --by.")
-    ] = None,
+    by_table: ByTableOption = None,
     heatmap_latents: Annotated[
         int, typer.Option(min=3, max=2000, help="Number of latents in the heat map.")
     ] = 256,
@@ -178,17 +196,18 @@ def page_command(
     """
     from render_visuals.page.write import PageSettings, write_page
     from saetools.latents.reader import open_latents
+    from saetools.vision.model_input import images_root
 
     settings = PageSettings(
-        images, out, scorer, table or [], top, per_patch, by, by_table, heatmap_latents, _names(label_names), title,
-        seed, workers,
+        images_root(images), out, scorer, table or [], top, per_patch, by, by_table, heatmap_latents,
+        _names(label_names), title, seed, workers,
     )  # fmt: skip
     write_line(str(write_page(open_latents(latents), settings)))
 
 
 @app.command(
     "heatmap",
-    groups={"Which latents": "numbers from_table n_latents", "Images": "by images table", "Output": "out"},
+    groups={"Which latents": "numbers from_table n_latents", "Images": "by by_table images", "Output": "out"},
     epilog=examples(
         "render-visuals heatmap latents/test --out heatmap.png",
         "render-visuals heatmap latents/test --by genus --images data/birds --out heatmap-of-genera.svg",
@@ -200,9 +219,9 @@ def heatmap_command(
     by: ByOption = "class",
     images: Annotated[
         Path | None,
-        typer.Option(help="Root of the images, with class_scientific_names.csv for species and genera."),
+        typer.Option(help="The images, as in page: by class_scientific_names.csv, species and genera."),
     ] = None,
-    table: Annotated[Path | None, typer.Option(help="CSV with a column path and the column of --by.")] = None,
+    by_table: ByTableOption = None,
     numbers: NumbersOption = None,
     from_table: FromOption = None,
     n_latents: Annotated[
@@ -224,12 +243,13 @@ def heatmap_command(
         raise UsageError("expected one of --latents N,... and --from TABLE.csv")
     chosen = parse_numbers("--latents", numbers, int) if numbers is not None else None
 
-    from render_visuals.analysis.heat_matrix import group_images, heat_matrix
+    from render_visuals.analysis.heat_matrix import group_images, heat_matrix, image_classes
     from render_visuals.plots.heatmap import draw_heatmap
     from render_visuals.tables import check_latent_numbers, latents_of_table
     from saetools.files.provenance import command_line
     from saetools.files.reuse import writing
     from saetools.latents.reader import open_latents
+    from saetools.vision.model_input import images_root
 
     found = open_latents(latents)
     if from_table is not None:
@@ -237,8 +257,9 @@ def heatmap_command(
     if chosen is not None:
         chosen = check_latent_numbers(chosen, found.n_latents, str(from_table or "--latents"))
     with writing(out, {"command": command_line()}):
-        groups = group_images(by, found.paths, images, table)
-        draw_heatmap(heat_matrix(found, groups, chosen, n_latents), groups, out)
+        root = images_root(images) if images else None
+        groups = group_images(by, found.paths, root, by_table, image_classes(found))
+        draw_heatmap(heat_matrix(found, groups, chosen, n_latents), groups, found.header, out)
     write_line(str(out))
 
 
@@ -246,6 +267,7 @@ def heatmap_command(
     "plot",
     epilog=examples(
         "render-visuals plot training sae.metrics.csv --out training.png",
+        "render-visuals plot front saes/*.metrics.csv --out front.png",
         "render-visuals plot map ap.csv --out map.svg",
         "render-visuals plot traits ap.csv --out traits.pdf",
     ),
@@ -265,10 +287,7 @@ def plot_command(
     out: Annotated[Path, typer.Option(help="File of the figure: .png, .svg or .pdf.")],
     y: Annotated[
         str | None,
-        typer.Option(
-            help="For front: the error against L0, nmse (the default), nmse_standardized or mse.",
-            metavar="COLUMN",
-        ),
+        choice("nmse", "nmse_standardized", "mse", help="For front: the error against L0. [default: nmse]"),
     ] = None,
     verbose: VerboseOption = False,
     version: VersionOption = False,
@@ -277,23 +296,18 @@ def plot_command(
 
     front: NMSE against L0 of many SAEs, with a Pareto front for each layer, model and data set
 
-    training: metrics of training runs
+    training: metrics of training runs, from sae.metrics.csv
 
-    map: mAP against the number of training images
+    map, layers: mAP of each scorer against the number of training images, or the layer, from AP tables
 
-    layers: mAP against layer
+    traits, prevalence: AP by group of attributes, or against the trait's prevalence, from AP tables
 
-    traits: AP by group of attributes
-
-    prevalence: AP against prevalence
-
-    histogram: frequency and mean activation of latents
+    histogram: how often and how strongly latents are active, from latents.csv or index.csv
     """
     from render_visuals.plots.style import check_target, save_figure
 
     check_target(out)
     from render_visuals.plots.kinds import KINDS, draw_kind
-    from render_visuals.plots.sweep_plots import ERRORS
     from saetools.errors import near_names
     from saetools.files.provenance import command_line
     from saetools.files.reuse import writing
@@ -302,10 +316,8 @@ def plot_command(
         raise UsageError(
             f"{kind}: unknown kind of plot; known are {', '.join(KINDS)}{near_names(kind, list(KINDS))}"
         )
-    if y is not None and (kind != "front" or y not in ERRORS):
-        raise UsageError(
-            f"--y {y}: it is an option of front, one of {', '.join(ERRORS)}{near_names(y, list(ERRORS))}"
-        )
+    if y is not None and kind != "front":
+        raise UsageError(f"--y {y}: it is an option of front, and has no effect on {kind}; leave it out")
     with writing(out, {"command": command_line()}):
         save_figure(draw_kind(kind, files, **({"y": y} if y is not None else {})), out)
     write_line(str(out))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saetools.errors import UserError, some_of
-from saetools.files.ap_tables import rows_of_scorer, scorer_files
+from saetools.files.ap_tables import rows_of_scorer, scorer_files, shortest_end
 from saetools.files.formats import (
     AP_TABLE,
     LATENT_PICTURES,
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LATENT_TABLES = (LATENT_TABLE, PROBE_TABLE, AP_TABLE, LATENT_RANKING, LATENT_PICTURES)
+# Columns by which tables of traits and of classes are recognised
+TRAITS, CLASSES = {"trait", "prototype", "ap"}, {"class", "latent", "ap", "r"}
 # Columns that plots and pages compute with
 NUMBERS = {
     *(
@@ -93,9 +95,12 @@ def check_made_from(path: Path, provenance: Provenance | None, header: LatentsHe
 
 
 def rows_of_latents(
-    path: Path, table: pd.DataFrame, header: LatentsHeader, scorer: Path | None = None
+    path: Path, table: pd.DataFrame, header: LatentsHeader, scorer: Path | None = None, quiet: bool = False
 ) -> pd.DataFrame:
-    """The rows of an AP table that belong to the latents' scorer; else raises UserError. scorer: its file."""
+    """The rows of an AP table that belong to the latents' scorer; else raises UserError.
+
+    scorer: its file; quiet: do not say how many rows are left out.
+    """
     mine = rows_of_scorer(
         path,
         table,
@@ -111,12 +116,18 @@ def rows_of_latents(
             " kind, size and layer only; score the file again to be sure",
             *(path, mine["checkpoint"].dropna().iloc[0]),
         )
-    if len(mine) < len(table):
+    if len(mine) < len(table) and not quiet:
         logger.info(
             "%s: %d of %d rows belong to the scorer of these latents; the others are left out",
             *(path, len(mine), len(table)),
         )
     return mine
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The names of tables: without endings, and with as many folders as it takes to tell them apart."""
+    plain = [str(path.with_name(path.name.removesuffix(".csv").removesuffix(".metrics"))) for path in paths]
+    return [shortest_end(one, set(plain)) for one in plain]
 
 
 def read_own(path: Path) -> pd.DataFrame:
@@ -137,16 +148,16 @@ def _check_rows(path: Path, table: pd.DataFrame) -> None:
         raise UserError(f"{path}: it has a header but no rows")
 
 
-def latents_of_table(path: Path, header: LatentsHeader) -> list[int]:
+def latents_of_table(path: Path, header: LatentsHeader, quiet: bool = False) -> list[int]:
     """The latents in a table's column `latent` (latents.csv, probes.csv, index.csv) or `prototype` (AP table).
 
-    From an AP table, only the rows of the latents' scorer are taken. Raises UserError if there are none, or if the
-    table was made with another scorer.
+    From an AP table, only the rows of the latents' scorer are taken; quiet: without saying so. Raises UserError if
+    there are none, or if the table was made with another scorer.
     """
     table, provenance = read_table(path, LATENT_TABLES)
     check_made_from(path, provenance, header)
     if {"scorer", "prototype"} <= set(table.columns):
-        table = rows_of_latents(path, table, header)
+        table = rows_of_latents(path, table, header, quiet=quiet)
     column = next((name for name in ("latent", "prototype") if name in table.columns), None)
     if column is None:
         near = difflib.get_close_matches("latent", list(table.columns), n=1)

@@ -59,7 +59,7 @@ def train_sae(
     out: str | Path | None = None,
     val: Shards | None = None,
     config: SAETraining | None = None,
-    log_every: int = 50,
+    log_every: int | None = None,
     checkpoint_every: int = 1000,
     allow_incomplete: bool = False,
     allow_overlap: bool = False,
@@ -115,7 +115,7 @@ def train_all(
     allow_overlap: bool = False,
     sae_memory: int | None = None,
     checkpoint_every: int = 1000,
-    log_every: int = 50,
+    log_every: int | None = None,
     tensorboard: Path | None = None,
     wandb: str | None = None,
     device: str = "auto",
@@ -158,10 +158,8 @@ def train_all(
     for out, config in configs.items():
         ranks.check_batch(config.batch_size)
         holdout = 0.0 if val else config.holdout
-        settings = config.settings(source.d_model, source.tokens(holdout), holdout, log_every)
-        if consume:
-            settings = settings.within_one_epoch(source.tokens())
-        runs.append(Run(out, settings))
+        epoch = source.tokens(holdout)
+        runs.append(Run(out, config.settings(source.d_model, epoch, holdout, log_every, once=consume)))
     context = RunContext(source, place, ranks, checkpoint_every, Trackers.open(tensorboard, wandb))
     memory = available_bytes() // 2 if sae_memory is None else sae_memory
     try:

@@ -75,11 +75,11 @@ def save(trained: Trained) -> None:
 
     The state saved for resuming is removed.
     """
-    out, record = trained.path, trained.record
+    out, record, known = trained.path, trained.record, trained.record.provenance
     assert out is not None
-    settings, parents = record.provenance.settings, record.provenance.parents
-    provenance = Provenance.of(TRAINING_METRICS, "train-sae", settings, parents)
-    write_csv(metrics_path(out), trained.metrics, provenance, {"trained_on": record.trained_on})
+    provenance = Provenance.of(TRAINING_METRICS, "train-sae", known.settings, known.parents)
+    of = {"trained_on": record.trained_on, "scorer": known.uid}
+    write_csv(metrics_path(out), trained.metrics, provenance, of)
     save_scorer(out, record)
     state_path(out).unlink(missing_ok=True)
 

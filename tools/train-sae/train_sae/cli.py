@@ -22,6 +22,7 @@ from saetools.cli.quantities import parse_bytes
 from saetools.errors import UsageError
 from train_sae.config import SAETraining
 from train_sae.options import GROUPS, with_options_of
+from train_sae.planned import LOG_EVERY_HELP
 
 app = new_app()
 
@@ -69,7 +70,7 @@ def train_sae(
     checkpoint_every: Annotated[
         int, typer.Option(min=0, help="Steps between saved states for resuming; 0: none are saved.")
     ] = 1000,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps between rows of the metrics table.")] = 50,
+    log_every: Annotated[int | None, typer.Option(min=1, help=LOG_EVERY_HELP)] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Log to TensorBoard too, in this folder.")] = None,
     wandb: Annotated[str | None, typer.Option(help="Log to this Weights & Biases project too.")] = None,
     device: DeviceOption = "auto",

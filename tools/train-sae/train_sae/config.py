@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from dataclasses import Field, asdict, dataclass, field, fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
@@ -18,7 +18,7 @@ from saetools.cli.quantities import parse_bytes, parse_count
 from saetools.errors import UsageError
 from saetools.log import logger
 from saetools.scorers.start_settings import B_DEC_STARTS, NORMALIZATIONS, POOL_MEMORY, START_L0, StartSettings
-from train_sae.planned import DEFAULT_TOKENS, default_tokens
+from train_sae import planned
 from train_sae.steps.settings import OBJECTIVES, TRAINABLE, StepSettings
 
 OPTIMIZERS = ("adam", "muon")
@@ -95,9 +95,10 @@ class SAETraining:
         0, "AuxK loss: dead latents per token that reconstruct the residual; 0: no such loss.", bounds=AT_LEAST_0)
     aux_weight: float | None = option(
         None, "Weight of the AuxK loss.", StepSettings.aux_weight, bounds=AT_LEAST_0)
-    dead_after: str | int = option("10M", "Tokens without activity after which a latent counts as dead.")
+    dead_after: str | int | None = option(
+        None, "Tokens without activity after which a latent counts as dead.", planned.DEFAULT_DEAD_AFTER)
     tokens: str | int | None = option(
-        None, "Tokens to train on: 500k, 100M; 0 writes the untrained SAE.", DEFAULT_TOKENS)
+        None, "Tokens to train on: 500k, 100M; 0 writes the untrained SAE.", planned.DEFAULT_TOKENS)
     batch_size: int = option(StartSettings.batch_size, "Tokens per batch.", bounds=AT_LEAST_1)
     optimizer: str = option(
         "adam", "adam, or muon for the encoder's and decoder's weights (slower on a CPU).", choices=OPTIMIZERS)
@@ -148,10 +149,16 @@ class SAETraining:
 
     def n_tokens(self, epoch: int) -> int:
         """Tokens to train on, where an epoch has so many; raises UsageError."""
-        return default_tokens(epoch) if self.tokens is None else _count("tokens", self.tokens, 0)
+        return planned.default_tokens(epoch) if self.tokens is None else _count("tokens", self.tokens, 0)
 
-    def settings(self, d_model: int, epoch: int, holdout: float, log_every: int) -> TrainingSettings:
-        """Every value decided, for inputs of width d_model and epochs of so many tokens; raises UsageError."""
+    def settings(
+        self, d_model: int, epoch: int, holdout: float, log_every: int | None = None, once: bool = False
+    ) -> TrainingSettings:
+        """Every value decided, for inputs of width d_model and epochs of so many tokens; raises UsageError.
+
+        once: no more tokens than an epoch has.
+        """
+        tokens = min(self.n_tokens(epoch), epoch) if once else self.n_tokens(epoch)
         n_latents = self.d_sae or self.expansion * d_model
         k = self._value("k")
         if k > n_latents or self.aux_k > n_latents:
@@ -166,7 +173,7 @@ class SAETraining:
             l1=self._l1(),
             l0=self._l0(),
             aux_k=self.aux_k,
-            dead_after_tokens=_count("dead_after", self.dead_after, 1),
+            dead_after_tokens=_count("dead_after", planned.dead_after(self.dead_after, tokens), 1),
             grad_clip=self.grad_clip,
             **{name: self._value(name) for name in optional},
         )
@@ -179,12 +186,12 @@ class SAETraining:
         return TrainingSettings(
             options=self,
             d_sae=n_latents,
-            tokens=self.n_tokens(epoch),
+            tokens=tokens,
             start_l0=self._start_l0(),
             holdout=holdout,
             exclude_labels=_labels(self.exclude_labels),
             pool_bytes=parse_bytes("`pool_memory`", memory),
-            log_every=log_every,
+            log_every=log_every or planned.default_log_every(tokens // self.batch_size),
             step=step,
         )
 
@@ -225,10 +232,6 @@ class TrainingSettings:
     def n_steps(self) -> int:
         """0 where no tokens are asked for: then the untrained SAE is the result."""
         return max(1, self.tokens // self.options.batch_size) if self.tokens else 0
-
-    def within_one_epoch(self, n_tokens: int) -> TrainingSettings:
-        """The same, with no more tokens than there are."""
-        return replace(self, tokens=min(self.tokens, n_tokens))
 
     @property
     def stream(self) -> tuple[Any, ...]:

@@ -11,12 +11,25 @@ if TYPE_CHECKING:
 
 EPOCHS, LEAST_TOKENS, MOST_TOKENS = 20, 10**6, 10**8
 DEFAULT_TOKENS = "20 epochs, at least 1M and at most 100M"
+MOST_DEAD_AFTER, MOST_LOG_EVERY, LEAST_ROWS = 10**7, 50, 25
+DEFAULT_DEAD_AFTER = "a tenth of --tokens, at most 10M"
+LOG_EVERY_HELP = "Steps between rows of the metrics table. [default: 50, or less: 25 rows of a short run]"
 FORETOLD = "after Ctrl-C, the same command goes on where it stopped"
 
 
 def default_tokens(epoch: int) -> int:
     """The default of --tokens, for epochs of so many tokens: `DEFAULT_TOKENS` in words."""
     return min(max(EPOCHS * epoch, LEAST_TOKENS), MOST_TOKENS)
+
+
+def dead_after(given: str | int | None, tokens: int) -> str | int:
+    """--dead-after, or its default: in a run that is shorter than it, no latent would ever count as dead."""
+    return min(max(tokens // 10, 1), MOST_DEAD_AFTER) if given is None else given
+
+
+def default_log_every(n_steps: int) -> int:
+    """The default of --log-every: a short run has a row for nearly every step, the first ones too."""
+    return min(max(n_steps // LEAST_ROWS, 1), MOST_LOG_EVERY)
 
 
 def say_plan(n_steps: int, batch_size: int, is_default: bool, source: ShardSource) -> None:

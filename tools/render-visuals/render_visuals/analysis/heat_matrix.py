@@ -5,7 +5,7 @@ Groups are classes, species, genera, or a column of a table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +16,7 @@ from render_visuals.analysis.survey import BLOCK_ACTIVE
 from saetools.cli.progress import Progress
 from saetools.errors import UserError, near_names
 from saetools.files.user_csv import read_user_csv
+from saetools.labels.splits import recorded_classes
 from saetools.latents.reader import LatentsSet
 from saetools.log import logger
 
@@ -32,26 +33,36 @@ class Groups:
     names: list[str]
 
 
-def group_images(by: str, paths: list[str], root: Path | None, table: Path | None) -> Groups:
-    """Group by `class` (the folder), `species` or `genus` (from ROOT/class_scientific_names.csv), or by a column of
-    a table that has the column `path` too. Raises UserError where a name or column is missing."""
+def group_images(
+    by: str, paths: list[str], root: Path | None, table: Path | None, classes: Sequence[str] | None = None
+) -> Groups:
+    """Group by `class` (one of `classes` for each image; without, the folder), `species` or `genus` (from
+    ROOT/class_scientific_names.csv), or by a column of a table that has the column `path` too. Raises UserError where
+    a name or column is missing."""
     if table is not None:
         sort_names = group_names = _by_column(table, by, paths)
     elif by == "class":
-        sort_names = group_names = [_class_of(path) for path in paths]
+        sort_names = group_names = list(classes or map(_class_of, paths))
     elif by in ("species", "genus"):
         trees = _scientific_names(root, paths)
         sort_names = [f"{genus}\t{species}" for genus, species in trees]
         group_names = [species if by == "species" else genus for genus, species in trees]
     else:
         raise UserError(
-            f"--by {by}: expected class, species or genus; for a table's column, give the table too"
-            " (heatmap --table, page --by-table)"
+            f"--by {by}: expected class, species or genus; for a column of a table, give the table too, as --by-table"
         )
     order = np.array(sorted(range(len(paths)), key=lambda n: (sort_names[n], n)), np.int64)
     names = list(dict.fromkeys(group_names[n] for n in order))
     number = {name: i for i, name in enumerate(names)}
     return Groups(by, order, np.array([number[name] for name in group_names], np.int64), names)
+
+
+def image_classes(latents: LatentsSet) -> list[str] | None:
+    """The name of each image's class as it was recorded; None where no image has one."""
+    names_n = recorded_classes(latents)
+    if names_n is None or not any(names_n):
+        return None
+    return [str(name) or "(no class)" for name in names_n]
 
 
 def _class_of(path: str) -> str:

@@ -122,6 +122,12 @@ class ActivationMaps:
     patch_e: np.ndarray
     value_e: np.ndarray
 
+    def peaks(self) -> np.ndarray:
+        """The patch of the largest value of each pair, the first of equal ones."""
+        pair_e = np.repeat(np.arange(len(self.ptr) - 1), np.diff(self.ptr))
+        order = np.lexsort((-self.patch_e.astype(np.int64), self.value_e, pair_e))
+        return self.patch_e[order[self.ptr[1:] - 1]]
+
     def of(self, pair: int) -> tuple[np.ndarray, np.ndarray]:
         """(patches, values) of one pair."""
         here = slice(int(self.ptr[pair]), int(self.ptr[pair + 1]))

@@ -6,6 +6,7 @@ per class (probes.csv: `class`, `latent`, `ap`, `r`), one per trait (AP table: `
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from render_visuals.tables import (
+    CLASSES,
     LATENT_TABLES,
+    TRAITS,
     check_made_from,
     read_table,
     rows_of_latents,
 )
 from saetools.errors import UserError
 from saetools.files.user_csv import numbers_of, whole_numbers
-from saetools.labels.splits import PATCH
+from saetools.labels.splits import PATCH, TARGET
 from saetools.latents.header import LatentsHeader
 
 if TYPE_CHECKING:
@@ -70,23 +73,27 @@ class Annotations:
 
 
 def read_tables(
-    paths: list[Path], header: LatentsHeader, scorer: Path | None, label_names: list[str] | None
+    paths: list[Path],
+    header: LatentsHeader,
+    scorer: Path | None,
+    label_names: Sequence[str] | None,
+    class_names: Mapping[int, str] | None = None,
 ) -> Annotations:
     """Read the tables; raises UserError where one is of another kind, or about other latents.
 
     scorer: its file; selects the rows if an AP table holds several scorers of a kind and size.
-    label_names: names for the classes in tables that fit-probes made of patch labels.
+    label_names, class_names: names for the numbers in tables that fit-probes made of patch labels, of images' classes.
     """
     known = Annotations()
     for path in paths:
         table, provenance = read_table(path, LATENT_TABLES)
         check_made_from(path, provenance, header)
-        # Classes of images keep their numbers, as do those of tables without provenance
-        of_patches = provenance is not None and provenance.settings.get("labels") == PATCH
-        names = label_names if of_patches else None
-        if {"trait", "prototype", "ap"} <= set(table.columns):
+        # In tables without provenance, classes keep their numbers: what they are of is not known
+        of = provenance.settings.get("labels") if provenance is not None else None
+        names = {PATCH: dict(enumerate(label_names or [])), TARGET: class_names or {}}.get(str(of), {})
+        if set(table.columns) >= TRAITS:
             _add_traits(known, path, table, header, scorer)
-        elif {"class", "latent", "ap", "r"} <= set(table.columns):
+        elif set(table.columns) >= CLASSES:
             _add_classes(known, path, _with_class_names(table, names), header)
         elif "latent" in table.columns:
             _add_latents(known, path, _with_class_names(table, names), header)
@@ -99,15 +106,13 @@ def read_tables(
     return known
 
 
-def _with_class_names(table: pd.DataFrame, names: list[str] | None) -> pd.DataFrame:
-    """Classes as text: patch labels by their names."""
+def _with_class_names(table: pd.DataFrame, names: Mapping[int, str]) -> pd.DataFrame:
+    """Classes as text: by their names, where there are any."""
     if "class" not in table or table["class"].dtype.kind not in "if":
         return table
 
     def name(label: float) -> str:
-        if np.isnan(label):
-            return ""
-        return names[int(label)] if names is not None and label < len(names) else f"{label:g}"
+        return "" if np.isnan(label) else names.get(int(label), f"{label:g}")
 
     return table.assign(**{"class": [name(float(label)) for label in table["class"]]})
 

@@ -20,6 +20,7 @@ from saetools.latents.reader import LatentsSet
 TYPES = {"<f2": "f2", "<f4": "f4", "|u1": "u1", "<u2": "u2", "<u4": "u4", "<i4": "i4"}
 LATENTS_PER_CHUNK = 32
 ACTIVE_PER_CHUNK = 60_000
+N_TOPS = 4
 
 
 def images_per_chunk(latents: LatentsSet, per_patch: int) -> int:
@@ -32,17 +33,22 @@ def write_latent_chunks(
     site: Path, latents: LatentsSet, image_index: ImageIndex, found: Survey, n_top: int,
     neighbours: tuple[np.ndarray, np.ndarray] | None,
 ) -> None:  # fmt: skip
-    """Write data/latents/NNNN.js, LATENTS_PER_CHUNK latents each: examples with activation maps, histogram, neighbours.
+    """Write data/latents/NNNN.js, LATENTS_PER_CHUNK latents each: examples with activation maps, histogram, neighbours;
+    and data/tops.js: the first N_TOPS top images of every latent, -1 if it has fewer, and the patch of their maximum.
 
     example_ptr, patch_ptr: where a latent's examples and an example's patches start. quantile: of the example's maximum
     activation; 2 for top images.
     """
     k = latents.n_latents
+    peak_ki = np.zeros((k, N_TOPS), np.uint16)
     with Progress("writing latents", total=k, unit="latents") as progress:
         for start in range(0, k, LATENTS_PER_CHUNK * 128):
             some = range(start, min(start + LATENTS_PER_CHUNK * 128, k))
             pairs, quantiles = _examples(found, some, n_top)
             heat = activation_maps(latents, image_index, pairs[:, 0], pairs[:, 1])
+            rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
+            shown = (quantiles > 1) & (rank < N_TOPS)
+            peak_ki[pairs[shown, 0], rank[shown]] = heat.peaks()[shown]
             for first in range(some.start, some.stop, LATENTS_PER_CHUNK):
                 few = np.arange(first, min(first + LATENTS_PER_CHUNK, k))
                 chunk = _latent_chunk(few, pairs, quantiles, heat, found)
@@ -50,6 +56,9 @@ def write_latent_chunks(
                     chunk["near"], chunk["cosine"] = neighbours[0][few].ravel(), neighbours[1][few].ravel()
                 write_chunk(site, f"latents/{first // LATENTS_PER_CHUNK:04d}", chunk)
                 progress.advance(len(few))
+    image_ki = np.full((k, N_TOPS), -1, np.int32)
+    image_ki[:, : found.top_image_km.shape[1]] = found.top_image_km[:, :N_TOPS]
+    write_chunk(site, "tops", {"image": image_ki.ravel(), "patch": peak_ki.ravel(), "each": N_TOPS})
 
 
 def _examples(found: Survey, some: range, n_top: int) -> tuple[np.ndarray, np.ndarray]:

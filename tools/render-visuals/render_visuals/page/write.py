@@ -12,19 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from render_visuals.analysis.heat_matrix import Groups, group_images, heat_matrix
+from render_visuals.analysis.heat_matrix import Groups, group_images, heat_matrix, image_classes
 from render_visuals.analysis.kernels import lower_edge
 from render_visuals.analysis.similar import nearest_latents
-from render_visuals.analysis.survey import ImageIndex, Survey, survey
+from render_visuals.analysis.survey import ImageIndex, survey
 from render_visuals.page import data as page_data
 from render_visuals.page.annotations import Annotations, Column, read_tables
+from render_visuals.page.columns import own_columns, write_images, write_table
 from render_visuals.page.data import write_chunk
-from render_visuals.page.thumbnails import draw_thumbnails, thumbnail_name
+from render_visuals.page.thumbnails import draw_thumbnails
 from render_visuals.pictures.redraw import content_key, file_stat
 from saetools.errors import UserError
 from saetools.files.atomic import write_text
 from saetools.files.provenance import command_line
 from saetools.files.reuse import check_place, writing
+from saetools.labels.splits import classes_of_images
 from saetools.latents.reader import LatentsSet
 from saetools.log import logger
 from saetools.vision.heat import MAX_ALPHA, MIN_ALPHA, STOPS, label_colours
@@ -60,15 +62,24 @@ def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
     check_images(settings.root, latents.paths, latents.files[0].path.parent)
     if settings.scorer is not None and not settings.scorer.exists():
         raise UserError(f"{settings.scorer}: no such file; expected the scorer file that made these latents")
-    known = read_tables(settings.tables, latents.header, settings.scorer, settings.label_names)
-    groups = group_images(settings.by, latents.paths, settings.root, settings.by_table)
+    of_classes = classes_of_images(latents, latents)[2]
+    known = read_tables(settings.tables, latents.header, settings.scorer, settings.label_names, of_classes)
+    classes = image_classes(latents)
+    groups = group_images(settings.by, latents.paths, settings.root, settings.by_table, classes)
     _check_folder(site)
     key = _key(latents, settings)
     with writing(site, {"what the page is made of": key}, folder=True):
-        return _write(latents, settings, known, groups, key)
+        return _write(latents, settings, known, groups, classes, key)
 
 
-def _write(latents: LatentsSet, settings: PageSettings, known: Annotations, groups: Groups, key: str) -> Path:
+def _write(
+    latents: LatentsSet,
+    settings: PageSettings,
+    known: Annotations,
+    groups: Groups,
+    classes: list[str] | None,
+    key: str,
+) -> Path:
     site, index = settings.out, settings.out / "index.html"
     image_index = ImageIndex(latents)
     whole = _key_of_page(index) == key
@@ -102,9 +113,9 @@ def _write(latents: LatentsSet, settings: PageSettings, known: Annotations, grou
             "by": settings.by,
         },
     )
-    _write_images(site, latents, image_index)
-    columns = _own_columns(latents, found) + known.columns
-    _write_table(site, columns, known)
+    write_images(site, latents, image_index, classes)
+    columns = own_columns(latents, found, classes) + known.columns
+    write_table(site, columns, known)
     write_chunk(
         site,
         "about",
@@ -112,59 +123,6 @@ def _write(latents: LatentsSet, settings: PageSettings, known: Annotations, grou
     )
     _write_assets(site, key, settings.title or _default_title(latents))
     return index
-
-
-def _own_columns(latents: LatentsSet, found: Survey) -> list[Column]:
-    columns = [
-        Column("frequency", "frequency", "share of all patches at which it is active", found.frequency_k),
-        Column("mean", "mean", "mean activation where it is active", found.mean_k),
-        Column("max", "max", "maximum activation", found.top_value_km[:, 0].astype(np.float64)),
-        Column("images", "images", "images in which it is active", found.n_images_k.astype(np.float64)),
-    ]
-    folders = [Path(path).parent.name for path in latents.paths]
-    if len(set(folders)) > 1:
-        names, shares = [""] * latents.n_latents, np.full(latents.n_latents, np.nan)
-        for latent in np.flatnonzero(found.n_images_k):
-            top = [folders[image] for image in found.top_images(int(latent), found.top_image_km.shape[1])]
-            names[latent] = max(dict.fromkeys(top), key=top.count)
-            shares[latent] = top.count(names[latent]) / len(top)
-        columns.append(Column("folder", "top folder", "the most common folder of its top images", names))
-        columns.append(
-            Column("purity", "purity", "share of its top images that are in the top folder", shares)
-        )
-    return columns
-
-
-def _write_table(site: Path, columns: list[Column], known: Annotations) -> None:
-    """Write data/table.js: numbers as float32, texts as a list of distinct texts and an index for each latent."""
-    table: dict[str, Any] = {}
-    for column in columns:
-        if column.is_text:
-            texts = list(dict.fromkeys(column.values))
-            number = {text: i for i, text in enumerate(texts)}
-            table[column.name] = {
-                "texts": texts,
-                "code": np.array([number[v] for v in column.values], np.uint32),
-            }
-        else:
-            table[column.name] = np.asarray(column.values, np.float32)
-    found = [
-        [k, kind, name, *(None if np.isnan(v) else v for v in values)]
-        for k, kind, name, *values in known.best_for
-    ]
-    write_chunk(site, "table", {"columns": table, "found": found})
-
-
-def _write_images(site: Path, latents: LatentsSet, image_index: ImageIndex) -> None:
-    write_chunk(
-        site,
-        "images",
-        {
-            "path": latents.paths,
-            "file": [thumbnail_name(image) for image in range(latents.n_images)],
-            "grid": image_index.grid_n2.astype(np.uint16).ravel(),
-        },
-    )
 
 
 def _about(

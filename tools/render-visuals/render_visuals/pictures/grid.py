@@ -1,4 +1,4 @@
-"""The picture of one latent: a grid of images with heat, and maximum activation and path under each."""
+"""The picture of one latent: what it is, the scale of its heat, and a grid of images with heat, maximum and path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from render_visuals.pictures.redraw import KEY
 from saetools.files.atomic import write_bytes
 from saetools.labels import IGNORED_LABEL
 from saetools.latents.file import heat_grid
-from saetools.vision.heat import label_colours, patch_of_pixel, with_heat
+from saetools.vision.heat import colours, label_colours, patch_of_pixel, with_heat
 from saetools.vision.model_input import Recorded, seen_pixels
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LARGEST_EDGE = 336  # pixels; images seen larger are drawn smaller, all others pixel for pixel
 COLUMNS = 5
 GAP, MARGIN = 12, 20
+HEAD, LINE, SCALE = 30, 18, 44  # heights: the title, a line below it, the colour bar with its numbers
+BAR_WIDTH, BAR_HEIGHT = 200, 10
 INK, FAINT, PAPER, NO_LABEL = (28, 30, 33), (110, 114, 120), (255, 255, 255), (235, 235, 235)
 
 
@@ -44,14 +46,18 @@ class Tile:
 
 @dataclass(frozen=True)
 class LatentPicture:
-    """Everything that one picture shows. sections: (title, tiles); largest: the activation of the last colour."""
+    """Everything that one picture shows.
+
+    about: paragraphs below the title: how active it is, of which SAE it is, which traits it stands for
+    sections: (title, tiles); largest: the activation of the last colour
+    """
 
     target: Path
     key: str
     root: Path
     preprocess: Mapping[str, Any]
     title: str
-    subtitle: str
+    about: Sequence[str]
     largest: float
     sections: Sequence[tuple[str, Sequence[Tile]]]
     label_names: Sequence[str] | None
@@ -74,14 +80,19 @@ def draw_latent(task: LatentPicture) -> None:
     width = max(2 * MARGIN + columns * (tile_width + GAP) - GAP, 640)
     labels = _labels_shown(task)
     legend = _legend_lines(labels, task.label_names, width - 2 * MARGIN)
-    height = MARGIN + 58 + 20 * len(legend) + MARGIN
+    about = [line for text in task.about for line in _folded(text, width - 2 * MARGIN)]
+    top = MARGIN + HEAD + LINE * len(about) + (SCALE if task.largest > 0 else 0) + 10
+    height = top + 20 * len(legend) + MARGIN
     for _, tiles in sections:
         height += 30 + sum(row_height + 46 for row_height in _row_heights(tiles, columns))
     canvas = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(canvas)
     pen.text((MARGIN, MARGIN - 4), task.title, INK, _font(20, bold=True))
-    pen.text((MARGIN, MARGIN + 26), task.subtitle, FAINT, _font(13))
-    y = MARGIN + 58
+    for i, text in enumerate(about):
+        pen.text((MARGIN, MARGIN + HEAD - 4 + LINE * i), text, FAINT, _font(13))
+    if task.largest > 0:
+        _draw_scale(canvas, pen, top - SCALE, task.largest)
+    y = top
     for title, tiles in sections:
         pen.text((MARGIN, y), title, INK, _font(14, bold=True))
         y += 26
@@ -96,9 +107,35 @@ def draw_latent(task: LatentPicture) -> None:
         _write_legend(pen, line, MARGIN, y + 20 * i)
     info = PngImagePlugin.PngInfo()
     info.add_text(KEY, task.key)
+    info.add_itxt("Description", "\n".join([task.title, *task.about]))
     encoded = io.BytesIO()
     canvas.save(encoded, "PNG", pnginfo=info)
     write_bytes(task.target, encoded.getvalue())
+
+
+def _draw_scale(canvas: Image, pen: ImageDraw, y: int, largest: float) -> None:
+    """The colours from 0 to the latent's largest value, with numbers below."""
+    from PIL import Image
+
+    bar = np.rint(colours(np.linspace(0, 1, BAR_WIDTH))).astype(np.uint8)
+    canvas.paste(Image.fromarray(np.tile(bar, (BAR_HEIGHT, 1, 1))), (MARGIN, y))
+    for share, anchor in ((0, "la"), (0.5, "ma"), (1, "ra")):
+        x = MARGIN + round(share * BAR_WIDTH)
+        pen.text((x, y + BAR_HEIGHT + 3), f"{share * largest:.3g}", INK, _font(12), anchor=anchor)
+    text = "value at a patch; patches without colour: 0"
+    pen.text((MARGIN + BAR_WIDTH + 14, y - 3), text, FAINT, _font(12))
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """The text in lines of at most this width, broken between words; a longer word keeps its end."""
+    font = _font(13)
+    lines: list[str] = []
+    for word in text.split(" "):
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(elided(word, lambda part: font.getlength(part) <= width))
+    return lines
 
 
 def _tile_image(tile: Tile, task: LatentPicture) -> Image:

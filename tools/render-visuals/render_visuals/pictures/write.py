@@ -11,14 +11,16 @@ import numpy as np
 
 from render_visuals.analysis.similar import near_misses
 from render_visuals.analysis.survey import ActivationMaps, ImageIndex, Survey, activation_maps, survey
+from render_visuals.page.annotations import Annotations, read_tables
 from render_visuals.pictures.grid import LatentPicture, Tile, draw_latent
 from render_visuals.pictures.redraw import content_key, draw_changed, file_stat
-from render_visuals.tables import check_latent_numbers
+from render_visuals.tables import CLASSES, LATENT_TABLES, TRAITS, check_latent_numbers, read_table
 from saetools.errors import UserError
 from saetools.files.formats import LATENT_PICTURES
 from saetools.files.provenance import Provenance
 from saetools.files.reuse import check_place, writing
 from saetools.files.tables import write_csv
+from saetools.labels.splits import classes_of_images
 from saetools.latents.reader import LatentsSet
 from saetools.vision.model_input import check_images
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 N_NEAR_MISSES = 5
 N_TEMPLATE_IMAGES = 8
+N_NAMED, LONGEST_NOTE = 3, 200  # traits or classes; characters
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,10 @@ class LatentSelection:
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """root: of the images; top: images of each latent; spread: also examples at lower activations, and near misses."""
+    """root: of the images; top: images of each latent; spread: also examples at lower activations, and near misses.
+
+    tables: of traits, classes or notes, which pictures name besides those of the selection's own table.
+    """
 
     root: Path
     out: Path
@@ -83,6 +89,7 @@ class PictureSettings:
     spread: bool
     label_names: list[str] | None
     workers: int
+    tables: list[Path]
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,7 @@ def draw_latents(latents: LatentsSet, settings: PictureSettings) -> Path:
     check_place(settings.out, folder=True)
     source = latents.files[0].path.parent
     check_images(settings.root, latents.paths, source)
+    known = _read_known(latents, settings)
     found = survey(latents, settings.top, settings.selection.seed)
     chosen = settings.selection.choose(found)
     image_index = ImageIndex(latents)
@@ -111,8 +119,11 @@ def draw_latents(latents: LatentsSet, settings: PictureSettings) -> Path:
     choice = {"chosen": chosen, "top": settings.top, "spread": settings.spread, "seed": settings.selection.seed,
               "scorer": latents.header.scorer, "kind": latents.header.kind}  # fmt: skip
     provenance = Provenance.of(LATENT_PICTURES, "render-visuals latents", choice, latents.uids)
+    about = [
+        [describe(found, latent), _describe_scorer(latents), *_names(known, latent)] for latent in chosen
+    ]
     with writing(settings.out, {**choice, "names": settings.label_names}, latents.uids, folder=True):
-        tasks = _tasks(latents, image_index, found, chosen, shown, heat, settings)
+        tasks = _tasks(latents, image_index, found, chosen, about, shown, heat, settings)
         pictures = [(task.target, task.key, task) for task in tasks]
         draw_changed("drawing", draw_latent, pictures, settings.workers)
         write_csv(index, _index(latents, found, tasks, chosen), provenance)
@@ -157,8 +168,8 @@ def _strongest_patches(
 
 
 def _tasks(
-    latents: LatentsSet, image_index: ImageIndex, found: Survey, chosen: list[int], shown: list[_Shown],
-    heat: ActivationMaps, settings: PictureSettings,
+    latents: LatentsSet, image_index: ImageIndex, found: Survey, chosen: list[int], about: list[list[str]],
+    shown: list[_Shown], heat: ActivationMaps, settings: PictureSettings,
 ) -> list[LatentPicture]:  # fmt: skip
     preprocess = latents.header.source["preprocess"]
     titles = (
@@ -179,11 +190,9 @@ def _tasks(
         if tile.labels_p is not None:
             digests[one.latent].update(tile.labels_p.tobytes())
     pictures = []
-    for latent in chosen:
-        title, subtitle = f"Latent {latent}", describe(found, latent)
-        key = content_key(
-            digests[latent].hexdigest(), dict(preprocess), title, subtitle, settings.label_names
-        )
+    for latent, lines in zip(chosen, about, strict=True):
+        title = f"Latent {latent}"
+        key = content_key(digests[latent].hexdigest(), dict(preprocess), title, lines, settings.label_names)
         pictures.append(
             LatentPicture(
                 settings.out / f"latent-{latent:06d}.png",
@@ -191,13 +200,45 @@ def _tasks(
                 settings.root,
                 preprocess,
                 title,
-                subtitle,
+                lines,
                 float(found.top_value_km[latent, 0]),
                 list(zip(titles, tiles[latent], strict=True)),
                 settings.label_names,
             )
         )
     return pictures
+
+
+def _read_known(latents: LatentsSet, settings: PictureSettings) -> Annotations:
+    """What tables say of the latents: those given for it, and the selection's own where it names traits or classes."""
+    paths, source = list(settings.tables), settings.selection.table
+    if source is not None and source not in paths:
+        columns = set(read_table(source, LATENT_TABLES)[0].columns)
+        paths += [source] if columns >= TRAITS or columns >= CLASSES else []
+    class_names = classes_of_images(latents, latents)[2]
+    return read_tables(paths, latents.header, None, settings.label_names, class_names)
+
+
+def _names(known: Annotations, latent: int) -> list[str]:
+    """The traits and classes for which a latent is the best one, the highest AP first; then texts about it."""
+    best = sorted((one for one in known.best_for if one[0] == latent), key=lambda one: -one[3])
+    lines = []
+    for _, kind, name, ap, _, prevalence in best[:N_NAMED]:
+        of = "" if np.isnan(prevalence) else f", prevalence {prevalence:.3g}"
+        lines.append(f"best latent for the {kind} {name}: AP {ap:.3f}{of}")
+    if len(best) > N_NAMED:
+        lines.append(f"and for {len(best) - N_NAMED} more")
+    for column in known.columns:
+        if column.is_text and not column.title.startswith("best ") and column.values[latent]:
+            lines.append(f"{column.title}: {column.values[latent][:LONGEST_NOTE]}")
+    return lines
+
+
+def _describe_scorer(latents: LatentsSet) -> str:
+    header = latents.header
+    what = header.kind if header.scorer == header.kind else f"{header.kind} {header.scorer[:8]}"
+    model = header.source.get("model", "an unknown model")
+    return f"one of {header.n_latents:,} latents of {what}, layer {header.layer} of {model}"
 
 
 def describe(found: Survey, latent: int) -> str:

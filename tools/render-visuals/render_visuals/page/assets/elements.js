@@ -15,7 +15,7 @@ saetools.elements = (function () {
 
   // Puts these in place of what an element held; null ones are left out.
   function fill(box, ...children) {
-    box.replaceChildren(...children.flat(3).filter((child) => child !== null));
+    box.replaceChildren(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
   }
 
   function svg(tag, attributes, ...children) {
@@ -43,9 +43,21 @@ saetools.elements = (function () {
   // The mark keeps "/" and numbers in their order there.
   const ltr = (path) => `\u200e${path}`;
 
-  function trouble(error) {
-    document.querySelector("main").before(el("p", { class: "trouble", role: "alert" }, error.message || String(error)));
+  // A colour of page.css, for a canvas; it differs between light and dark. And its font.
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const font = () => `11px ${colour("sans")}`;
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new CustomEvent("colours")));
+
+  // A line above the views, until it is closed; the next of its kind ("trouble" or "done") takes its place.
+  function say(kind, text) {
+    document.querySelectorAll(`.said.${kind}`).forEach((old) => old.remove());
+    const said = el("div", { class: `said ${kind}`, role: kind === "trouble" ? "alert" : "status" }, el("p", null, text),
+      el("button", { type: "button", "aria-label": "Close this message", title: "Close", onclick: () => said.remove() }, "×"));
+    document.querySelector("main").before(said);
+    said.scrollIntoView({ block: "nearest" });
   }
 
-  return { el, fill, svg, number, percent, ltr, trouble };
+  const trouble = (error) => say("trouble", error.message || String(error));
+
+  return { el, fill, svg, number, percent, ltr, colour, font, say, trouble };
 })();

@@ -1,28 +1,39 @@
 "use strict";
-// Latents x images: rows ordered by co-occurrence, columns by group. Wheel or keys zoom, dragging moves.
+// Latents x images: rows ordered by co-occurrence, columns by group. Wheel or keys zoom, dragging moves, arrows go from
+// cell to cell.
 saetools.heatmapView = (function () {
-  const { page, rows } = saetools;
-  const { el, number, ltr } = saetools.elements;
-  const LEFT = 46;
+  const { page, tiles, places } = saetools;
+  const { el, number, ltr, colour, font } = saetools.elements;
+  const LEFT = 46, NOT_ACTIVE = "#141414", ITS_OWN = "each latent from 0 to its own maximum; black: not active";
+  let redraw = () => {};
+  document.addEventListener("colours", () => redraw());
 
-  async function show(box, isCurrent) {
+  // kept: how it was left.
+  async function show(box, isCurrent, kept) {
     const data = await saetools.load("heatmap");
     if (!isCurrent()) return;
     const high = data.latents.length, wide = data.images.length;
     const TOP = data.names.length > 6 ? 104 : 24; // room for names that stand upright
     const says = el("p", { id: "heatmap-says", role: "status" }, "Each row is a latent, from 0 to its maximum activation; each column is an image.");
-    const canvas = el("canvas", { id: "heatmap", tabindex: "0", "aria-label": "Heat map of latents and images: plus and minus zoom, arrows move" });
-    const view = { x: 0, y: 0, zoom: 1, pinned: false };
+    const canvas = el("canvas", { id: "heatmap", tabindex: "0", role: "application", "aria-label": `Heat map of ${high} latents and ${wide} images: arrows go from cell to cell, plus and minus zoom`, "aria-describedby": "heatmap-says" });
+    const view = { x: 0, y: 0, zoom: 1, pinned: false, at: null, ...kept, pinned: false }; // at: the cell that the keys are on
+    const bar = tiles.colourBar("maximum", ITS_OWN);
+    bar.classList.add("always"); // with "No heat" too
     const source = pixels(data, wide, high);
-    const step = (factor) => () => zoom(factor, canvas.clientWidth / 2, canvas.clientHeight / 2);
+    const step = (factor) => () => { // around the cell that the keys are on, or the middle
+      const [w, h] = cell(), { at } = view;
+      if (at) zoom(factor, LEFT + (at.column + 0.5) * w - view.x, TOP + (at.row + 0.5) * h - view.y);
+      else zoom(factor, canvas.clientWidth / 2, canvas.clientHeight / 2);
+    };
 
     box.replaceChildren(
       el("div", { class: "heading" },
-        el("a", { class: "button back", href: "#" }, "← List"),
-        el("h2", null, "Latents and images"),
-        el("button", { type: "button", onclick: step(1.5), "aria-label": "Zoom in" }, "+"),
-        el("button", { type: "button", onclick: step(1 / 1.5), "aria-label": "Zoom out" }, "−"),
-        el("button", { type: "button", onclick: () => { Object.assign(view, { x: 0, y: 0, zoom: 1 }); draw(); } }, "Whole")),
+        places.back(),
+        el("h2", null, "Latents and images"), bar,
+        el("span", { class: "modes", role: "group", "aria-label": "Zoom" },
+          el("button", { type: "button", onclick: step(1.5), "aria-label": "Zoom in", title: "Zoom in (+)" }, "+"),
+          el("button", { type: "button", onclick: step(1 / 1.5), "aria-label": "Zoom out", title: "Zoom out (-)" }, "−"),
+          el("button", { type: "button", onclick: () => { Object.assign(view, { x: 0, y: 0, zoom: 1 }); draw(); }, title: "All latents and images (0)" }, "Whole"))),
       el("p", { class: "faint" }, `${number(high)} latents that ${data.names.length > 1 ? `best separate ${number(data.names.length)} groups (${data.by})` : "vary most"}, similar ones next to each other; ${number(wide)} images sorted by ${data.by}.`),
       canvas, says);
 
@@ -48,9 +59,15 @@ saetools.heatmapView = (function () {
       pen.rect(LEFT, TOP, canvas.clientWidth, canvas.clientHeight);
       pen.clip();
       pen.drawImage(source, LEFT - view.x, TOP - view.y, wide * w, high * h);
+      if (view.at) {
+        for (const [shade, size] of [[NOT_ACTIVE, 5], ["#fff", 2]]) {
+          Object.assign(pen, { strokeStyle: shade, lineWidth: size });
+          pen.strokeRect(LEFT + view.at.column * w - view.x - 1, TOP + view.at.row * h - view.y - 1, Math.max(w, 2) + 2, Math.max(h, 2) + 2);
+        }
+      }
       pen.restore();
-      pen.font = "11px system-ui, sans-serif";
-      pen.fillStyle = "#686d74";
+      pen.font = font();
+      pen.fillStyle = colour("faint");
       groupNames(pen, w);
       latentNames(pen, h);
     }
@@ -124,7 +141,20 @@ saetools.heatmapView = (function () {
         el("a", { href: `#latent=${latent}` }, `latent ${latent}`), " · ",
         el("a", { href: `#image=${image}&latent=${latent}` }, ltr(page.images.path[image].split("/").pop())),
         ` · ${data.names[data.group[at.column]]} · ${value > 0 ? number(value) : "not active"}`,
-        view.pinned ? "" : " · click to keep these links");
+        view.pinned || view.at ? "" : " · click to keep these links");
+      tiles.rescale(bar, page.table.columns.max[latent], `activation of latent ${latent}; black: not active`);
+    }
+
+    // The cell that many rows and columns on, at least so far that it is seen to move; the map follows it.
+    function goTo(rowsOn, columnsOn) {
+      const [w, h] = cell(), by = (size) => Math.max(1, Math.round(4 / size));
+      const from = view.at || { row: Math.ceil(view.y / h) - rowsOn * by(h), column: Math.ceil(view.x / w) - columnsOn * by(w) };
+      const inside = (v, n) => Math.min(Math.max(v, 0), n - 1);
+      view.at = { row: inside(from.row + rowsOn * by(h), high), column: inside(from.column + columnsOn * by(w), wide) };
+      const follow = (size, i, start, room) => Math.max(Math.min(start, i * size), (i + 1) * size - room);
+      view.x = follow(w, view.at.column, view.x, canvas.clientWidth - LEFT);
+      view.y = follow(h, view.at.row, view.y, canvas.clientHeight - TOP);
+      read(view.at);
     }
 
     let drag = null;
@@ -134,6 +164,7 @@ saetools.heatmapView = (function () {
     }, { passive: false });
     canvas.addEventListener("pointerdown", (event) => {
       drag = { x: event.offsetX, y: event.offsetY, from: { x: view.x, y: view.y }, moved: false };
+      view.at = null;
       canvas.setPointerCapture(event.pointerId);
     });
     canvas.addEventListener("pointermove", (event) => {
@@ -142,7 +173,7 @@ saetools.heatmapView = (function () {
         drag.moved = drag.moved || Math.abs(dx) + Math.abs(dy) > 4;
         Object.assign(view, { x: drag.from.x - dx, y: drag.from.y - dy });
         draw();
-      } else if (!view.pinned) {
+      } else if (!view.pinned && !view.at) {
         const at = under(event);
         if (at) read(at);
       }
@@ -156,8 +187,8 @@ saetools.heatmapView = (function () {
       drag = null;
     });
     canvas.addEventListener("keydown", (event) => {
-      const move = { ArrowLeft: [-60, 0], ArrowRight: [60, 0], ArrowUp: [0, -60], ArrowDown: [0, 60] }[event.key];
-      if (move) Object.assign(view, { x: view.x + move[0], y: view.y + move[1] });
+      const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+      if (move) goTo(...move);
       else if (event.key === "+" || event.key === "=") step(1.5)();
       else if (event.key === "-") step(1 / 1.5)();
       else if (event.key === "0") Object.assign(view, { x: 0, y: 0, zoom: 1 });
@@ -166,10 +197,13 @@ saetools.heatmapView = (function () {
       event.stopPropagation();
       draw();
     });
+    redraw = draw;
     new ResizeObserver(draw).observe(canvas);
+    if (view.at) read(view.at);
+    return () => ({ ...view });
   }
 
-  // The matrix as a picture of one pixel a cell: white where nothing fires, then the colours of the heat.
+  // The matrix as a picture of one pixel a cell: dark where nothing fires, then the colours of the heat.
   function pixels(data, wide, high) {
     const source = document.createElement("canvas");
     source.width = wide;

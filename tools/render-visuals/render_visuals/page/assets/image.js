@@ -1,22 +1,23 @@
 "use strict";
 // One image: select patches, see which latents are active there, by activation summed over the patches, with exemplars.
 saetools.imageView = (function () {
-  const { page, rows, tiles, patches } = saetools;
+  const { page, rows, tiles, patches, places, latentView } = saetools;
   const { el, fill, number, ltr } = saetools.elements;
-  const AT_FIRST = 24;
+  const AT_FIRST = 24, EXEMPLARS = 4; // latents; images of each
 
-  async function show(image, asked, box, isCurrent) {
+  // asked: {image, patches, latent, kept}, as an address says it.
+  async function show(asked, box, isCurrent) {
+    const { image } = asked;
     const data = await saetools.image(image);
     if (!isCurrent()) return;
     const chosen = new Set(asked.patches);
     const frame = tiles.picture(image, null, 1, true);
     const says = el("p", { class: "faint", role: "status" });
-    const list = el("ol", { class: "fires", id: "fires" });
-    // The most telling name first: trait or class, and only then the folder of its top images.
-    const names = page.about.columns.filter((column) => column.text).map((column) => column.name);
-    names.sort((a, b) => (a === "folder") - (b === "folder"));
-    let fixed = asked.latent, shown = AT_FIRST;
-    const clear = el("button", { type: "button", id: "clear-patches", onclick: () => { chosen.clear(); outline(); update(); } }, "Clear");
+    const [high, wide] = tiles.grid(image);
+    const list = el("ol", { class: "fires", id: "fires", style: `--shape:${high / wide}` }); // room for exemplars of the same shape
+    let fixed = asked.latent, shown = asked.kept && asked.kept.view ? asked.kept.view.shown : AT_FIRST;
+    const clear = el("button", { type: "button", id: "clear-patches", title: "Select no patch", onclick: () => { chosen.clear(); outline(); update(); } }, "Clear");
+    const bar = tiles.colourBar("", "");
 
     // The heat of one latent over the whole image.
     function heatOf(latent) {
@@ -29,7 +30,9 @@ saetools.imageView = (function () {
           }
         }
       }
-      tiles.heat(frame.querySelector(".heat"), image, patch, value, page.table.columns.max[latent]);
+      const largest = page.table.columns.max[latent];
+      tiles.heat(frame.querySelector(".heat"), image, patch, value, largest);
+      tiles.rescale(bar, largest, `activation of latent ${latent}`);
       for (const item of list.children) item.classList.toggle("shown", Number(item.dataset.latent) === latent);
     }
 
@@ -38,29 +41,34 @@ saetools.imageView = (function () {
     function update() {
       const summed = sums(data, chosen);
       const where = chosen.size ? `${chosen.size} selected ${chosen.size === 1 ? "patch" : "patches"}` : "all patches";
-      says.replaceChildren(`${number(summed.length)} latents are active at ${where}, sorted by their summed activation.`,
+      says.replaceChildren(summed.length ? `${number(summed.length)} latents are active at ${where}, sorted by their summed activation.` : `No latent is active at ${where}.`,
         chosen.size ? "" : " Click patches, or drag over them, to see the latents of a part of the image.",
         cut ? ` Only the ${page.about.per_patch} largest activations of each patch are on this page (--per-patch).` : "");
       clear.hidden = !chosen.size;
-      history.replaceState(null, "", `#image=${image}${chosen.size ? `&patches=${[...chosen].sort((a, b) => a - b).join(",")}` : ""}${fixed === null ? "" : `&latent=${fixed}`}`);
+      const sorted = [...chosen].sort((a, b) => a - b);
+      places.rename(`#image=${image}${chosen.size ? `&patches=${sorted.join(",")}` : ""}${fixed === null ? "" : `&latent=${fixed}`}`);
+      places.name(title({ image, patches: sorted }));
       const max = summed.length ? summed[0].sum : 1;
       list.replaceChildren(...summed.slice(0, shown).map((one) => item(one, max)));
       if (summed.length > shown) {
-        list.append(el("li", null, el("button", { type: "button", onclick: () => { shown += 48; update(); } }, `Show more of ${number(summed.length)}`)));
+        list.append(el("li", null, el("button", { type: "button", title: "The next in this order", onclick: () => { shown += 48; update(); } }, `Show more of ${number(summed.length)}`)));
       }
       const first = fixed !== null ? fixed : chosen.size && summed.length ? summed[0].latent : null;
       if (first !== null) heatOf(first);
-      else tiles.heat(frame.querySelector(".heat"), image, [], [], 1);
+      else {
+        tiles.heat(frame.querySelector(".heat"), image, [], [], 1);
+        tiles.rescale(bar, "", "no heat: point at a latent, or select patches");
+      }
     }
 
     function item({ latent, sum, count }, max) {
-      const best = names.find((name) => rows.value(name, latent));
+      const best = latentView.named(latent) || rows.group(latent);
       const made = el("li", { "data-latent": latent, "data-sum": sum },
         el("div", { class: "who" },
           el("a", { href: `#latent=${latent}` }, `Latent ${latent}`),
           el("div", { class: "bar", style: `width:${Math.max(2, (100 * sum) / max)}%` }),
           el("small", null, `${number(sum)} at ${number(count)} ${count === 1 ? "patch" : "patches"}`),
-          best ? el("small", { title: rows.value(best, latent) }, rows.value(best, latent)) : null),
+          best ? el("small", { title: best }, best) : null),
         el("div", { class: "exemplars" }));
       made.addEventListener("pointerenter", () => heatOf(latent));
       made.addEventListener("focusin", () => heatOf(latent));
@@ -82,7 +90,7 @@ saetools.imageView = (function () {
       if (!isCurrent() || !item.isConnected) return;
       const latent = Number(item.dataset.latent);
       const { top } = await saetools.latent(latent);
-      const others = top.filter((example) => example.image !== image).slice(0, 4);
+      const others = top.filter((example) => example.image !== image).slice(0, EXEMPLARS);
       item.lastChild.replaceChildren(...others.map((example) => tiles.tile(latent, example, page.table.columns.max[latent])));
       await new Promise((done) => setTimeout(done));
     }
@@ -90,18 +98,25 @@ saetools.imageView = (function () {
     const path = page.images.path[image];
     fill(box,
       el("div", { class: "heading" },
-        el("a", { class: "button back", href: "#" }, "← List"),
-        el("h2", { title: path }, path.split("/").pop()),
-        tiles.switches(null)),
+        places.back(),
+        el("h2", { title: path }, tiles.name(image)),
+        tiles.switches()),
       el("p", { class: "faint" }, ltr(path)),
+      saetools.classOf(image) ? el("p", { class: "class" }, `Class: ${saetools.classOf(image)}`) : null,
       tiles.legend(),
       el("div", { class: "asking" },
-        el("div", { class: "stick" }, frame,
+        el("div", { class: "stick" }, frame, bar,
           el("p", null, says), clear, " ",
-          asked.latent === null ? null : el("button", { type: "button", onclick: (event) => { fixed = null; event.target.remove(); update(); } }, `Heat of latent ${asked.latent} ×`)),
+          asked.latent === null ? null : el("button", { type: "button", title: "Show no latent until patches are selected", onclick: (event) => { fixed = null; event.target.remove(); update(); } }, `Heat of latent ${asked.latent} ×`)),
         list));
     const outline = patches.over(frame, image, chosen, update);
     update();
+    return () => ({ shown });
+  }
+
+  function title({ image, patches }) {
+    const n = patches.length;
+    return `${tiles.name(image)}${n ? ` · ${n === 1 ? "1 patch" : `${n} patches`}` : ""}`;
   }
 
   // Activation of each latent summed over the selected patches (over all if none is), largest first, ties by number.
@@ -119,5 +134,5 @@ saetools.imageView = (function () {
     return [...total.values()].sort((a, b) => b.sum - a.sum || a.latent - b.latent);
   }
 
-  return { show };
+  return { show, title };
 })();

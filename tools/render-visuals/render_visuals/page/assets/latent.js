@@ -1,24 +1,25 @@
 "use strict";
 // One latent: its images, heat on and off, its distribution, its nearest latents, a note.
 saetools.latentView = (function () {
-  const { page, rows, notes, tiles } = saetools;
+  const { page, rows, notes, tiles, places } = saetools;
   const { el, fill, svg, number, percent } = saetools.elements;
 
   async function show(latent, box, isCurrent) {
     const data = await saetools.latent(latent);
     if (!isCurrent()) return;
-    const largest = page.table.columns.max[latent];
+    const largest = page.table.columns.max[latent], dead = !data.top.length;
     fill(box,
       el("div", { class: "heading" },
-        el("a", { class: "button back", href: "#" }, "← List"),
+        places.back(),
         el("h2", null, `Latent ${latent}`),
-        tiles.switches(largest)),
+        dead ? null : [tiles.colourBar(largest, `activation of latent ${latent}`), tiles.switches()]),
+      dead ? el("p", { class: "dead" }, `Latent ${latent} is never active in these ${number(page.about.n_images)} images: there is nothing to show.`) : null,
       facts(latent),
       el("div", { class: "twice" },
         el("div", null, el("h3", null, "Note"), note(latent)),
         el("div", null, ...found(latent))),
-      tiles.legend(),
-      el("h3", null, data.top.length ? `Top ${data.top.length} images` : "It is active in none of these images"),
+      dead ? null : tiles.legend(),
+      dead ? null : el("h3", null, `Top ${data.top.length} images`),
       el("div", { class: "tiles", id: "top" }, data.top.map((example) => tiles.tile(latent, example, largest))),
       data.spread.length ? el("h3", { title: "One image at each quantile of its maximum activation per image" }, "Examples at lower activations") : null,
       data.spread.length ? el("div", { class: "tiles", id: "spread" }, data.spread.map((example) =>
@@ -26,8 +27,13 @@ saetools.latentView = (function () {
       data.hist.some(Boolean) ? el("h3", null, "Distribution of its activations") : null,
       data.hist.some(Boolean) ? histogram(data) : null,
       el("h3", null, "Nearest latents by cosine of their decoder vectors"),
+      data.near.length ? tiles.colourBar("maximum", "each latent from 0 to its own maximum") : null,
       near(data, isCurrent));
   }
+
+  // Its trait or class, where a table names one, tells more than its number.
+  const named = (latent) => page.about.columns.filter((column) => column.text && column.name !== rows.grouping()).map((column) => rows.value(column.name, latent)).find(Boolean);
+  const title = (latent) => [`Latent ${latent}`, named(latent)].filter(Boolean).join(" · ");
 
   function facts(latent) {
     const shown = page.about.columns.filter((c) => rows.value(c.name, latent) !== "" && !Number.isNaN(rows.value(c.name, latent)));
@@ -40,7 +46,7 @@ saetools.latentView = (function () {
   }
 
   function note(latent) {
-    const field = el("textarea", { id: "note", placeholder: "What does it stand for? Stored in this browser.", "aria-label": `Note on latent ${latent}` });
+    const field = el("textarea", { id: "note", "data-latent": latent, placeholder: "What does it stand for? Stored in this browser.", "aria-label": `Note on latent ${latent}` });
     field.value = notes.of(latent);
     field.addEventListener("input", () => {
       notes.write(latent, field.value);
@@ -101,5 +107,5 @@ saetools.latentView = (function () {
     return box;
   }
 
-  return { show };
+  return { show, title, named };
 })();

@@ -1,7 +1,8 @@
 "use strict";
 // Starts the page: the table first, images' names after it; then follows the address.
 (function () {
-  const { page, elements } = saetools;
+  const { page, elements, places } = saetools;
+  const { el, fill } = elements;
   let turn = 0;
 
   async function start() {
@@ -18,51 +19,89 @@
     saetools.scatter.start();
     saetools.rows.start();
     saetools.keyboard.start();
-    document.getElementById("tab-latents").addEventListener("click", () => tab("latents"));
-    document.getElementById("tab-images").addEventListener("click", () => tab("images"));
-    window.addEventListener("hashchange", follow);
     performance.mark("table shown");
-    page.images = await saetools.load("images");
+    [page.images, page.tops] = await Promise.all([saetools.load("images"), saetools.load("tops")]);
+    saetools.table.redraw();
     saetools.gallery.start();
+    places.start();
+    window.addEventListener("hashchange", follow);
     await follow();
   }
 
-  function tab(name) {
-    for (const each of ["latents", "images"]) {
-      document.getElementById(each).hidden = each !== name;
-      document.getElementById(`tab-${each}`).setAttribute("aria-pressed", String(each === name));
-    }
-    document.body.classList.remove("has-detail");
+  // The list on the left: all latents or all images.
+  function showList(name) {
+    for (const each of ["latents", "images"]) document.getElementById(each).hidden = each !== name;
     if (name === "images") saetools.gallery.draw();
     else saetools.table.refresh();
   }
 
-  // #latent=3, #image=12&patches=4,5&latent=3, #heatmap, or nothing.
-  async function follow() {
-    const asked = new URLSearchParams(location.hash.slice(1));
-    const box = document.getElementById("detail"), mine = ++turn, isCurrent = () => mine === turn;
-    const began = performance.now();
-    const whole = (name, end) => (/^\d+$/.test(asked.get(name) || "") && Number(asked.get(name)) < end ? Number(asked.get(name)) : null);
-    const latent = whole("latent", page.about.n_latents), image = whole("image", page.about.n_images);
-    document.body.classList.toggle("has-detail", asked.has("heatmap") || latent !== null || image !== null);
-    if (latent !== null && image === null) saetools.latent(latent).catch(() => {}); // on its way while the table is drawn
-    if (image === null) saetools.table.select(latent);
+  // What is shown, or the list that it was chosen from.
+  function markTab(view) {
+    for (const each of ["latents", "images", "heatmap"]) {
+      const tab = document.getElementById(`tab-${each}`);
+      if (each === view) tab.setAttribute("aria-current", "page");
+      else if (view !== "heatmap" && `#${each}` === places.list()) tab.setAttribute("aria-current", "true");
+      else tab.removeAttribute("aria-current");
+    }
+  }
+
+  // Each shows what an address asks for in the box, and returns, if it likes, a function whose value is kept with the entry.
+  const views = {
+    latents: (place, box) => saetools.wall.show(box),
+    images: (place, box) => opening(box, "Choose an image to see which latents are active in it, and where."),
+    unknown: ({ says }, box) => fill(box,
+      el("div", { class: "heading" }, places.back(), el("h2", null, "Unknown address")),
+      el("p", null, el("code", null, decoded(location.hash))),
+      el("p", { class: "unknown" }, says),
+      el("p", { class: "ways" }, el("a", { class: "button", href: "#latents", title: "The table of all latents" }, "All latents"), " ", el("a", { class: "button", href: "#images", title: "All images" }, "All images"))),
+    latent: ({ latent }, box, isCurrent) => saetools.latentView.show(latent, box, isCurrent),
+    image: (place, box, isCurrent) => saetools.imageView.show(place, box, isCurrent),
+    heatmap: ({ kept }, box, isCurrent) => saetools.heatmapView.show(box, isCurrent, kept && kept.view),
+  };
+
+  function opening(box, says) {
+    fill(box, el("div", { class: "empty" }, el("p", null, says), el("p", { class: "faint" }, "Press ", el("kbd", null, "?"), " for the keys.")));
+  }
+
+  function decoded(hash) {
     try {
-      if (asked.has("heatmap")) await saetools.heatmapView.show(box, isCurrent);
-      else if (image !== null) {
-        const patches = (asked.get("patches") || "").split(",").filter(Boolean).map(Number).filter((p) => p >= 0 && p < page.about.n_patches);
-        await saetools.imageView.show(image, { patches, latent }, box, isCurrent);
-      } else if (latent !== null) await saetools.latentView.show(latent, box, isCurrent);
-      else return;
+      return decodeURIComponent(hash);
+    } catch (error) {
+      return hash; // a % that is no code
+    }
+  }
+
+  function title({ view, latent, image, patches }) {
+    if (view === "latent") return saetools.latentView.title(latent);
+    if (view === "image") return saetools.imageView.title({ image, patches });
+    return { latents: "", images: "Images", heatmap: "Heat map", unknown: "Unknown address" }[view];
+  }
+
+  async function follow() {
+    const began = performance.now(), { hash } = location;
+    places.leave();
+    const place = places.arrive(), { view, kept } = place;
+    const box = document.getElementById("detail"), mine = ++turn, isCurrent = () => mine === turn;
+    document.body.classList.toggle("has-detail", view !== "latents" && view !== "images");
+    if (view === "latent") saetools.latent(place.latent).catch(() => {}); // on its way while the table is drawn
+    const list = view === "latents" || view === "images" ? view : kept && kept.list;
+    if (list && list !== places.list().slice(1)) showList(list);
+    markTab(view);
+    places.name(title(place));
+    places.restoreLists(kept);
+    if (view !== "image") saetools.table.select(view === "latent" ? place.latent : null);
+    let state;
+    try {
+      state = await views[view](place, box, isCurrent);
     } catch (error) {
       elements.trouble(error);
     }
     if (!isCurrent()) return;
-    box.scrollTop = 0;
-    if (window.innerWidth <= 900) window.scrollTo(0, 0);
+    places.settle(kept, typeof state === "function" ? state : null);
     // Two frames on, what was made is on the screen.
     requestAnimationFrame(() => requestAnimationFrame(() => {
-      document.body.dataset.shown = location.hash;
+      if (!isCurrent()) return;
+      document.body.dataset.shown = hash;
       document.body.dataset.shownMs = (performance.now() - began).toFixed(1);
     }));
   }

@@ -12,7 +12,7 @@ saetools.patches = (function () {
     let at = null, adds = null;
     Object.assign(frame, { tabIndex: 0 });
     frame.setAttribute("role", "application");
-    frame.setAttribute("aria-label", `Patches, ${height} rows of ${width}: arrows move, space selects, escape leaves`);
+    frame.setAttribute("aria-label", `Patches, ${height} rows of ${width}: arrows move, space selects, tab leaves`);
 
     function draw() {
       const scale = window.devicePixelRatio || 1;
@@ -21,7 +21,10 @@ saetools.patches = (function () {
       const w = canvas.width / width, h = canvas.height / height;
       for (const p of chosen) outline(p, w, h, "#fff", 4 * scale);
       for (const p of chosen) outline(p, w, h, "#1c1e21", 1.6 * scale);
-      if (at !== null) outline(at, w, h, "rgba(255,255,255,.95)", 2 * scale);
+      if (at !== null) {
+        outline(at, w, h, "rgba(28,30,33,.6)", 3.4 * scale);
+        outline(at, w, h, "#fff", 2 * scale);
+      }
     }
 
     function outline(p, w, h, colour, size) {
@@ -62,6 +65,11 @@ saetools.patches = (function () {
     frame.addEventListener("pointerup", stop);
     frame.addEventListener("pointercancel", stop);
     frame.addEventListener("pointerleave", () => { stop(); at = null; draw(); });
+    frame.addEventListener("focus", () => {
+      if (at === null && frame.matches(":focus-visible")) at = 0;
+      draw();
+    });
+    frame.addEventListener("blur", () => { at = null; draw(); });
     frame.addEventListener("keydown", (event) => {
       const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -width, ArrowDown: width }[event.key];
       if (by) {

@@ -2,7 +2,7 @@
 // Frequency against mean value, both logarithmic: drag to select a region, click a point to open its latent.
 saetools.scatter = (function () {
   const { page, rows } = saetools;
-  const { number, percent } = saetools.elements;
+  const { number, percent, colour, font } = saetools.elements;
   const EDGE = { left: 44, right: 12, top: 10, bottom: 30 };
   let canvas, pen, box, x, y, drag = null, ranges;
   const cloud = { canvas: document.createElement("canvas"), of: null, size: "" }; // axes and all points, as last drawn
@@ -18,6 +18,10 @@ saetools.scatter = (function () {
       draw();
     }).observe(canvas);
     document.addEventListener("rows", draw);
+    document.addEventListener("colours", () => {
+      cloud.of = null;
+      draw();
+    });
     canvas.addEventListener("pointerdown", (event) => {
       drag = { from: place(event), to: place(event) };
       canvas.setPointerCapture(event.pointerId);
@@ -54,7 +58,7 @@ saetools.scatter = (function () {
     pen.setTransform(scale, 0, 0, scale, 0, 0);
     const { frequency, mean } = page.table.columns, chosen = saetools.table.selected();
     if (chosen !== null && frequency[chosen] > 0) {
-      pen.strokeStyle = "#b3541e";
+      pen.strokeStyle = colour("noted");
       pen.lineWidth = 2;
       pen.beginPath();
       pen.arc(x(frequency[chosen]), y(mean[chosen]), 6, 0, 7);
@@ -76,8 +80,8 @@ saetools.scatter = (function () {
     y = along(box.height - EDGE.bottom, EDGE.top, ranges.v);
     axes(pen);
     const { frequency, mean } = page.table.columns, { shown } = rows.state;
-    for (const [fits, colour, size] of [[0, "#d9dce0", 2], [1, "rgba(42,95,143,.6)", 2.4]]) {
-      pen.fillStyle = colour;
+    for (const [fits, name, size] of [[0, "point-off", 2], [1, "point", 2.4]]) {
+      pen.fillStyle = colour(name);
       for (let k = 0; k < shown.length; k++) {
         if (shown[k] === fits && frequency[k] > 0) pen.fillRect(x(frequency[k]) - size / 2, y(mean[k]) - size / 2, size, size);
       }
@@ -86,17 +90,17 @@ saetools.scatter = (function () {
   }
 
   function rectangle(x0, y0, x1, y1) {
-    pen.fillStyle = "rgba(42,95,143,.08)";
-    pen.strokeStyle = "rgba(42,95,143,.7)";
+    pen.fillStyle = colour("region");
+    pen.strokeStyle = colour("region-line");
     pen.lineWidth = 1;
     pen.fillRect(x0, y0, x1 - x0, y1 - y0);
     pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
   }
 
   function axes(pen) {
-    pen.font = "11px system-ui, sans-serif";
-    pen.fillStyle = "#686d74";
-    pen.strokeStyle = "#eceef0";
+    pen.font = font();
+    pen.fillStyle = colour("faint");
+    pen.strokeStyle = colour("grid");
     pen.lineWidth = 1;
     pen.textAlign = "center";
     let free = -Infinity;

@@ -110,7 +110,13 @@ window.saetools = (function () {
     };
   }
 
+  // The name of an image's class, empty where none was recorded.
+  function classOf(number) {
+    const classes = page.images.class;
+    return classes ? classes.texts[classes.code[number]] : "";
+  }
+
   // What every view shares, filled by main.js.
-  const page = { about: null, table: null, images: null, byLatent: new Map() };
-  return { put, load, latent, image, page };
+  const page = { about: null, table: null, images: null, tops: null, byLatent: new Map() };
+  return { put, load, latent, image, classOf, page };
 })();

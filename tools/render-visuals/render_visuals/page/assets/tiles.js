@@ -29,6 +29,7 @@ saetools.tiles = (function () {
     return pen.canvas.toDataURL();
   }
 
+  const name = (image) => page.images.path[image].split("/").pop();
   const grid = (image) => [page.images.grid[2 * image], page.images.grid[2 * image + 1]];
 
   // Draws values at patches; patches without one stay clear.
@@ -43,7 +44,6 @@ saetools.tiles = (function () {
 
   const NO_LABEL = 65535;
   const labelColour = (label) => page.about.label_colours[label % page.about.label_colours.length];
-  const labelName = (label) => page.about.label_names[label] || `label ${label}`;
 
   function labels(picture, image, values) {
     const [height, width] = grid(image), pixels = new Uint8ClampedArray(4 * width * height);
@@ -56,11 +56,11 @@ saetools.tiles = (function () {
 
   const over = (what) => el("img", { class: `over ${what}`, alt: "", decoding: "sync" });
 
-  // The picture of an image, with heat over it.
+  // The picture of an image, with heat over it. Its text is that of both: what is there, and at how many patches.
   function picture(image, example, largest, eager) {
-    const [height, width] = grid(image);
+    const [height, width] = grid(image), n = example ? example.patch.length : 0;
     const frame = el("span", { class: "picture", style: `aspect-ratio:${width}/${height}`, "data-image": image },
-      el("img", { src: page.images.file[image], alt: "", width: 16 * width, height: 16 * height, loading: eager ? null : "lazy", decoding: "async" }),
+      el("img", { src: page.images.file[image], alt: `${name(image)}${n ? `, active at ${n} of ${height * width} patches` : ""}`, width: 16 * width, height: 16 * height, loading: eager ? null : "lazy", decoding: "async" }),
       over("heat"));
     if (example) heat(frame.querySelector(".heat"), image, example.patch, example.value, largest);
     if (page.about.has_labels && document.body.dataset.heat === "labels") withLabels(frame);
@@ -81,7 +81,7 @@ saetools.tiles = (function () {
     return el("a", { class: "tile", href: `#image=${image}&latent=${latent}`, title: path },
       picture(image, example, largest),
       el("span", { class: "says" }, el("b", null, number(max)), note ? el("i", null, note) : null),
-      el("span", { class: "path" }, ltr(path.split("/").pop())));
+      el("span", { class: "path", "aria-hidden": "true" }, ltr(name(image))));
   }
 
   // The next of: heat on, off, labels (where there are any).
@@ -98,16 +98,31 @@ saetools.tiles = (function () {
     if (mode === "labels") document.querySelectorAll("#detail .picture[data-image]").forEach(withLabels);
   }
 
-  // Buttons for the modes, and the scale of the colours.
-  function switches(largest) {
-    const modes = [["on", "Heat"], ["off", "No heat"], ...(page.about.has_labels ? [["labels", "Labels"]] : [])];
-    const { stops } = page.about.heat;
-    return [
-      el("span", { role: "group", "aria-label": "Heat (h)" }, modes.map(([mode, title]) => [
-        el("button", { type: "button", "data-heat-mode": mode, "aria-pressed": String(document.body.dataset.heat === mode), onclick: () => show(mode) }, title), " ",
-      ])),
-      largest ? el("span", { class: "scale" }, "0", el("i", { style: `background:linear-gradient(90deg,${stops.map((s) => `#${s}`).join(",")})` }), number(largest)) : null,
-    ];
+  // Buttons for the modes.
+  function switches() {
+    const modes = [["on", "Heat", "Where the latent is active"], ["off", "No heat", "The images alone"],
+      ...(page.about.has_labels ? [["labels", "Labels", "The patch labels, from the masks of the data set"]] : [])];
+    return el("span", { role: "group", "aria-label": "Over the images (h)", class: "modes" }, modes.map(([mode, title, hint]) =>
+      el("button", { type: "button", title: `${hint} (h)`, "data-heat-mode": mode, "aria-pressed": String(document.body.dataset.heat === mode), onclick: () => show(mode) }, title)));
+  }
+
+  // The colours of the heat with numbers: from 0 to `largest`, a number or in words (none if empty); what: of which values.
+  function colourBar(largest, what) {
+    const bar = el("figure", { class: "scale", role: "img" },
+      el("i", { style: `background:linear-gradient(90deg,${page.about.heat.stops.map((s) => `#${s}`).join(",")})` }),
+      el("span", { class: "ends" }, el("span", { class: "none" }), el("span", { class: "half" }), el("span", { class: "largest" })),
+      el("figcaption"));
+    rescale(bar, largest, what);
+    return bar;
+  }
+
+  function rescale(bar, largest, what) {
+    const end = typeof largest === "number" ? number(largest) : largest;
+    bar.querySelector(".none").textContent = end === "" ? "" : "0";
+    bar.querySelector(".half").textContent = typeof largest === "number" ? number(largest / 2) : "";
+    bar.querySelector(".largest").textContent = end;
+    bar.lastChild.textContent = what;
+    bar.setAttribute("aria-label", end === "" ? `Colours of the heat: ${what}` : `Colours of the heat, from 0 to ${end}: ${what}`);
   }
 
   function legend() {
@@ -116,5 +131,5 @@ saetools.tiles = (function () {
       el("span", null, el("i", { style: `background:rgb(${labelColour(i).join(",")})` }), name)));
   }
 
-  return { heat, picture, tile, toggle, switches, legend, labelName, grid };
+  return { heat, picture, tile, toggle, switches, colourBar, rescale, legend, grid, name };
 })();

@@ -1,0 +1,1 @@
+"""edit-latents: what changing latents inside a network does to its predictions."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,11 +27,18 @@ def unfinished(path: Path, remove: Callable[[], None] | None = None) -> Iterator
 
 
 def remove_unfinished() -> None:
-    """Remove all of them; those that a parent process had begun before it forked are its own."""
-    for name, (pid, remove) in list(_PATHS.items()):
-        if pid == os.getpid():
+    """Remove all of them; those that a parent process had begun before it forked are its own.
+
+    Another thread may be about to make one, so they are looked for more than once.
+    """
+    for _ in range(3):
+        mine = [(name, remove) for name, (pid, remove) in list(_PATHS.items()) if pid == os.getpid()]
+        for name, remove in mine:
             with contextlib.suppress(OSError):
                 remove() if remove is not None else _remove(Path(name))
+        if not mine or threading.active_count() == 1:
+            return
+        time.sleep(0.01)
 
 
 def _remove(path: Path) -> None:

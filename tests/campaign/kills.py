@@ -63,7 +63,7 @@ def interrupt(found: Campaign, server: Server, number: int) -> Case:
     done = server.finish(running, command, timeout=30)
     when = f"{chosen.name} to the {'group' if to_group else 'process'} after {delay:.3f} s"
     if done.code is None:
-        return verdict("hung", f"{when}: still runs 30 s later")
+        return verdict("hung", f"{when}: still runs 30 s later{done.where()}")
     if crash := done.crash():
         return verdict("crashed", f"{when}: {crash}")
     if done.code not in (0, 128 + chosen):
@@ -101,7 +101,7 @@ def run_again(
     job.prepare(found.zoo, place / "run")
     done = server.run(job.command(found.zoo, place / "run", place, "again"), real=real)
     if done.code is None:
-        return verdict("hung", f"{when}: the run after it hangs")
+        return verdict("hung", f"{when}: the run after it hangs{done.where()}")
     if crash := done.crash():
         return verdict("crashed", f"{when}: the run after it: {crash}")
     difference, left = (

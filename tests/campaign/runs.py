@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -44,7 +45,7 @@ class Command:
             folder.mkdir(parents=True, exist_ok=True)
         for name in ("stdout", "stderr"):
             (self.logs / f"{self.name}.{name}").touch()
-        own = {"TMPDIR": str(self.logs / "tmp"), "OMP_NUM_THREADS": "1"}
+        own = {"TMPDIR": str(self.logs / "tmp"), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
         return {
             "argv": [str(BIN / self.argv[0]), *self.argv[1:]],
             "cwd": str(self.cwd),
@@ -73,6 +74,11 @@ class Done:
     stdout: str
     stderr: str
     survivors: list[str]
+
+    def where(self) -> str:
+        """Where a run that had to be killed was: the innermost calls of each of its threads."""
+        stacks = re.split(r"^(?:Current thread|Thread) .*\n", self.stderr, flags=re.MULTILINE)[1:]
+        return "\n".join(["", *("    ".join(stack.splitlines(keepends=True)[:12]) for stack in stacks)])
 
     def crash(self) -> str | None:
         """What makes this a crash: a signal, or a traceback; None otherwise."""
@@ -163,6 +169,8 @@ class Server:
         """Wait for its end, kill it after `timeout` seconds, and look for what it left running."""
         code = running.wait(timeout)
         if code is None:
+            signal_group(running.pid, signal.SIGABRT)  # faulthandler writes where it is
+            running.wait(5)
             signal_group(running.pid, signal.SIGKILL)
             running.wait(30)
         left = survivors(running.pid, PATIENCE if code is not None else 0)

@@ -14,6 +14,7 @@ call: MODULE:FUNCTION to call in place of the command's entry point.
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import gc
 import importlib
 import json
@@ -91,6 +92,7 @@ def run(start: dict[str, Any]) -> None:
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
     os.closerange(3, highest + 1)  # sockets and pidfds of the server
     os.environ.update(start["env"])
+    faulthandler.enable(2)
     sys.argv = start["argv"]
     if (limit := start.get("fsize")) is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -52,7 +52,7 @@ def test_no_fault(campaign: Path, kind: str) -> None:
         (row,) = [row for row in csv.DictReader(file) if row["kind"] == kind and row["of"] == "all"]
     assert int(row["tried"]) == SMALL[kind]
     found = {name: row[name] for name in ("different", "crashed", "hung", "left over", "missed")}
-    assert set(found.values()) == {"0"}, (found, (campaign / "said").read_text())
+    assert set(found.values()) == {"0"}, f"{found}\n{(campaign / 'said').read_text()}"
     # Faults that were never met would prove nothing.
     assert int(row["refused"]) + int(row["same"]) > SMALL[kind] // 2
     assert kind in ("kills", "pairs") or int(row["refused"]) > SMALL[kind] // 4

@@ -20,7 +20,7 @@ STOPPED = "demo: stopped by {}; files that are complete are kept; run the same c
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
 PROGRAM = """
-import multiprocessing, os, sys, time
+import atexit, multiprocessing, os, sys, threading, time
 from pathlib import Path
 from concurrent.futures import ProcessPoolExecutor
 from saetools.cli.process import end_with_parent, starting_workers
@@ -28,8 +28,10 @@ from saetools.files.atomic import atomic_path
 from saetools.cli.app import VerboseOption, VersionOption, new_app, run, write_line
 from saetools.cli.paths import iterate_paths
 from saetools.log import logger
+from saetools.unfinished import unfinished
 
 app = new_app()
+KEPT = []
 
 def work(ready):
     with atomic_path(Path("of-a-worker.txt")) as partial:
@@ -47,6 +49,25 @@ def main(what: str, verbose: VerboseOption = False, version: VersionOption = Fal
         with atomic_path(Path("target.txt")) as partial:
             partial.write_text("half")
             import slow_module
+    if what == "thread":
+        def make():
+            second, first, slow = Path("second"), Path("first"), lambda: time.sleep(0.1)
+            with unfinished(second), unfinished(first), unfinished(Path("slow"), remove=slow):
+                first.touch()
+                while first.exists():
+                    time.sleep(0.0005)
+                second.touch()
+                time.sleep(60)
+        threading.Thread(target=make, daemon=True).start()
+        while not Path("first").exists():
+            time.sleep(0.001)
+        import slow_module
+    if what == "outside":
+        KEPT.append(atomic_path(Path("target.txt")))
+        KEPT[0].__enter__().write_text("half")
+        atexit.register(os._exit, 143)
+        write_line("ready")
+        time.sleep(60)
     if what in ("wait", "slow-end"):
         with atomic_path(Path("target.txt")) as partial:
             partial.write_text("half")
@@ -172,6 +193,18 @@ def test_a_signal_ends_a_command_with_one_line(
     process.send_signal(kind)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (128 + kind, said_of(kind))
+    assert not left_in(tmp_path)
+
+
+@pytest.mark.parametrize("when", ["thread", "outside"])
+def test_files_begun_in_a_thread_or_outside_of_their_block(
+    demo: list[str], tmp_path: Path, when: str
+) -> None:
+    """A thread makes a file after the signal; a block was entered, and its end is not reached."""
+    process = begin([*demo, when], tmp_path)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (143, said_of(signal.SIGTERM))
     assert not left_in(tmp_path)
 
 

@@ -106,6 +106,15 @@ def test_whatever_is_trained(
     assert not state_path(tmp_path / "stopped.h5").exists()
 
 
+def test_a_state_beside_a_finished_file_is_removed(shards: list[Path], tmp_path: Path) -> None:
+    """The run was ended after it had written the file, before it could remove its state."""
+    out, command = tmp_path / "sae.h5", [*shards, "--out", tmp_path / "sae.h5", *SMALL]
+    train(*command)
+    state_path(out).write_bytes(b"of the last step")
+    assert "it is trained already" in train(*command).stderr
+    assert not state_path(out).exists()
+
+
 def test_killed_at_random_moments(tool: Tool, shards: list[Path], tmp_path: Path) -> None:
     long = [*SMALL, "--tokens", "500k", "--checkpoint-every", 150]
     train(*shards, "--out", tmp_path / "whole.h5", *long)

@@ -73,6 +73,7 @@ def signal_line(number: int) -> str:
 def say_stopped(name: str, number: int) -> int:
     """Say that a signal has ended the command; returns its exit code."""
     _Process.number, _Process.said = number, True  # a further signal ends the process at once, without a word
+    remove_unfinished()  # what was being begun just then, outside of the block that removes it
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{name}: {signal_line(number)}\n")
     return 128 + number

@@ -41,8 +41,8 @@ class BackgroundWriter:
     @contextlib.contextmanager
     def shard(self, target: Path, opened: OpenShard) -> Iterator[None]:
         """Within the block, batches are appended to this shard; it is complete some time after, or never."""
-        self._shard = self._executor.submit(opened.__enter__)
         try:
+            self._shard = self._executor.submit(opened.__enter__)
             yield
             self._behind.result()
         except BaseException:

@@ -107,6 +107,7 @@ def load_trained(
         raise UserError(
             f"{out}: it was trained with other settings: {difference}; choose another `out`, or remove the file"
         )
+    state_path(out).unlink(missing_ok=True)  # the run may have ended before it could
     logger.info("%s: it is trained already, with these settings on these shards", out)
     return Trained(found, read_csv(metrics_path(out), TRAINING_METRICS)[0], out)
 

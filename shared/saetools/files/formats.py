@@ -26,6 +26,7 @@ LATENTS = Format("saetools-latents", 3, "encode-acts", sealed_from=3)
 IMAGE_SCORES = Format("saetools-image-scores", 2, "score-traits", sealed_from=2)
 PROBES = Format("saetools-probes", 2, "fit-probes", sealed_from=2)
 HEADS = Format("saetools-head", 1, "fit-heads", sealed_from=1)
+EDIT_PREDICTIONS = Format("saetools-edit-predictions", 1, "edit-latents", sealed_from=1)
 
 # CSV, each with a sidecar NAME.csv.json
 AP_TABLE = Format("saetools-ap-table", 2, "score-traits")
@@ -37,6 +38,8 @@ LATENT_RANKING = Format("saetools-latent-ranking", 1, "audit-latents")
 YIELD = Format("saetools-yield", 2, "audit-latents")
 LATENT_PICTURES = Format("saetools-latent-pictures", 1, "render-visuals latents")
 COLLECTED_RUNS = Format("saetools-collected-runs", 1, "collect-runs")
+EDIT_EFFECTS = Format("saetools-edit-effects", 1, "edit-latents")
+EDIT_FIDELITY = Format("saetools-edit-fidelity", 1, "edit-latents")
 
 TABLES = (
     AP_TABLE,

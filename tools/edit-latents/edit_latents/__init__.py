@@ -1,1 +1,8 @@
-"""edit-latents: what changing latents inside a network does to its predictions."""
+"""edit-latents: latents changed inside a network, and what becomes of its predictions."""
+
+
+def main() -> None:
+    """The command `edit-latents`."""
+    from saetools.cli.process import start
+
+    start("edit-latents")

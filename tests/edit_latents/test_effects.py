@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from edit_latents.controls import like_latents, random_directions, same_size, unit
 from edit_latents.effects import FIELDS, RATIOS, Labels, effect_sums, intervals, ratios
-
 from saetools.errors import UserError
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.vision.edits import Operation, latent_change

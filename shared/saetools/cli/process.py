@@ -27,7 +27,9 @@ SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 ]
 SECONDS_TO_BEGIN_LEAVING = 0.5
-SECONDS_TO_LEAVE = 15.0  # a lock can be held for ever: the exception came just after it was acquired, in threading
+SECONDS_TO_LEAVE = (
+    15.0  # a lock can be held for ever: the exception came just after it was acquired, in threading
+)
 LONGEST_FOLDER = 60  # bytes of the path of TMPDIR: names in it are up to 40 long
 
 

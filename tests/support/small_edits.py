@@ -43,20 +43,22 @@ def effects_table(
         for amount in amounts:
             for control in controls:
                 drawn = 3 if control.startswith("random") else 1
-                dose = np.tanh(abs(amount - 1) / 2) * (0.9 if control == NONE else 0.25)
+                away = 2.0 if control == "reconstruction" else abs(amount - 1)
+                dose = np.tanh(away / 2) * (0.9 if control == NONE else 0.25)
                 row: dict[str, Any] = {
                     "latent": latent, "target": target, "operation": operation, "amount": amount, "control": control,
                     "draws": drawn, "images": 40, "patches": 900, "relative_change": abs(amount - 1) / 10,
                 }  # fmt: skip
                 for name in MEASURES:
                     scale = {"target_changed": 1.0, "target_logit": -6.0}.get(name, 0.2)
-                    value = scale * dose * draw.uniform(0.7, 1.0)
+                    steady = control == "reconstruction"  # the same at all amounts
+                    value = scale * dose * (0.8 if steady else draw.uniform(0.7, 1.0))
                     width = draw.uniform(0.01, 0.06)
                     row |= {name: value, f"{name}_low": value - width, f"{name}_high": value + width}
                     if name in SHARES:
                         row[f"{name}_low"] = max(0.0, value - width)
                 for name in DRAWN:
-                    spread = 0.05 * (drawn > 1)
+                    spread = 0.2 * abs(row[name]) * (drawn > 1)
                     row |= {f"{name}_draw_min": row[name] - spread, f"{name}_draw_max": row[name] + spread}
                 rows.append(row)
     return pd.DataFrame(rows, columns=EFFECT_COLUMNS)

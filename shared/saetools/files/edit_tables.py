@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 NONE = "none"  # the control of the rows of the latent itself
-CONTROLS = (NONE, "random-direction", "random-latent", "diff-means", "probe", "reconstruction")
-INPUTS = ("x", "reconstruction", "mean", "zero")
+RECONSTRUCTION = "reconstruction"  # the one whose change is not of the size of the latent's
+CONTROLS = (NONE, "random-direction", "random-latent", "diff-means", "probe", RECONSTRUCTION)
+INPUTS = ("x", RECONSTRUCTION, "mean", "zero")
 
 # Each with its interval: NAME, NAME_low, NAME_high
 MEASURES = (

@@ -137,6 +137,13 @@ def read_head(place: Path) -> Any:
     return load_head(place)
 
 
+def read_predictions(place: Path) -> Any:
+    from saetools.files.formats import EDIT_PREDICTIONS
+    from saetools.files.npz import read_npz
+
+    return read_npz(place, EDIT_PREDICTIONS)
+
+
 def read_table(place: Path) -> Any:
     from saetools import read_table
 
@@ -163,6 +170,7 @@ READERS: Mapping[str, Mapping[str, Callable[[Path], Any]]] = {
     "image scores": {"ScoreFile": read_scores},
     "probes": {"load_probes": read_probes},
     "heads": {"load_head": read_head},
+    "predictions": {"read_npz": read_predictions},
     "tables": {"read_table": read_table},
     "saev": {"load_scorer": read_scorer},
     "SAELens": {"load_scorer": read_scorer},

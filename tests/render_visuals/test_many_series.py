@@ -18,10 +18,11 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from processes import Tool
+from small_edits import effects_table, write_effects
 from small_shards import clustered_acts, write_shards
 from small_tables import write_table
 
-from render_visuals.plots.kinds import draw_kind
+from render_visuals.plots.kinds import KINDS, draw_kind
 from render_visuals.plots.style import COLOURS, look_of
 from saetools.files.formats import AP_TABLE, LATENT_TABLE, TRAINING_METRICS
 from saetools.files.provenance import Provenance
@@ -76,7 +77,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         latents.append(write_table(folder / f"latents{k}.csv", frequencies, LATENT_TABLE))
     ap = [write_table(folder / "ap.csv", pd.DataFrame(rows), AP_TABLE)]
     of_ap = dict.fromkeys(("map", "layers", "traits", "prevalence", "front"), ap)
-    return {**of_ap, "training": runs, "histogram": latents}
+    pairs = [(number, LONG if number == 3 else f"class {number}") for number in range(40)]
+    edits = [write_effects(folder / "effects.csv", effects_table(pairs, (-2, -1, 0, 1, 2)))]
+    return {**of_ap, "training": runs, "histogram": latents, "edits": edits}
 
 
 def series(figure: Figure) -> set[tuple[str, str]]:
@@ -145,7 +148,7 @@ def test_prevalence_has_a_panel_for_each_of_many_scorers(many: dict[str, list[Pa
     assert len(np.asarray(clouds[0].get_offsets())) == N * 27  # all others, in grey
 
 
-@pytest.mark.parametrize("kind", ["front", "map", "layers", "traits", "prevalence", "training", "histogram"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_covers_anything(kind: str, many: dict[str, list[Path]]) -> None:
     figure = draw_kind(kind, many[kind])
     figure.draw_without_rendering()
@@ -172,7 +175,7 @@ def test_nothing_covers_anything(kind: str, many: dict[str, list[Path]]) -> None
         assert not [one for one in axes.collections if "FillBetween" in type(one).__name__]
 
 
-@pytest.mark.parametrize("kind", ["front", "map", "layers", "traits", "prevalence", "training", "histogram"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_figures_are_legible_in_a_column_of_8_cm(kind: str, many: dict[str, list[Path]]) -> None:
     figure = draw_kind(kind, many[kind])
     figure.draw_without_rendering()

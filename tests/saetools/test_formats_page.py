@@ -12,8 +12,13 @@ import pandas as pd
 import pytest
 from formats_page import PAGE, names, table
 from processes import Tool
+from small_edits import write_edits
 from small_shards import clustered_acts, write_shards
 
+from check_files.edits import SETTINGS
+from saetools.files.edit_tables import EFFECT_COLUMNS, FIDELITY_COLUMNS
+from saetools.files.formats import EDIT_PREDICTIONS, FORMATS
+from saetools.files.npz import read_npz
 from saetools.files.provenance import Provenance
 
 
@@ -107,3 +112,26 @@ def test_tables(made: Path) -> None:
     ):
         assert f'"{name}"' in (made / sidecar).read_text()
         assert name in PAGE
+
+
+def test_edits(tmp_path: Path) -> None:
+    assert [row[0] for row in table("effects columns")] == EFFECT_COLUMNS
+    assert [row[0] for row in table("fidelity columns")] == FIDELITY_COLUMNS
+    sizes = {"N": 5, "P": 12, "C": 3, "K": 3, "A": 4, "2": 2}
+    documented = {row[0]: row[1:] for row in table("predictions members")}
+    for tokens, link in (("patches", "softmax"), ("image", "softmax"), ("image", "logistic")):
+        folder = write_edits(tmp_path / tokens / link, tokens, link)
+        provenance, arrays = read_npz(folder / "predictions-000.npz", EDIT_PREDICTIONS)
+        assert set(provenance.settings) == set(SETTINGS) == names("predictions settings")
+        assert {*arrays, "saetools"} == set(documented)
+        for name, array in arrays.items():
+            shapes = [
+                tuple(sizes[axis] for axis in one.split(", ")) for one in documented[name][0].split(" or ")
+            ]
+            assert array.shape in shapes
+            assert (documented[name][1] == "text") == (array.dtype.kind == "U")
+            assert documented[name][1] == "text" or array.dtype.name in documented[name][1].split(", ")
+
+
+def test_every_format_is_named() -> None:
+    assert not [one.name for one in FORMATS if f": `{one.name}`\n" not in PAGE]

@@ -276,10 +276,10 @@ def plot_command(
     kind: Annotated[
         str,
         typer.Argument(
-            help="front, training, map, layers, traits, prevalence or histogram.",
+            help="front, training, map, layers, traits, prevalence, histogram or edits.",
             metavar="KIND",
             autocompletion=completing(
-                "front", "training", "map", "layers", "traits", "prevalence", "histogram"
+                "front", "training", "map", "layers", "traits", "prevalence", "histogram", "edits"
             ),
         ),
     ],
@@ -287,7 +287,12 @@ def plot_command(
     out: Annotated[Path, typer.Option(help="File of the figure: .png, .svg or .pdf.")],
     y: Annotated[
         str | None,
-        choice("nmse", "nmse_standardized", "mse", help="For front: the error against L0. [default: nmse]"),
+        choice(
+            *("nmse", "nmse_standardized", "mse", "target_changed", "other_changed", "target_logit"),
+            *("other_logits", "kl", "accuracy_after"),
+            help="For front, one of the first three: the error against L0. [default: nmse] For edits, one of the"
+            " others: the effect. [default: target_changed]",
+        ),
     ] = None,
     verbose: VerboseOption = False,
     version: VersionOption = False,
@@ -303,6 +308,8 @@ def plot_command(
     traits, prevalence: AP by group of attributes, or against the trait's prevalence, from AP tables
 
     histogram: how often and how strongly latents are active, from latents.csv or index.csv
+
+    edits: what edits of latents change, over their amounts, beside the controls, from effects.csv
     """
     from render_visuals.plots.style import check_target, save_figure
 
@@ -316,8 +323,13 @@ def plot_command(
         raise UsageError(
             f"{kind}: unknown kind of plot; known are {', '.join(KINDS)}{near_names(kind, list(KINDS))}"
         )
-    if y is not None and kind != "front":
-        raise UsageError(f"--y {y}: it is an option of front, and has no effect on {kind}; leave it out")
+    if y is not None and y not in KINDS[kind].ys:
+        known = ", ".join(KINDS[kind].ys)
+        raise UsageError(
+            f"--y {y}: {kind} can draw {known}"
+            if known
+            else f"--y {y}: it has no effect on {kind}; leave it out"
+        )
     with writing(out, {"command": command_line()}):
         save_figure(draw_kind(kind, files, **({"y": y} if y is not None else {})), out)
     write_line(str(out))

@@ -10,8 +10,10 @@ the difference of means, and the edits:
     added     (redrawing adds it)                   f' = f + a in every patch, a: mean of f over patches of training
                                                     images with the attribute, less the mean of those without
 
-Controls move each patch by the same length along another direction (edit_latents.controls). agreement.py has the
-measures. Rows are written to --out; means over attributes are printed, then the attributes with the highest AP.
+Controls move each patch by the same length along another direction (edit_latents.controls). Beside them stand the
+latent, and all latents, set to what they are in the redrawn picture: no edit that one could choose, but how much of
+the change goes through them. agreement.py has the measures. Rows are written to --out; means over attributes are
+printed, then the attributes with the highest AP.
 """
 
 import argparse
@@ -50,6 +52,14 @@ REMOVED, ADDED = "removed", "added"
 LATENT, UNTRAINED = "latent", "untrained"
 RANDOM = ("random-latent", "random-direction")
 CONTROLS = (LATENT, UNTRAINED, *RANDOM, "diff-means", "probe")
+# What the SAE could do at best: the latent, or all of them, at the values that they have in the redrawn picture
+LATENT_REDRAWN, ALL_REDRAWN = "latent-redrawn", "all-redrawn"
+OF_UNTRAINED = {
+    LATENT: UNTRAINED,
+    LATENT_REDRAWN: f"{UNTRAINED}-redrawn",
+    ALL_REDRAWN: f"{UNTRAINED}-all-redrawn",
+}
+CEILINGS = (LATENT_REDRAWN, OF_UNTRAINED[LATENT_REDRAWN], ALL_REDRAWN, OF_UNTRAINED[ALL_REDRAWN])
 BEST = 10  # attributes that are printed one by one
 FOLLOWS = 0.8  # share of pairs in which redrawing moves the attribute's own logit as it should
 
@@ -148,8 +158,14 @@ def compare(
     before_nc, after_nc = pictures.logits_nc[image_n], pictures.logits_nc[pairs.after_n[rows]]
     intended_nc = pairs.intended(rows, before_nc.shape[1])
     weights_rn = resampled(int(pairs.before_n.max()) + 1, resamples, seed=0)[:, image_n]
-    own_npd = edit_of(sae, sae.encode(state.patches[image_n]), attribute, change)
-    changes = {LATENT: [own_npd]}
+    f_nps, redrawn_nps = (sae.encode(state.patches[one]) for one in (image_n, pairs.after_n[rows]))
+    own_npd = edit_of(sae, f_nps, attribute, change)
+    own_row_d = sae.W_dec[attribute.latent] * sae.scale
+    changes = {
+        LATENT: [own_npd],
+        LATENT_REDRAWN: [(redrawn_nps - f_nps)[..., attribute.latent, None] * own_row_d],
+        ALL_REDRAWN: [(redrawn_nps - f_nps) @ (sae.W_dec * sae.scale)],
+    }
     for name, directions in attribute.controls.items():
         changes[name] = [same_size(own_npd, sae.W_dec[attribute.latent], one) for one in directions]
     found = {}
@@ -277,13 +293,17 @@ def measure(args: argparse.Namespace) -> tuple[pd.DataFrame, Measured]:
                         continue
                     found = compare(network, sae, pictures, attribute, change, args.resamples)
                     for control, measures in found.items():
-                        control = UNTRAINED if kind == UNTRAINED else control
+                        control = OF_UNTRAINED[control] if kind == UNTRAINED else control
                         measured[name, change, seed, control] = measures
                         ends = [(one, interval(measures[one])) for one in MEASURES]
                         rows.append(
                             {
-                                "attribute": name, "change": change, "control": control, "seed": seed,
-                                "latent": attribute.latent, "ap_train": ap_train[attribute.column],
+                                "attribute": name,
+                                "change": change,
+                                "control": control,
+                                "seed": seed,
+                                "latent": attribute.latent,
+                                "ap_train": ap_train[attribute.column],
                                 "amount": 0.0 if change == REMOVED else attribute.amount,
                                 "pairs": n_pairs,
                                 "follows": follows(pictures, change, attribute.column),
@@ -299,7 +319,7 @@ def summary(table: pd.DataFrame, measured: Measured) -> str:
     """Means over the attributes of a table, with intervals over images; mean over seeds and standard deviation."""
     lines = []
     for change in (REMOVED, ADDED):
-        for control in CONTROLS:
+        for control in (*CONTROLS, *CEILINGS):
             here = table[(table["change"] == change) & (table["control"] == control)]
             cells: list[object] = [change, control]
             for one in MEASURES[:3]:
@@ -355,7 +375,7 @@ def report(table: pd.DataFrame, measured: Measured) -> str:
         counts = [
             f"{len(part)} {change} in {part['pairs'].sum():,} pairs, of which the head follows"
             f" {(part['follows'] * part['pairs']).sum() / part['pairs'].sum():.0%}"
-            for change, part in own[own["follows"] >= least].groupby("change", sort=False)
+            for change, part in sorted(own[own["follows"] >= least].groupby("change"), reverse=True)
         ]
         parts += [f"{what}: {'; '.join(counts)}", summary(table[table["follows"] >= least], measured)]
     return "\n\n".join([*parts, *(best_attributes(table, one) for one in MEASURES[:3])])
@@ -375,7 +395,7 @@ def main() -> int:
     parser.add_argument("--probe", type=Path, required=True, help="the same on the mean of the SAEs' layer")
     parser.add_argument("--model", required=True)
     parser.add_argument("--weights", type=Path, default=None)
-    parser.add_argument("--draws", type=int, default=5, help="of each random control (default 5)")
+    parser.add_argument("--draws", type=int, default=3, help="of each random control (default 3)")
     parser.add_argument("--least", type=int, default=15, help="pairs that an attribute needs (default 15)")
     parser.add_argument(
         "--resamples", type=int, default=500, help="of the images, for intervals (default 500)"

@@ -6,7 +6,7 @@
 EDITS_LAYER ?= 5
 EDITS_HEAD_LAYER ?= 7
 EDITS_HEAD ?= --l2 0.1,0.01 --folds 3
-EDITS ?= --draws 5
+EDITS ?= --draws 3
 
 edits_layers := $(subst $(space),$(comma),$(sort $(EDITS_LAYER) $(EDITS_HEAD_LAYER)))
 edits_heads := $(OUT)/heads-$(call digest,$(acts) $(EDITS_HEAD))

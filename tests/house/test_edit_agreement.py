@@ -147,14 +147,16 @@ def test_the_latent_that_is_the_attribute_agrees_and_another_does_not(compare, w
     network, sae, pictures = world
     right = compare.Attribute(TARGET, 0, 0.0, {})
     found = compare.compare(network, sae, pictures, right, "removed", 20)
-    assert measures(found, "latent") == pytest.approx([1, 1, 1, 1], abs=1e-4)
+    for name in ("latent", "latent-redrawn", "all-redrawn"):
+        assert measures(found, name) == pytest.approx([1, 1, 1, 1], abs=1e-4)
     wrong = compare.compare(network, sae, pictures, compare.Attribute(TARGET, 1, 0.0, {}), "removed", 20)
     r_images, r_attributes, same_sign, _ = measures(wrong, "latent")
     assert abs(r_images) < 0.2
     assert abs(r_attributes) < 0.3
     assert same_sign == 1  # the target reads direction 1 too, so the sign alone tells nothing
     silent = compare.compare(network, sae, pictures, compare.Attribute(TARGET, 3, 0.0, {}), "removed", 20)
-    assert measures(silent, "latent") == [0, 0, 0, 0]
+    assert measures(silent, "latent") == measures(silent, "latent-redrawn") == [0, 0, 0, 0]
+    assert measures(silent, "all-redrawn") == pytest.approx([1, 1, 1, 1], abs=1e-4)
 
 
 def test_r_images_alone_does_not_tell_directions_apart(compare, world):

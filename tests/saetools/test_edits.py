@@ -117,6 +117,23 @@ def test_several_edits_at_once_are_those_one_by_one(model: nn.Module, images: to
         assert not torch.allclose(found[2], stacked[0]) or other is others[0]
 
 
+def test_patches_of_some_images_in_any_order(model: nn.Module, images: torch.Tensor) -> None:
+    """Each has the prefix tokens of its own image, not of the one at its place."""
+    cut = CutModel(model, LAYER)
+    state = cut.first(images)
+    rows = torch.tensor([2, 0, 2, 1, 2])
+    some = state.with_patches(state.patches[rows], rows)
+    assert torch.equal(some.tokens, state.tokens[rows])
+    torch.testing.assert_close(cut.rest(some), model(images)[rows], rtol=1e-4, atol=1e-5)
+    twice = state.with_patches(state.patches.repeat(2, 1, 1))
+    assert torch.equal(twice.tokens, state.tokens.repeat(2, 1, 1))
+    other = state.with_patches(state.patches[:1] * 2, torch.tensor([1]))
+    assert torch.equal(other.patches, state.patches[:1] * 2)
+    assert torch.equal(other.tokens[:, : cut.n_prefix], state.tokens[1:2, : cut.n_prefix])
+    with pytest.raises(AssertionError):
+        state.with_patches(state.patches[:2])
+
+
 def test_an_edit_of_nothing_is_the_network_bit_for_bit(
     model: nn.Module, images: torch.Tensor, sae: SAE
 ) -> None:

@@ -23,6 +23,7 @@ PROGRAM = """
 import atexit, multiprocessing, os, sys, threading, time
 from pathlib import Path
 from concurrent.futures import ProcessPoolExecutor
+from saetools.cli import process
 from saetools.cli.process import end_with_parent, starting_workers
 from saetools.files.atomic import atomic_path
 from saetools.cli.app import VerboseOption, VersionOption, new_app, run, write_line
@@ -62,6 +63,18 @@ def main(what: str, verbose: VerboseOption = False, version: VersionOption = Fal
         while not Path("first").exists():
             time.sleep(0.001)
         import slow_module
+    if what in ("stuck", "stuck-at-end"):
+        process.SECONDS_TO_LEAVE = 1
+        lock = threading.Lock()
+        lock.acquire()
+        if what == "stuck-at-end":
+            threading.Thread(target=lock.acquire).start()
+        try:
+            write_line("ready")
+            time.sleep(60)
+        finally:
+            if what == "stuck":
+                lock.acquire()
     if what == "outside":
         KEPT.append(atomic_path(Path("target.txt")))
         KEPT[0].__enter__().write_text("half")
@@ -218,6 +231,15 @@ def test_a_second_signal_ends_a_slow_clean_up(demo: list[str], tmp_path: Path, k
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (128 + kind, said_of(kind))
     assert not left_in(tmp_path)
+
+
+@pytest.mark.parametrize("when", ["stuck", "stuck-at-end"])
+def test_a_command_that_cannot_leave_ends_all_the_same(demo: list[str], tmp_path: Path, when: str) -> None:
+    """A lock that nobody releases: in a block that is being left, or in a thread that Python waits for at its end."""
+    process = begin([*demo, when], tmp_path)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (143, said_of(signal.SIGTERM))
 
 
 @pytest.mark.parametrize("kind", [signal.SIGHUP, signal.SIGINT])

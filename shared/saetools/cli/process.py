@@ -4,7 +4,7 @@ Only light modules are imported here, so that `start` comes before everything th
 
 After Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 a command leaves through its `finally` blocks, says one line and exits with 128
 plus the signal's number. It ends at once, after removing its temporary files, where an exception would be lost: while a
-module is being imported, after a second signal, and where something has caught the exception.
+module is being imported, after a second signal, where something has caught the exception, and where leaving takes long.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from types import FrameType
@@ -26,14 +27,18 @@ SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 ]
 SECONDS_TO_BEGIN_LEAVING = 0.5
+SECONDS_TO_LEAVE = (
+    15.0  # a lock can be held for ever: the exception came just after it was acquired, in threading
+)
 LONGEST_FOLDER = 60  # bytes of the path of TMPDIR: names in it are up to 40 long
 
 
 class _Process:
     """name: of the command; pid: of the process whose signals these are; number: of the first signal that came; said:
-    whether its line was printed; running: whether the command runs, so that `raised` is caught."""
+    whether its line was printed; running: whether the command runs, so that `raised` is caught; until: when it must
+    have left, by time.monotonic."""
 
-    name, pid, number, said, running = "", 0, 0, False, False
+    name, pid, number, said, running, until = "", 0, 0, False, False, 0.0
     raised: BaseException | None = None
 
 
@@ -93,7 +98,8 @@ def exceptions_from_signals() -> Iterator[None]:
     finally:
         _Process.running = False
         if _Process.number and hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            # once, and late: Python resets the handler before it has ended
+            signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_LEAVE)
 
 
 def ignore_signals() -> None:
@@ -180,6 +186,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         _leave_at_once(number)
     _let_workers_end()
     _Process.number = number
+    _Process.until = time.monotonic() + SECONDS_TO_LEAVE
     _Process.raised = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, _check_leaving)
@@ -213,7 +220,12 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _check_leaving(_number: int, _frame: object) -> None:
-    """End at once where the exception of a signal was caught, as in a destructor: no block is being left by it."""
+    """End at once where the exception of a signal was caught, as in a destructor: no block is being left by it.
+
+    Or where it is late: a block does not end, or, after all of them, a thread does not.
+    """
+    if not _Process.running or time.monotonic() > _Process.until:
+        _leave_at_once(_Process.number)
     error = sys.exc_info()[1]
     while error is not None and error is not _Process.raised:
         error = error.__context__

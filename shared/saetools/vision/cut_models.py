@@ -52,20 +52,23 @@ class CutState:
         """{b, P, D}"""
         return self.tokens[:, self.n_prefix :]
 
-    def with_patches(self, patches: torch.Tensor) -> CutState:
-        """The same images with other patches {n b, P, D}, n times one after the other; prefix tokens stay.
+    def with_patches(self, patches: torch.Tensor, rows: torch.Tensor | None = None) -> CutState:
+        """The same images with other patches {m, P, D}; prefix tokens stay.
 
-        Raises UserError where a value is beyond the range of the stream's type.
+        rows {m}: whose patches they are, an image in any order and as often as wanted; None: those of all images, once
+        or several times one after the other. Raises UserError where a value is beyond the range of the stream's type.
         """
-        n = len(patches) // len(self.tokens)
-        assert n * len(self.tokens) == len(patches), (patches.shape, self.tokens.shape)
+        if rows is None:
+            rows = torch.arange(len(patches), device=patches.device) % len(self.tokens)
+            assert len(patches) % len(self.tokens) == 0, (patches.shape, self.tokens.shape)
+        assert rows.shape == patches.shape[:1], (rows.shape, patches.shape)
         in_stream = patches.to(self.tokens.dtype)
         if not bool(torch.isfinite(in_stream).all()):
             raise UserError(
                 f"an edited patch is not finite as {str(self.tokens.dtype).removeprefix('torch.')};"
                 " lower the amount, or run the model in float32"
             )
-        prefix = self.tokens[:, : self.n_prefix].repeat(n, 1, 1)
+        prefix = self.tokens[rows.to(self.tokens.device), : self.n_prefix]
         expanded = [t[:1].expand(len(patches), *t.shape[1:]) for t in (self.images, self.embedded)]
         return replace(
             self, tokens=torch.cat([prefix, in_stream], 1), images=expanded[0], embedded=expanded[1]

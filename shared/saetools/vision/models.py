@@ -139,15 +139,21 @@ class VisionModel:
                 found.append(self.acts(batch, [layer])[layer].patches.float().cpu())
         return torch.cat(found)
 
+    def inputs(self, pixels_bhwc: torch.Tensor) -> torch.Tensor:
+        """What the module takes, {b, 3, height, width} on its device, for uint8 pixels {b, height, width, 3}."""
+        images = pixels_bhwc.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+        return ((images - self._mean) / self._std).contiguous()
+
+    def computing(self) -> contextlib.AbstractContextManager[object]:
+        """In this block the module computes in the model's precision."""
+        dtype = PRECISIONS[self.precision]
+        return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
     @torch.inference_mode()
     def acts(self, pixels_bhwc: torch.Tensor, layers: Sequence[int]) -> dict[int, LayerActs]:
         """The activations of layers (0-based, ascending) for uint8 pixels {b, height, width, 3}."""
-        images = pixels_bhwc.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
-        images = ((images - self._mean) / self._std).contiguous()
-        dtype = PRECISIONS[self.precision]
-        half = contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
-        token_format = self.outline.token_format
-        with half:
+        images, token_format = self.inputs(pixels_bhwc), self.outline.token_format
+        with self.computing():
             found = self._family.intermediates(self.module, images, list(layers), token_format)
         acts = {}
         for layer, (patches, prefix_bnd) in zip(layers, found, strict=True):
@@ -188,15 +194,15 @@ def outline_model(
     preprocess = family.preprocess(module)
     strides = family.strides(module)
     token_format = _token_format(family, module, preprocess.size)
-    shapes = _shapes(family, module, preprocess.size, strides)
-    outline = Outline(name, preprocess, shapes, _has_cls(family, module, preprocess.size), token_format)
+    shapes, has_cls = _shapes(family, module, preprocess.size, strides)
+    outline = Outline(name, preprocess, shapes, has_cls, token_format)
     if native is not None:
         edge = max(strides[layer] for layer in outline.resolve_layers(layers))
         preprocess = replace(preprocess, native=[native, edge])
         for width in (1, 2):  # two grids, so that one of them is not the model's own
             rows, columns = native_grid(native, 1, width)
             try:
-                shapes = _shapes(family, module, [rows * edge, columns * edge], strides)
+                shapes, _ = _shapes(family, module, [rows * edge, columns * edge], strides)
             except (AssertionError, RuntimeError, ValueError) as error:
                 raise UserError(
                     f"{name}: it does not take a grid of {rows} x {columns} patches of {edge} pixels"
@@ -241,14 +247,16 @@ def _family(name: str) -> tuple[ModuleType, str]:
 @torch.inference_mode()
 def _shapes(
     family: ModuleType, module: torch.nn.Module, size: Sequence[int], strides: Sequence[int]
-) -> dict[int, LayerShape]:
+) -> tuple[dict[int, LayerShape], bool]:
+    """The shape of every layer, and whether there is a class token."""
     found = family.intermediates(
         module, torch.zeros(1, 3, *size, device="meta"), list(range(len(strides))), "NCHW"
     )
+    prefix_bnd = found[0][1]
     return {
         layer: LayerShape(patches.shape[2], patches.shape[3], patches.shape[1], strides[layer])
         for layer, (patches, _) in enumerate(found)
-    }
+    }, prefix_bnd is not None and prefix_bnd.shape[1] > family.n_registers(module)
 
 
 @torch.inference_mode()
@@ -258,10 +266,3 @@ def _token_format(family: ModuleType, module: torch.nn.Module, size: Sequence[in
     except AssertionError:  # how both libraries say that they do not have it
         return "NCHW"
     return "NLC"
-
-
-@torch.inference_mode()
-def _has_cls(family: ModuleType, module: torch.nn.Module, size: Sequence[int]) -> bool:
-    images = torch.zeros(1, 3, *size, device="meta")
-    ((_, prefix_bnd),) = family.intermediates(module, images, [0], "NCHW")
-    return prefix_bnd is not None and prefix_bnd.shape[1] > family.n_registers(module)

@@ -187,7 +187,17 @@ def test_fidelity_is_that_of_the_whole_network(chain: Chain, done: Path) -> None
 def test_heads_of_images_and_traits(chain: Chain, tmp_path: Path, tokens: str) -> None:
     labels = ["--labels", chain / "traits.csv"]
     edit_latents(
-        *(*chain.edit, "--head", chain / f"{tokens}.h5", "--latents", "3,7", "--targets", "red", "--add", "2"),
+        *(
+            *chain.edit,
+            "--head",
+            chain / f"{tokens}.h5",
+            "--latents",
+            "3,7",
+            "--targets",
+            "red",
+            "--add",
+            "2",
+        ),
         *("--where", "all", "--controls", "diff-means", "--keep", 4, "--out", tmp_path / "out", *labels),
     )
     table, whole = effects(tmp_path / "out"), Whole(chain, f"{tokens}.h5")
@@ -263,7 +273,9 @@ def test_patches_by_label_by_table_and_all(chain: Chain, tmp_path: Path) -> None
     by_label = Places("labels:1,3", test, LAYER).at(np.arange(12))
     assert torch.equal(torch.as_tensor(by_label), torch.from_numpy(np.isin(labels_np, [1, 3])))
     listed = tmp_path / "patches.csv"
-    listed.write_text(f"path,patch\n{test.paths[4]},7\n{test.paths[4]},99\n{test.paths[0]},0\nelsewhere.png,3\n")
+    listed.write_text(
+        f"path,patch\n{test.paths[4]},7\n{test.paths[4]},99\n{test.paths[0]},0\nelsewhere.png,3\n"
+    )
     mask = torch.as_tensor(Places(str(listed), test, LAYER).at(np.arange(12)))
     assert mask.nonzero().tolist() == [[0, 0], [4, 7], [4, 99]]
     command = [*chain.edit, "--head", chain / "patches.h5", "--latents", "3", "--targets", "shade 1"]
@@ -282,5 +294,3 @@ def test_times_max_is_of_the_largest_training_value(chain: Chain, tmp_path: Path
     edit_latents(*command, f"--set={value!r}", "--controls", "none", "--out", tmp_path / "set")
     both = [effects(tmp_path / name).drop(columns=["operation", "amount"]) for name in ("max", "set")]
     pd.testing.assert_frame_equal(*both, rtol=1e-4, atol=1e-5)
-
-

@@ -170,7 +170,8 @@ def _effects(
                 "accuracy_after": 0.9 - 0.1 * STRENGTH[control] * _away(amount),
             }
             for name, value in found.items():
-                row |= {name: value, f"{name}_low": value - 0.1 * abs(value), f"{name}_high": value * 1.1}
+                high = min(value * 1.1, 1.0) if name.endswith("changed") else value * 1.1
+                row |= {name: value, f"{name}_low": value - 0.1 * abs(value), f"{name}_high": high}
                 if name in OF_DRAWS:
                     wide = 0.3 * abs(value) if row["draws"] > 1 else 0.0
                     row |= {f"{name}_draw_min": value - wide, f"{name}_draw_max": value + wide}

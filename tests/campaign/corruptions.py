@@ -18,7 +18,7 @@ from campaign import Campaign
 from damage import REPLACED, damaged
 from record import Case
 from runs import HERE, REAL_SHARE, Command, Running, Server, signal_group
-from small_edits import write_edits
+from small_edits import write_small_edits
 from zoo import MODEL
 
 SECONDS = 20  # for one file and all its readers
@@ -101,7 +101,7 @@ TABLES = ("ap.csv", "sae.metrics.csv", "probes/probes.csv", "probes/latents.csv"
 
 def arrange(zoo: Path) -> None:
     """Folders with one table each, one with the training state and its settings, files of earlier versions, edits."""
-    write_edits(zoo / "edits")
+    write_small_edits(zoo / "edits")
     shutil.copytree(HERE / "earlier", zoo / "earlier")
     shutil.copytree(HERE.parent / "convert_sae/saelens_folders", zoo / "foreign")
     shutil.copytree(HERE.parent / "convert_sae/saev_checkpoints", zoo / "foreign", dirs_exist_ok=True)

@@ -138,10 +138,9 @@ def read_head(place: Path) -> Any:
 
 
 def read_predictions(place: Path) -> Any:
-    from saetools.files.formats import EDIT_PREDICTIONS
-    from saetools.files.npz import read_npz
+    from saetools.latents.edit_predictions import read_edit_predictions
 
-    return read_npz(place, EDIT_PREDICTIONS)
+    return read_edit_predictions(place)
 
 
 def read_table(place: Path) -> Any:
@@ -170,7 +169,7 @@ READERS: Mapping[str, Mapping[str, Callable[[Path], Any]]] = {
     "image scores": {"ScoreFile": read_scores},
     "probes": {"load_probes": read_probes},
     "heads": {"load_head": read_head},
-    "predictions": {"read_npz": read_predictions},
+    "predictions": {"read_edit_predictions": read_predictions},
     "tables": {"read_table": read_table},
     "saev": {"load_scorer": read_scorer},
     "SAELens": {"load_scorer": read_scorer},

@@ -12,10 +12,9 @@ import pandas as pd
 import pytest
 from formats_page import PAGE, names, table
 from processes import Tool
-from small_edits import write_edits
+from small_edits import write_small_edits
 from small_shards import clustered_acts, write_shards
 
-from check_files.edits import SETTINGS
 from saetools.files.edit_tables import EFFECT_COLUMNS, FIDELITY_COLUMNS
 from saetools.files.formats import EDIT_PREDICTIONS, FORMATS
 from saetools.files.npz import read_npz
@@ -117,20 +116,22 @@ def test_tables(made: Path) -> None:
 def test_edits(tmp_path: Path) -> None:
     assert [row[0] for row in table("effects columns")] == EFFECT_COLUMNS
     assert [row[0] for row in table("fidelity columns")] == FIDELITY_COLUMNS
-    sizes = {"N": 5, "P": 12, "C": 3, "K": 3, "A": 4, "2": 2}
+    sizes = {"N": 5, "P": 12, "C": 3, "K": 4, "A": 5, "2": 2}
     documented = {row[0]: row[1:] for row in table("predictions members")}
     for tokens, link in (("patches", "softmax"), ("image", "softmax"), ("image", "logistic")):
-        folder = write_edits(tmp_path / tokens / link, tokens, link)
+        folder = write_small_edits(tmp_path / tokens / link, tokens, link)
+        for name, columns in (("effects", EFFECT_COLUMNS), ("fidelity", FIDELITY_COLUMNS)):
+            assert list(pd.read_csv(folder / f"{name}.csv").columns) == columns
         provenance, arrays = read_npz(folder / "predictions-000.npz", EDIT_PREDICTIONS)
-        assert set(provenance.settings) == set(SETTINGS) == names("predictions settings")
+        assert set(provenance.settings) == names("predictions settings")
         assert {*arrays, "saetools"} == set(documented)
         for name, array in arrays.items():
-            shapes = [
-                tuple(sizes[axis] for axis in one.split(", ")) for one in documented[name][0].split(" or ")
+            shape, kind, _ = documented[name]
+            assert array.shape in [
+                tuple(sizes[axis] for axis in one.split(", ")) for one in shape.split(" or ")
             ]
-            assert array.shape in shapes
-            assert (documented[name][1] == "text") == (array.dtype.kind == "U")
-            assert documented[name][1] == "text" or array.dtype.name in documented[name][1].split(", ")
+            assert (kind == "text") == (array.dtype.kind == "U")
+            assert kind == "text" or array.dtype.name in kind.split(", ")
 
 
 def test_every_format_is_named() -> None:

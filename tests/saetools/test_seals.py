@@ -23,11 +23,11 @@ from check_files.checking import check_file
 from fit_probes.probe_file import Probes, load_probes, save_probes
 from saetools.errors import UserError
 from saetools.files import hdf5_probe, seal
-from saetools.files.formats import AP_TABLE, EDIT_PREDICTIONS, HEADS, IMAGE_SCORES, PROBES, SCORERS
+from saetools.files.formats import AP_TABLE, HEADS, IMAGE_SCORES, PROBES, SCORERS
 from saetools.files.hdf5 import new_hdf5
-from saetools.files.npz import read_npz
 from saetools.files.provenance import Provenance
 from saetools.files.tables import read_csv
+from saetools.latents.edit_predictions import read_edit_predictions
 from saetools.latents.reader import open_latents
 from saetools.scorers.baselines import Linear
 from saetools.scorers.file import load_scorer
@@ -87,8 +87,10 @@ def values_of_head(path: Path) -> list[np.ndarray]:
 
 
 def values_of_predictions(path: Path) -> list[np.ndarray]:
-    provenance, arrays = read_npz(path, EDIT_PREDICTIONS)
-    return [*arrays.values(), np.array(str(provenance))]
+    found = read_edit_predictions(path)
+    return [
+        np.array(getattr(found, name)) for name in found.__dataclass_fields__ if not name.startswith("pr")
+    ]
 
 
 READ = {

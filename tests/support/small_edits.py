@@ -1,4 +1,4 @@
-"""A folder as edit-latents writes it, of made-up numbers: effects.csv, fidelity.csv and predictions-NNN.npz."""
+"""Small files of edits: effects.csv with doses and controls of one's choice, and a folder as `edit_files` writes it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from edit_files import EditedSet, edit_file, write_edits
 
-from saetools.files.edit_tables import (
-    CONTROLS,
-    DRAWN,
-    EFFECT_COLUMNS,
-    FIDELITY_COLUMNS,
-    INPUTS,
-    MEASURES,
-    NONE,
-    SHARES,
-)
-from saetools.files.formats import EDIT_EFFECTS, EDIT_FIDELITY, EDIT_PREDICTIONS
+from saetools.files.edit_tables import CONTROLS, DRAWN, EFFECT_COLUMNS, MEASURES, NONE, SHARES
+from saetools.files.formats import EDIT_EFFECTS, EDIT_PREDICTIONS
 from saetools.files.npz import write_npz
 from saetools.files.provenance import Provenance
 from saetools.files.tables import write_csv
@@ -69,50 +61,25 @@ def write_effects(path: Path, table: pd.DataFrame, settings: Mapping[str, Any] =
     return path
 
 
-def fidelity_table() -> pd.DataFrame:
-    rows = []
-    for number, name in enumerate(INPUTS):
-        row: dict[str, Any] = {"input": name, "images": 40, "rows": 400}
-        measured = {"accuracy": 0.9 - number / 5, "cross_entropy": 0.3 + number}
-        if name == "reconstruction":
-            measured["ce_recovered"] = 0.9
-        for column, value in measured.items():
-            row |= {column: value, f"{column}_low": value - 0.05, f"{column}_high": value + 0.05}
-        rows.append(row)
-    return pd.DataFrame(rows, columns=FIDELITY_COLUMNS)
+def small_set(tokens: str = "patches", link: str = "softmax") -> EditedSet:
+    """5 images, of which the last has a smaller grid, and 20 latents."""
+    draw = np.random.default_rng(0)
+    grid_n2 = np.array([[3, 4]] * 4 + [[2, 4]])
+    value_npk = np.where(
+        (np.arange(12) < grid_n2.prod(1)[:, None])[..., None], draw.normal(size=(5, 12, 20)), 0
+    )
+    label = draw.integers(-1, 3, (5, 12)) if tokens == "patches" else draw.integers(-1, 3, 5)
+    if link == "logistic":
+        label = draw.integers(-1, 2, (5, 3))
+    return EditedSet(
+        [f"images/{i}.jpg" for i in range(5)], grid_n2, value_npk, label, ["sky", "car", "tree"], "5" * 32,
+        {"size": [30, 40]}, tokens, link,
+    )  # fmt: skip
 
 
-def predictions(
-    latent: int, target: str, tokens: str = "patches", link: str = "softmax", seed: int = 0
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Settings and arrays of one file: 5 images, of which the last has a smaller grid."""
-    draw = np.random.default_rng([seed, latent])
-    names, controls = ["sky", "car", "tree"], [NONE, "random-direction", "diff-means"]
-    n, p, c, k, a = 5, 12, len(names), len(controls), len(AMOUNTS)
-    settings = {
-        **SETTINGS, "latent": latent, "target": target, "amounts": list(AMOUNTS), "controls": controls,
-        "names": names, "link": link, "tokens": tokens, "preprocess": {"size": [30, 40]},
-    }  # fmt: skip
-    grid = np.array([[3, 4]] * (n - 1) + [[2, 4]], np.int16)
-    is_patch = np.arange(p) < grid.prod(1)[:, None]
-    value = np.where(is_patch, np.maximum(draw.normal(size=(n, p)), 0), 0).astype(np.float16)
-    arrays = {
-        "path": np.array([f"images/{i}.jpg" for i in range(n)]),
-        "digest": np.array([f"{i:032x}" for i in range(n)]),
-        "grid": grid,
-        "value": value,
-        "edited": value > 0,
-    }
-    if tokens == "patches":
-        arrays["label"] = np.where(is_patch, draw.integers(-1, c, (n, p)), -1).astype(np.int16)
-        arrays["before"] = np.where(is_patch, draw.integers(0, c, (n, p)), -1).astype(np.int16)
-        arrays["after"] = np.where(is_patch, draw.integers(0, c, (k, a, n, p)), -1).astype(np.int16)
-        return settings, arrays
-    classes = draw.integers(-1, c, n).astype(np.int16)
-    arrays["label"] = classes if link == "softmax" else draw.integers(-1, 2, (n, c)).astype(np.int8)
-    arrays["before"] = draw.normal(size=(n, c)).astype(np.float32)
-    arrays["after"] = draw.normal(size=(k, a, n, c)).astype(np.float32)
-    return settings, arrays
+def write_small_edits(folder: Path, tokens: str = "patches", link: str = "softmax") -> Path:
+    """All files of edits of two latents."""
+    return write_edits(folder, [(3, "car"), (17, "tree")], small_set(tokens, link))
 
 
 def write_predictions(path: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
@@ -120,15 +87,8 @@ def write_predictions(path: Path, settings: Mapping[str, Any], arrays: Mapping[s
     return path
 
 
-def write_edits(folder: Path, tokens: str = "patches", link: str = "softmax") -> Path:
-    """Two pairs of latent and target, and all three kinds of files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pairs = [(3, "car"), (17, "tree")]
-    write_effects(folder / "effects.csv", effects_table(pairs))
-    settings = {name: value for name, value in SETTINGS.items() if name not in ("operation", "where")}
-    provenance = Provenance.of(EDIT_FIDELITY, "edit-latents", settings)
-    write_csv(folder / "fidelity.csv", fidelity_table(), provenance)
-    for number, (latent, target) in enumerate(pairs):
-        path = folder / f"predictions-{number:03}.npz"
-        write_predictions(path, *predictions(latent, target, tokens, link))
-    return folder
+def predictions(
+    latent: int, target: str, tokens: str = "patches", link: str = "softmax"
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Settings and arrays of one file."""
+    return edit_file(latent, target, small_set(tokens, link), np.random.default_rng(latent))

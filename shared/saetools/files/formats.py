@@ -63,6 +63,7 @@ FORMATS = (
     IMAGE_SCORES,
     PROBES,
     HEADS,
+    EDIT_PARTS,
     EDIT_PREDICTIONS,
     *TABLES,
 )

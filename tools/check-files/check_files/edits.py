@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from check_files.files import Facts, check_container
 from saetools.errors import UserError, some_of
 from saetools.files.edit_tables import CONTROLS, EFFECT_COLUMNS, FIDELITY_COLUMNS, INPUTS, SHARES
 from saetools.files.formats import EDIT_EFFECTS, EDIT_FIDELITY, EDIT_PREDICTIONS, Format
-from saetools.files.npz import read_npz
 from saetools.files.provenance import first_difference
 from saetools.files.tables import check_columns, read_csv
+from saetools.latents.edit_predictions import EditPredictions, read_edit_predictions
 
 EFFECTS_NAME = "effects.csv"
-AGAIN = f"write it again with {EDIT_PREDICTIONS.made_by}"
-SETTINGS: Mapping[str, type] = {
-    "latent": int,
-    "target": str,
-    "operation": str,
-    "amounts": list,
-    "controls": list,
-    "names": list,
-    "link": str,
-    "tokens": str,
-    "model": str,
-    "layer": int,
-    "scorer": str,
-    "head": str,
-    "preprocess": dict,
-    "where": str,
-}
-OF_ONE_FILE = ("latent", "target")  # in all else the files of a folder agree
-# name -> axes, type; text: of any length
-ALWAYS = {"path": ("N", "text"), "digest": ("N", "text"), "grid": ("N,2", "int16"), "value": ("N,P", "float16"),
-          "edited": ("N,P", "bool")}  # fmt: skip
-PATCHES = {"label": ("N,P", "int16"), "before": ("N,P", "int16"), "after": ("K,A,N,P", "int16")}
-IMAGE = {"before": ("N,C", "float32"), "after": ("K,A,N,C", "float32")}
-LABELS = {"softmax": ("N", "int16"), "logistic": ("N,C", "int8")}  # of images
+OF_ONE_FILE = ("latent", "target", "controls")  # in all other settings the files of a folder agree
 
 
 def check_effects(path: Path, deep: bool) -> Facts:
@@ -76,12 +51,18 @@ def _check_table(
 
 
 def check_predictions(path: Path, deep: bool) -> Facts:
-    """Members, types, sizes, grids; with `deep` that every prediction is a class, and every value finite."""
-    settings, arrays, facts = _read(path)
+    """All that its reader needs; with `deep` the CRC-32 of every member."""
+    return _facts(path, read_edit_predictions(path), deep)
+
+
+def _facts(path: Path, found: EditPredictions, deep: bool) -> Facts:
     if deep:
         check_container(path, EDIT_PREDICTIONS, deep)
-        _check_values(path, settings, arrays)
-    return facts
+    summary = (
+        f"{EDIT_PREDICTIONS.name}, latent {found.latent}, {found.target}, {len(found)} images, {len(found.amounts)}"
+        f" amounts, {len(found.controls)} controls"
+    )
+    return Facts(summary, found.provenance.uid, found.provenance.parents)
 
 
 def check_folder_of_predictions(folder: Path, deep: bool) -> list[Facts | tuple[Path, UserError]]:
@@ -90,12 +71,12 @@ def check_folder_of_predictions(folder: Path, deep: bool) -> list[Facts | tuple[
     The files are of one run, and of the rows of `effects.csv`.
     """
     found: list[Facts | tuple[Path, UserError]] = []
-    read: list[tuple[Path, Mapping[str, Any], list[str]]] = []
+    read: list[tuple[Path, EditPredictions]] = []
     for path in sorted(folder.glob("predictions-*.npz")):
         try:
-            found.append(check_predictions(path, deep))
-            settings, arrays, _ = _read(path)
-            read.append((path, settings, arrays["path"].tolist()))
+            one = read_edit_predictions(path)
+            found.append(_facts(path, one, deep))
+            read.append((path, one))
         except UserError as error:
             found.append((path, error))
     try:
@@ -104,81 +85,31 @@ def check_folder_of_predictions(folder: Path, deep: bool) -> list[Facts | tuple[
         found.append((folder, error))
     if any(not isinstance(item, Facts) for item in found):
         return found
-    summary = f"{len(read)} files, predictions of {len(read[0][2])} images, {EDIT_PREDICTIONS.name}"
+    summary = f"{len(read)} files, predictions of {len(read[0][1])} images, {EDIT_PREDICTIONS.name}"
     return [Facts(summary, ""), *found]
 
 
-def _read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, np.ndarray], Facts]:
-    """Settings and arrays whose types and sizes are right."""
-    provenance, arrays = read_npz(path, EDIT_PREDICTIONS)
-    settings = provenance.settings
-    for name, wanted_type in SETTINGS.items():
-        if not isinstance(settings.get(name), wanted_type):
-            raise UserError(
-                f"{path}: its settings have no {name!r} as {EDIT_PREDICTIONS.name} has it; {AGAIN}"
-            )
-    tokens, link = settings["tokens"], settings["link"]
-    if tokens not in ("patches", "image") or link not in LABELS:
-        raise UserError(
-            f"{path}: its predictions are of {tokens!r}, {link!r}; expected patches or image, softmax or logistic;"
-            " update saetools"
-        )
-    wanted = {**ALWAYS, **(PATCHES if tokens == "patches" else {"label": LABELS[link], **IMAGE})}
-    if missing := [name for name in wanted if name not in arrays]:
-        raise UserError(f"{path}: it has no member {missing[0]!r}; {AGAIN}")
-    value = arrays["value"]
-    sizes = {"N": len(value), "P": value.shape[1] if value.ndim == 2 else 0, "2": 2, "C": len(settings["names"]),
-             "K": len(settings["controls"]), "A": len(settings["amounts"])}  # fmt: skip
-    for name, (axes, kind) in wanted.items():
-        shape, array = tuple(sizes[axis] for axis in axes.split(",")), arrays[name]
-        is_kind = array.dtype.kind in "US" if kind == "text" else array.dtype == np.dtype(kind)
-        if array.shape != shape or not is_kind:
-            raise UserError(
-                f"{path}: {name} is {array.dtype} {array.shape}, expected {kind} {shape}; {AGAIN}"
-            )
-    n_patches = arrays["grid"].astype(int).prod(1)
-    if (arrays["grid"] < 1).any() or (n_patches > sizes["P"]).any():
-        raise UserError(f"{path}: a grid of more than {sizes['P']} patches, or of none; {AGAIN}")
-    summary = (
-        f"{EDIT_PREDICTIONS.name}, latent {settings['latent']}, {settings['target']}, {sizes['N']} images,"
-        f" {sizes['A']} amounts, {sizes['K']} controls"
-    )
-    return settings, arrays, Facts(summary, provenance.uid, provenance.parents)
-
-
-def _check_values(path: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    for name in ("value", "before", "after"):
-        if arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
-            raise UserError(f"{path}: {name} holds NaN or infinity")
-    if settings["tokens"] == "patches":
-        n_classes, n_patches = len(settings["names"]), arrays["value"].shape[1]
-        is_patch = np.arange(n_patches) < arrays["grid"].astype(int).prod(1)[:, None]
-        for name in ("before", "after"):
-            predicted = arrays[name]
-            if ((predicted < -1) | (predicted >= n_classes) | ((predicted == -1) & is_patch)).any():
-                raise UserError(f"{path}: {name} holds a number that is none of its {n_classes} classes")
-
-
-def _check_together(folder: Path, read: Sequence[tuple[Path, Mapping[str, Any], list[str]]]) -> None:
+def _check_together(folder: Path, read: Sequence[tuple[Path, EditPredictions]]) -> None:
     effects = folder / EFFECTS_NAME
     rows = read_csv(effects, EDIT_EFFECTS)[0] if effects.is_file() and read else None
-    for path, settings, images in read:
-        first, common, same = read[0][0], *({k: v for k, v in one.items() if k not in OF_ONE_FILE}
-                                            for one in (read[0][1], settings))  # fmt: skip
+    for path, one in read:
+        first_path, first = read[0]
+        common, same = (
+            {name: value for name, value in each.provenance.settings.items() if name not in OF_ONE_FILE}
+            for each in (first, one)
+        )
         if difference := first_difference(common, same):
-            raise UserError(f"{folder}: {first.name} and {path.name} are of different runs: {difference}")
-        if images != read[0][2]:
-            raise UserError(f"{folder}: {first.name} and {path.name} are of different images")
+            raise UserError(
+                f"{folder}: {first_path.name} and {path.name} are of different runs: {difference}"
+            )
+        if one.path != first.path:
+            raise UserError(f"{folder}: {first_path.name} and {path.name} are of different images")
         if rows is None:
             continue
-        mine = rows[
-            (rows["latent"] == settings["latent"]) & (rows["target"].astype(str) == settings["target"])
-        ]
+        mine = rows[(rows["latent"] == one.latent) & (rows["target"].astype(str) == one.target)]
         named = f"{folder}: {EFFECTS_NAME} has no row of {path.name}"
         if not len(mine):
-            raise UserError(
-                f"{named}, latent {settings['latent']} and {settings['target']}: they are of two runs"
-            )
-        for name, wanted in (("amount", settings["amounts"]), ("control", settings["controls"])):
-            if gone := [one for one in wanted if one not in set(mine[name])]:
+            raise UserError(f"{named}, latent {one.latent} and {one.target}: they are of two runs")
+        for name, wanted in (("amount", one.amounts), ("control", one.controls)):
+            if gone := [each for each in wanted if each not in set(mine[name])]:
                 raise UserError(f"{named} with the {name} {some_of(gone, 3)}: they are of two runs")

@@ -11,7 +11,6 @@ from saetools.cli.app import (
     SeedOption,
     VerboseOption,
     VersionOption,
-    choice,
     completing,
     examples,
     new_app,
@@ -287,11 +286,14 @@ def plot_command(
     out: Annotated[Path, typer.Option(help="File of the figure: .png, .svg or .pdf.")],
     y: Annotated[
         str | None,
-        choice(
-            *("nmse", "nmse_standardized", "mse", "target_changed", "other_changed", "target_logit"),
-            *("other_logits", "kl", "accuracy_after"),
-            help="For front, one of the first three: the error against L0. [default: nmse] For edits, one of the"
-            " others: the effect. [default: target_changed]",
+        typer.Option(
+            help="For front, the error against L0: nmse (default), nmse_standardized or mse. For edits, the effect:"
+            " target_changed (default), other_changed, target_logit, other_logits, kl or accuracy_after.",
+            metavar="MEASURE",
+            autocompletion=completing(
+                *("nmse", "nmse_standardized", "mse", "target_changed", "other_changed", "target_logit"),
+                *("other_logits", "kl", "accuracy_after"),
+            ),
         ),
     ] = None,
     verbose: VerboseOption = False,
@@ -324,9 +326,9 @@ def plot_command(
             f"{kind}: unknown kind of plot; known are {', '.join(KINDS)}{near_names(kind, list(KINDS))}"
         )
     if y is not None and y not in KINDS[kind].ys:
-        known = ", ".join(KINDS[kind].ys)
+        known = list(KINDS[kind].ys)
         raise UsageError(
-            f"--y {y}: {kind} can draw {known}"
+            f"--y {y}: {kind} can draw {', '.join(known)}{near_names(y, known)}"
             if known
             else f"--y {y}: it has no effect on {kind}; leave it out"
         )

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edit_latents.api import edit_latents as edit_latents
     from fit_heads.api import fit_heads as fit_heads
     from saetools.errors import UserError as UserError
     from saetools.files.tables import read_table as read_table
@@ -35,6 +36,7 @@ _MODULES = {
     "SAE": "saetools.scorers.sae",
     "SAETraining": "train_sae.config",
     "UserError": "saetools.errors",
+    "edit_latents": "edit_latents.api",
     "encode_image": "saetools.vision.new_images",
     "fit_heads": "fit_heads.api",
     "load_head": "saetools.scorers.head",
@@ -51,6 +53,7 @@ _MODULES = {
 # Names that live in a tool, and the command of that tool
 _COMMANDS = {
     "SAETraining": "train-sae",
+    "edit_latents": "edit-latents",
     "fit_heads": "fit-heads",
     "score_traits": "score-traits",
     "train_sae": "train-sae",
@@ -60,6 +63,7 @@ __all__ = [
     "SAE",
     "SAETraining",
     "UserError",
+    "edit_latents",
     "encode_image",
     "fit_heads",
     "load_head",

@@ -28,7 +28,7 @@ app = new_app()
 
 @app.command(
     groups={
-        "What is edited": "scorer latents targets set scale add times_max where",
+        "What is edited": "test scorer latents targets set scale add times_max where",
         "What is measured": "head labels class_names missing_rows ignore keep resamples",
         "Controls": "train probe controls draws seed",
         "Running": "out weights part memory precision device",

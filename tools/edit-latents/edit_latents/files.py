@@ -122,6 +122,7 @@ class Run:
             "link": work.head.link,
             "tokens": "patches" if work.head.per_patch else "image",
             "preprocess": dict(test.header.preprocess),
+            "where": work.places.where,
         }
 
     def _remove_parts(self) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from saetools.scorers.head import load_head as load_head
     from saetools.scorers.sae import SAE as SAE
     from saetools.shards.reader import open_shards as open_shards
+    from saetools.vision.edits import edit as edit
     from saetools.vision.new_images import encode_image as encode_image
     from saetools.vision.new_images import load_model as load_model
     from saetools.vision.new_images import overlay as overlay
@@ -35,6 +36,7 @@ _MODULES = {
     "SAE": "saetools.scorers.sae",
     "SAETraining": "train_sae.config",
     "UserError": "saetools.errors",
+    "edit": "saetools.vision.edits",
     "encode_image": "saetools.vision.new_images",
     "fit_heads": "fit_heads.api",
     "load_head": "saetools.scorers.head",
@@ -60,6 +62,7 @@ __all__ = [
     "SAE",
     "SAETraining",
     "UserError",
+    "edit",
     "encode_image",
     "fit_heads",
     "load_head",

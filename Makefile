@@ -5,6 +5,7 @@
 # make birds-page     a page and pictures of the SAEs and latents of that table: out/cub200/page-.../index.html
 # make camvid-page    the same for street scenes with masks: CAMVID=, and MODEL=, WEIGHTS=, LAYERS= as above
 # make camvid-probes  probes of all latents of an SAE and of baselines for the classes of CamVid: CAMVID=, PROBES_WEIGHTS=
+# make birds-edits    what an edit of a latent does, against the same bird drawn again: docs/edits.md
 # make device-check   that table on DEVICE=cuda and on the CPU: their differences; exit code 1 if they are too large
 # make sweep          a whole sweep on this machine: SWEEP=sweeps/birds.yml SET='tokens=1M layers=[7]'
 # make test           lint, types and tests; make test-slow: the longer tests
@@ -245,6 +246,7 @@ $(camvid)%/pictures/index.csv: $(camvid)%/probes/probes.csv
 		$(PICTURES) --out $(@D) >/dev/null
 
 include examples/camvid/probes.mk
+include examples/birds/edits.mk
 
 # --- sweeps ------------------------------------------------------------------------------------------
 

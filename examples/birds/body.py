@@ -17,11 +17,11 @@ def at(*points: tuple[float, float]) -> Points:
 
 @dataclass
 class Painter:
-    """A canvas, the bird on it, and this bird's own shade of each colour."""
+    """A canvas, the bird on it, this bird's own shade of each colour, and the radius of spots on a part."""
 
     canvas: Canvas
     bird: Bird
-    rng: np.random.Generator
+    spot_radius: Callable[[str], float]
     cast: Colour
 
     def ink(self, part: str, colour: str, shade: float = 1.0) -> int:
@@ -36,7 +36,7 @@ class Painter:
     ) -> None:
         """Spots or stripes over what the mask `on` covers; a solid pattern paints nothing."""
         if kind == "spotted":
-            radius = self.rng.uniform(0.026, 0.032)
+            radius = self.spot_radius(part)
             self.canvas.fill_many([disc(x, y, radius, n=12) for x, y in spots], self.ink(part, mark), on)
         elif kind in ("striped", "multi-colored"):
             self.canvas.fill_many(stripes, self.ink(part, mark), on)

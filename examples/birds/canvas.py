@@ -59,6 +59,13 @@ class Canvas:
         self._parts: list[int] = [0]
         self.place: Callable[[Points], Points] = untouched
 
+    def copy(self) -> "Canvas":
+        """The same shapes, to go on differently."""
+        other = Canvas(self.width, self.height)
+        other.ids.paste(self.ids)
+        other._colours, other._parts, other.place = [*self._colours], [*self._parts], self.place
+        return other
+
     def ink(self, colour: Colour, part: str = "background") -> int:
         """A new integer to draw with."""
         self._colours.append(colour)
@@ -109,15 +116,23 @@ class Canvas:
         ids = np.asarray(self.ids)[SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
         return np.array(self._parts, np.uint8)[ids]
 
+    def painted(self) -> NDArray[np.uint8]:
+        """RGBA of every sub-pixel {height * SCALE, width * SCALE, 4}; 0 where nothing is drawn."""
+        table = np.zeros((256, 4), np.uint8)
+        table[1 : len(self._colours), :3] = np.clip(np.round(np.array(self._colours[1:])), 0, 255)
+        table[1 : len(self._colours), 3] = 255
+        return table[np.asarray(self.ids)]
+
+    def differs(self, other: "Canvas") -> NDArray[np.bool_]:
+        """Pixels {height, width} that are not painted alike on both."""
+        unlike = (self.painted() != other.painted()).any(axis=2)
+        return unlike.reshape(self.height, SCALE, self.width, SCALE).any(axis=(1, 3))
+
     def composite(
         self, background_hw3: NDArray[np.float32], light: float, tint_3: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Colours {height, width, 3} in 0..255, the bird shaded as if lit from above."""
-        ids = np.asarray(self.ids)
-        table = np.zeros((256, 4), np.uint8)
-        table[1 : len(self._colours), :3] = np.clip(np.round(np.array(self._colours[1:])), 0, 255)
-        table[1 : len(self._colours), 3] = 255
-        rgba = Image.fromarray(table[ids], "RGBa").reduce(SCALE)
+        rgba = Image.fromarray(self.painted(), "RGBa").reduce(SCALE)
         rgba_hw4 = np.asarray(rgba).astype(np.float32)
         body_hw = (self.mask() > 0) * np.uint8(255)
         radius = 0.045 * self.height

@@ -1,5 +1,7 @@
-"""One bird from its seed: picture, part mask, landmarks."""
+"""One bird from its seed: picture, part mask, landmarks. And the same bird again with something changed."""
 
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,13 +121,24 @@ def _landmarks(
 
 def draw_bird(seed: int, species: int, number: int) -> Picture:
     """Draw individual `number` of a species (counted from 0). The same three integers give the same pixels."""
+    return draw_again(seed, species, number, [])[0]
+
+
+def draw_again(
+    seed: int, species: int, number: int, changes: Sequence[Callable[[Bird], Bird]]
+) -> list[Picture]:
+    """The picture of `draw_bird`, and one for each change of what the bird wears or of the shape of a part.
+
+    Pose, place, light, surroundings and grain are decided once, from the bird as it is. Pixels that a change does not
+    paint otherwise are equal, although a shape that grows would throw a softer shade on those around it.
+    """
     rng = np.random.default_rng([seed, species, number])
     bird = individual(SPECIES[species], rng)
     short, ratio = int(rng.integers(168, 201)), rng.uniform(1.08, 1.42)
     width, height = (round(short * ratio), short) if rng.random() < 0.75 else (short, round(short * ratio))
     cast = 1 + rng.normal(0, 0.02, 3).clip(-0.04, 0.04) + rng.normal(0, 0.05)
     s = pose(bird, rng)
-    canvas = Canvas(width, height)
+    scene = Canvas(width, height)
     unit, middle = _frame(bird, s, width, height, rng)
     facing = -1.0 if bird.left else 1.0
     middle[0] = width - middle[0] if bird.left else middle[0]
@@ -137,20 +150,62 @@ def draw_bird(seed: int, species: int, number: int) -> Picture:
     tint_3 = np.array([1, 1, 1], np.float32) * np.float32(rng.uniform(0.86, 1.06))
     tint_3 += np.array([1, 0, -1], np.float32) * np.float32(rng.normal(0, 0.03))
     background_hw3 = backdrop(bird.scene, width, height, rng) * tint_3
-    draw_perch(canvas, spot, rng)
-    canvas.place = place
-    p = Painter(canvas, bird, rng, (float(cast[0]), float(cast[1]), float(cast[2])))
+    draw_perch(scene, spot, rng)
+    birds = [bird, *(change(bird) for change in changes)]
+    canvases = [scene.copy() for _ in birds]
+    radii = _SpotRadii(rng, [seed, species, number])
+    for one, canvas in zip(birds, canvases, strict=True):
+        canvas.place = place
+        _draw_body(Painter(canvas, one, radii, (float(cast[0]), float(cast[1]), float(cast[2]))), s)
+        canvas.place = untouched
+        radii.again()
+    for canvas in canvases:
+        after = deepcopy(rng)
+        draw_foreground(canvas, spot, after)
+    rng = after
+    light = float(rng.uniform(0.12, 0.34))
+    grain_hw1 = rng.normal(0, 2.0, (height, width, 1))
+    pictures, first_hw3 = [], canvases[0].composite(background_hw3, light, tint_3)
+    for one, canvas in zip(birds, canvases, strict=True):
+        rgb_hw3 = first_hw3
+        if canvas is not canvases[0]:
+            changed_hw1 = canvas.differs(canvases[0])[..., None]
+            rgb_hw3 = np.where(changed_hw1, canvas.composite(background_hw3, light, tint_3), first_hw3)
+        mask_hw = canvas.mask()
+        canvas.place = place
+        picture_hw3 = np.clip(np.round(rgb_hw3 + grain_hw1), 0, 255).astype(np.uint8)
+        pictures.append(Picture(one, picture_hw3, mask_hw, _landmarks(one, s, mask_hw, canvas)))
+    return pictures
+
+
+class _SpotRadii:
+    """The radius of spots on a part: the first drawing decides it, later ones take the same in the same order.
+
+    Spots that the first one lacks get theirs from numbers of their own, so that nothing else is decided otherwise.
+    """
+
+    def __init__(self, rng: np.random.Generator, seed: Sequence[int]) -> None:
+        self._draw, self._seed = rng, seed
+        self._first: dict[str, list[float]] = {}
+        self._left: dict[str, list[float]] | None = None
+
+    def again(self) -> None:
+        self._left = {part: [*radii] for part, radii in self._first.items()}
+        self._draw = np.random.default_rng([*self._seed, 1])
+
+    def __call__(self, part: str) -> float:
+        if self._left is not None and self._left.get(part):
+            return self._left[part].pop(0)
+        radius = float(self._draw.uniform(0.026, 0.032))
+        if self._left is None:
+            self._first.setdefault(part, []).append(radius)
+        return radius
+
+
+def _draw_body(p: Painter, s: Skeleton) -> None:
     _wings(p, s, behind=True)
     draw_tail(p, s)
     draw_legs(p, s)
     draw_torso(p, s)
     _wings(p, s, behind=False)
     draw_head(p, s)
-    canvas.place = untouched
-    draw_foreground(canvas, spot, rng)
-    rgb_hw3 = canvas.composite(background_hw3, float(rng.uniform(0.12, 0.34)), tint_3)
-    grain_hw1 = rng.normal(0, 2.0, (height, width, 1))
-    mask_hw = canvas.mask()
-    canvas.place = place
-    picture_hw3 = np.clip(np.round(rgb_hw3 + grain_hw1), 0, 255).astype(np.uint8)
-    return Picture(bird, picture_hw3, mask_hw, _landmarks(bird, s, mask_hw, canvas))

@@ -13,8 +13,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from annotations import ATTRIBUTES, CERTAINTIES, NOT_VISIBLE, Answers, annotate
@@ -53,13 +54,17 @@ def label_lines(image_id: int, answers: Answers, rng: np.random.Generator, odd_s
 
 def save_pictures(root: Path, stem: str, picture: Picture) -> None:
     """The picture as JPEG, its part mask as an 8-bit palette PNG whose values are the part ids."""
-    image, mask = root / "images" / f"{stem}.jpg", root / "segmentations" / f"{stem}.png"
-    image.parent.mkdir(parents=True, exist_ok=True)
+    mask = root / "segmentations" / f"{stem}.png"
+    save_image(root / "images" / f"{stem}.jpg", picture)
     mask.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.rgb_hw3).save(image, quality=90)
     indexed = Image.fromarray(picture.mask_hw)
     indexed.putpalette([channel for colour in PALETTE for channel in colour])
     indexed.save(mask)
+
+
+def save_image(path: Path, picture: Picture) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture.rgb_hw3).save(path, quality=90)
 
 
 def box(picture: Picture) -> tuple[float, float, float, float]:
@@ -150,8 +155,17 @@ def main() -> int:
     args = parser.parse_args()
     if args.seed < 0 or args.count < 2:
         parser.error("--seed must be 0 or more, --count 2 or more")
-    out: Path = args.out
     settings = {"made_by": "make_birds.py", "version": VERSION, "seed": args.seed, "count": args.count}
+    if (status := made_folder(args.out, settings, lambda root: make(root, args.seed, args.count))) is None:
+        print(f"{args.out}: {args.count * len(SPECIES)} images of {len(SPECIES)} species", file=sys.stderr)
+    return status or 0
+
+
+def made_folder(out: Path, settings: Mapping[str, Any], fill: Callable[[Path], None]) -> int | None:
+    """Let `fill` write into a new folder, which appears as `out` when it is complete, with the settings in it.
+
+    None if it was made; 0 if it is there already with these settings, 1 if with others; both are said.
+    """
     note = out / "made_by.json"
     if out.exists():
         found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
@@ -159,20 +173,20 @@ def main() -> int:
             print(f"{out}: is there already, with the same settings; nothing to do", file=sys.stderr)
             return 0
         what = f"was made with {found}" if found else "holds something else"
-        print(f"make_birds: error: {out}: {what}; asked for {settings}.", file=sys.stderr)
+        program = str(settings["made_by"]).removesuffix(".py")
+        print(f"{program}: error: {out}: {what}; asked for {settings}.", file=sys.stderr)
         print("Remove it, or name another folder.", file=sys.stderr)
         return 1
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        make(unfinished, args.seed, args.count)
+        fill(unfinished)
         write_lines(unfinished / note.name, [json.dumps(settings)])
         unfinished.chmod(0o777 & ~_umask())
         unfinished.rename(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    print(f"{out}: {args.count * len(SPECIES)} images of {len(SPECIES)} species", file=sys.stderr)
-    return 0
+    return None
 
 
 def _umask() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import warnings
@@ -15,6 +16,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from fake_device import FakeDevice
 from timm.models import generate_default_cfgs, register_model
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
@@ -473,6 +475,30 @@ def test_a_fitted_head_of_another_model_layer_or_token(vit: Whole, tmp_path: Pat
     siglip = Whole(tmp_path, "heads_siglip")
     with pytest.raises(UserError, match=r"head.h5: the head reads the class token, but the model has none"):
         fitted_head(replace(made, tokens="cls"), path, CutModel(siglip.model.module, 1))
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_heads_are_where_the_model_is(vit: Whole, clip: WholeClip, tmp_path: Path, kind: str) -> None:
+    """On a device that raises where devices are mixed, and (mps) where anything is float64."""
+    save_head(tmp_path / "head.h5", made_head(vit.model, "mean", 2))
+    specs: list[tuple[Whole | WholeClip, str]] = [
+        (vit, "model"),
+        (vit, str(tmp_path / "head.h5")),
+        (clip, f"zero-shot:{clip.names}"),
+    ]
+    for whole, spec in specs:
+        found = []
+        for device in ("cpu", kind):
+            with FakeDevice(kind) if device == kind else contextlib.nullcontext(), torch.no_grad():
+                model, images = whole.load(), whole.model.inputs(pictures()).to(device)
+                model.module.to(device)
+                model.device = torch.device(device)
+                cut = CutModel(model.module, 1)
+                state = cut.first(images)
+                some = torch.tensor([2, 0]).to(device)
+                changed = state.with_patches(state.patches[some] * 2, some)
+                found.append(open_head(spec, model, cut, whole.weights).logits(cut, changed).cpu().numpy())
+        np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-6)
 
 
 # ---- can an edit reach the head?

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from edit_latents.plan import Case
 from edit_latents.running import INPUTS, Work, run_part
 from edit_latents.tables import effects_table, fidelity_table, kept_predictions
 from saetools.cli.progress import Progress
@@ -83,16 +84,12 @@ class Run:
 
     def finish(self, work: Work, test: ShardSet) -> Edited:
         """The predictions, then the tables; the parts are removed."""
-        of_case = (
-            kept_predictions(self.parts, work.cases, work.edits, len(work.operations))
-            if self.predictions
-            else ()
-        )
-        for path, case, (controls, arrays) in zip(self.predictions, work.cases, of_case, strict=True):
-            provenance = self._provenance(
-                EDIT_PREDICTIONS, self._shown(work, case.latent, case.target, controls, test)
-            )
-            write_npz(path, provenance, {**_kept_images(work, test), **arrays})
+        if self.predictions:
+            of_cases = kept_predictions(self.parts, work.cases, work.edits, len(work.operations))
+            kept = _kept_images(work, test)
+            for path, case, (controls, arrays) in zip(self.predictions, work.cases, of_cases, strict=True):
+                shown = self._shown(work, case, controls, test)
+                write_npz(path, self._provenance(EDIT_PREDICTIONS, shown), {**kept, **arrays})
         resampling = int(self.settings["resamples"]), int(self.settings["seed"])
         fidelity = None
         if len(self.tables) > 1:
@@ -115,13 +112,11 @@ class Run:
     def _provenance(self, format: Any, more: Mapping[str, Any] | None = None) -> Provenance:
         return Provenance.of(format, "edit-latents", {**self.settings, **(more or {})}, self.parents)
 
-    def _shown(
-        self, work: Work, latent: int, target: int, controls: Sequence[str], test: ShardSet
-    ) -> dict[str, Any]:
+    def _shown(self, work: Work, case: Case, controls: Sequence[str], test: ShardSet) -> dict[str, Any]:
         """What a reader of predictions needs to show them, beside the settings of the run."""
         return {
-            "latent": latent,
-            "target": work.head.names[target],
+            "latent": case.latent,
+            "target": work.head.names[case.target],
             "controls": list(controls),
             "names": list(work.head.names),
             "link": work.head.link,

@@ -234,6 +234,13 @@ class _Group:
         rows = torch.cat([rows for _, rows, _ in self.pending])
         after = self._logits(torch.cat([patches for _, _, patches in self.pending]), rows)
         numbers = np.concatenate([[number] * len(rows) for number, rows, _ in self.pending])
+        if not bool((finite_m := torch.isfinite(after).flatten(1).all(1)).all()):
+            edit = work.edits[numbers[int(finite_m.logical_not().nonzero()[0, 0])]]
+            operation = work.operations[edit.amount]
+            raise UserError(
+                f"latent {work.cases[edit.case].latent}, {operation.name} {operation.amount:g}, control {edit.control}:"
+                " the logits are not finite; lower the amount, or compute in float32"
+            )
         target_m = torch.tensor([work.cases[work.edits[number].case].target for number in numbers])
         of_labels = None if self.labels is None else self.labels[rows.cpu()]
         sums = effect_sums(self.before[rows], after, target_m, of_labels, work.softmax)

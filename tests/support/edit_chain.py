@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from in_process import runner
 from PIL import Image
 from tiny_models import VIT, random_image, save_timm_weights
@@ -18,7 +17,7 @@ from fit_heads.cli import app as heads_app
 from fit_probes.cli import app as probes_app
 from train_sae.cli import app as train_app
 
-N = {"train": 20, "test": 12}
+N = {"train": 14, "test": 6}
 LAYER, CLASSES = 2, 4
 
 
@@ -40,9 +39,7 @@ class Chain:
         ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    folder = tmp_path_factory.mktemp("chain")
+def make_chain(folder: Path) -> Chain:
     weights = save_timm_weights(folder / "vit.pth")
     table = []
     for split, n in N.items():
@@ -64,7 +61,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     pd.DataFrame(table, columns=["path", "red", "green"]).to_csv(folder / "traits.csv", index=False)
     acts = folder / "acts"
     splits = ["--train", acts / "train", "--test", acts / "test"]
-    sae = ["--d-sae", 48, "--k", 4, "--tokens", "30k", "--lr", "3e-3", "--layer", LAYER]
+    sae = ["--d-sae", 48, "--k", 4, "--tokens", "20k", "--lr", "3e-3", "--batch-size", 256, "--layer", LAYER]
     runner("train-sae", train_app)(acts / "train", *sae, "--out", folder / "sae.h5")
     fit = runner("fit-heads", heads_app)
     names = folder / "names.txt"

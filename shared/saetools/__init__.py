@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from saetools.scorers.head import load_head as load_head
     from saetools.scorers.sae import SAE as SAE
     from saetools.shards.reader import open_shards as open_shards
+    from saetools.vision.edits import edit as edit
     from saetools.vision.new_images import encode_image as encode_image
     from saetools.vision.new_images import load_model as load_model
     from saetools.vision.new_images import overlay as overlay
@@ -36,6 +37,7 @@ _MODULES = {
     "SAE": "saetools.scorers.sae",
     "SAETraining": "train_sae.config",
     "UserError": "saetools.errors",
+    "edit": "saetools.vision.edits",
     "edit_latents": "edit_latents.api",
     "encode_image": "saetools.vision.new_images",
     "fit_heads": "fit_heads.api",
@@ -63,6 +65,7 @@ __all__ = [
     "SAE",
     "SAETraining",
     "UserError",
+    "edit",
     "edit_latents",
     "encode_image",
     "fit_heads",

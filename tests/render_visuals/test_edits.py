@@ -244,14 +244,18 @@ def test_edits_of_something_else_are_refused(
 def test_folders_that_are_not_whole(
     made: tuple[Path, list[str], np.ndarray], tmp_path: Path, tool: Any
 ) -> None:
-    """As a real process: exit code 1, and what to do."""
+    """Exit code 1, and what to do; also as a real process."""
     edits = write_edits(tmp_path / "edits", PAIRS, edited_set(made))
 
     def refused(folder: Path) -> str:
         arguments = ("--images", made[0] / "root", "--edits", folder, "--out", tmp_path / "site")
-        said = error_lines(tool("render-visuals", "page", made[0] / "latents", *arguments, code=1))
+        said = error_lines(render("page", made[0] / "latents", *arguments, code=1))
         assert not (tmp_path / "site").exists()
         return said
+
+    process = tool("render-visuals", "page", made[0] / "latents", "--images", made[0] / "root", "--edits",
+                   tmp_path / "none", "--out", tmp_path / "site", code=1)  # fmt: skip
+    assert error_lines(process) == refused(tmp_path / "none")
 
     assert "no such folder; --edits is the folder that edit-latents wrote" in refused(tmp_path / "none")
     (tmp_path / "empty").mkdir()

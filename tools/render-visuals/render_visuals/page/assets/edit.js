@@ -102,7 +102,7 @@ saetools.editView = (function () {
         el("tbody", null, rows.map((row) => el("tr", null,
           el("th", { scope: "row", class: "text" }, el("a", { href: address(row.edit, null, row.amount) }, named(row.edit))),
           el("td", null, signed(common.amounts[row.amount])), cell(changed(row)),
-          others.map((control) => cell(changed(row, control))), cell(changed(row, NONE, "other_changed")), el("td", null, plus(changed(row, NONE, "target_logit"))))))));
+          others.map((control) => cell(changed(row, control))), cell(changed(row, NONE, "other_changed")), el("td", null, plus(changed(row, NONE, "target_logit")))))))));
   }
 
   // --- one edit

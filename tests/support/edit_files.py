@@ -135,7 +135,7 @@ def _logits(
         if control in ("none", "diff-means", "probe"):
             direction_c[c] = 5
         for a, amount in enumerate(of.amounts):
-            moved_n = STRENGTH[control] * (amount - 1) * np.minimum(4 * share_n, 1) / 2
+            moved_n = STRENGTH[control] * (amount - 1) * np.minimum(12 * share_n, 1) / 2
             after[k, a] = before_nc + moved_n[:, None] * direction_c
     return before_nc.astype(np.float32), after.astype(np.float32)
 

@@ -135,7 +135,7 @@ def _logits(
         if control in ("none", "diff-means", "probe"):
             direction_c[c] = 5
         for a, amount in enumerate(of.amounts):
-            moved_n = STRENGTH[control] * (amount - 1) * np.minimum(4 * share_n, 1) / 2
+            moved_n = STRENGTH[control] * (amount - 1) * np.minimum(12 * share_n, 1) / 2
             after[k, a] = before_nc + moved_n[:, None] * direction_c
     return before_nc.astype(np.float32), after.astype(np.float32)
 
@@ -146,14 +146,14 @@ def _effects(
     """Rows of effects.csv as the kept images have them, with made-up intervals."""
     c, patches = list(of.names).index(target), of.tokens == "patches"
     before, after = arrays["before"], arrays["after"]
-    if patches:
-        was, valid = before, before >= 0
-    else:
-        was, valid = (before.argmax(1), np.ones(len(before), bool))
+    logistic = not patches and of.link == "logistic"
+    was = before if patches else before > 0 if logistic else before.argmax(1)
+    valid = was >= 0 if patches else np.ones(was.shape, bool)
+    of_target = np.broadcast_to(np.arange(len(of.names)) == c, was.shape) if logistic else was == c
     rows = []
     for k, control in enumerate(of.controls):
         for a, amount in enumerate(of.amounts):
-            now = after[k, a] if patches else after[k, a].argmax(1)
+            now = after[k, a] if patches else after[k, a] > 0 if logistic else after[k, a].argmax(1)
             row: dict[str, Any] = {
                 "latent": latent, "target": target, "operation": of.operation, "amount": amount, "control": control,
                 "draws": 3 if control.startswith("random") else 1, "images": int(arrays["edited"].any(1).sum()),
@@ -161,8 +161,8 @@ def _effects(
             }  # fmt: skip
             shift = 0.0 if patches else float((after[k, a] - before)[:, c].mean())
             found = {
-                "target_changed": _share((was == c) & valid, was != now),
-                "other_changed": _share((was != c) & valid, was != now),
+                "target_changed": _share(of_target & valid & (was > 0 if logistic else valid), was != now),
+                "other_changed": _share(~of_target & valid, was != now),
                 "target_logit": -3 * STRENGTH[control] * _away(amount) if patches else shift,
                 "other_logits": 0.1 * STRENGTH[control] * _away(amount),
                 "kl": 0.5 * STRENGTH[control] * _away(amount),
@@ -170,8 +170,8 @@ def _effects(
                 "accuracy_after": 0.9 - 0.1 * STRENGTH[control] * _away(amount),
             }
             for name, value in found.items():
-                high = min(value * 1.1, 1.0) if name.endswith("changed") else value * 1.1
-                row |= {name: value, f"{name}_low": value - 0.1 * abs(value), f"{name}_high": high}
+                low, high = value - 0.1 * abs(value), value + 0.1 * abs(value)
+                row |= {name: value, f"{name}_low": low, f"{name}_high": min(high, 1) if high > 0 else high}
                 if name in OF_DRAWS:
                     wide = 0.3 * abs(value) if row["draws"] > 1 else 0.0
                     row |= {f"{name}_draw_min": value - wide, f"{name}_draw_max": value + wide}

@@ -149,7 +149,7 @@ def latents_command(
 @app.command(
     "page",
     groups={
-        "Data": "images scorer table label_names",
+        "Data": "images scorer table edits label_names",
         "Views": "by by_table top per_patch heatmap_latents seed",
         "Output": "out title workers",
     },
@@ -171,6 +171,10 @@ def page_command(
         typer.Option(
             help="latents.csv, probes.csv or an AP table, whose columns are added to the page. Repeatable."
         ),
+    ] = None,
+    edits: Annotated[
+        Path | None,
+        typer.Option(help="Folder of edit-latents: what editing latents does to predictions.", metavar="DIR"),
     ] = None,
     top: TopOption = 20,
     per_patch: Annotated[
@@ -199,7 +203,7 @@ def page_command(
 
     settings = PageSettings(
         images_root(images), out, scorer, table or [], top, per_patch, by, by_table, heatmap_latents,
-        _names(label_names), title, seed, workers,
+        _names(label_names), title, seed, workers, edits,
     )  # fmt: skip
     write_line(str(write_page(open_latents(latents), settings)))
 

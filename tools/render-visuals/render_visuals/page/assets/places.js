@@ -31,13 +31,15 @@ saetools.places = (function () {
     });
   }
 
-  // #latents, #images, #heatmap, #latent=3, #image=12&patches=4,5&latent=3 -> {view, ...}; of any other, what is wrong with it.
+  // #latents, #images, #heatmap, #edits, #latent=3, #image=12&patches=4,5&latent=3, #edit=3:car&image=2&amount=-1 -> {view, ...};
+  // of any other, what is wrong with it.
   function parse(hash) {
     const text = hash.slice(1), asked = new URLSearchParams(text), { n_latents: latents, n_images: images, n_patches: patches } = page.about;
     const whole = (word, end) => (/^\d{1,9}$/.test(word || "") && Number(word) < end ? Number(word) : null);
     const unknown = (says) => ({ view: "unknown", says });
     if (!text) return { view: "latents" };
     if (["latents", "images", "heatmap"].includes(text)) return { view: text };
+    if (text === "edits" || asked.has("edit")) return saetools.editView.parse(asked, whole, unknown);
     const latent = asked.has("latent") ? whole(asked.get("latent"), latents) : undefined;
     if (latent === null) return unknown(`There is no latent ${asked.get("latent")} on this page: its ${latents.toLocaleString("en")} latents have the numbers 0 to ${latents - 1}.`);
     if (!asked.has("image")) return latent === undefined ? unknown("No view of this page has this address.") : { view: "latent", latent };

@@ -11,14 +11,19 @@ import matplotlib.collections
 import numpy as np
 import pandas as pd
 import pytest
+from in_process import runner
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+<<<<<<< HEAD
 from processes import Tool
 from small_edits import effects_table, write_effects
+=======
+from processes import Tool, run_all
+>>>>>>> narrow
 from small_shards import clustered_acts, write_shards
 from small_tables import write_table
 
@@ -27,7 +32,9 @@ from render_visuals.plots.style import COLOURS, look_of
 from saetools.files.formats import AP_TABLE, LATENT_TABLE, TRAINING_METRICS
 from saetools.files.provenance import Provenance
 from saetools.files.tables import write_csv
+from train_sae.cli import app as train_app
 
+train = runner("train-sae", train_app)
 N = 24
 POINTS_AT_8_CM = 5.0  # the least that journals accept
 LONG = "a-name-of-a-run-that-somebody-made-longer-than-any-figure-is-wide-and-then-some-more"
@@ -335,7 +342,7 @@ def test_latents_of_several_tables_are_named_by_their_scorer(many: dict[str, lis
     assert str(line.get_label()) == "latents0: 50 active, 0 not"
 
 
-def test_odd_names_and_values_are_drawn(tmp_path: Path, tool: Tool) -> None:
+def test_odd_names_and_values_are_drawn(tmp_path: Path) -> None:
     """Dollar signs, underscores at the beginning, letters that the font lacks; one point, zeros, no values."""
     rows = [
         {"scorer": "sae", "n_prototypes": 4, "checkpoint": f"{name}$x^{{$.h5", "layer": 3, "n_train": 9}
@@ -349,17 +356,18 @@ def test_odd_names_and_values_are_drawn(tmp_path: Path, tool: Tool) -> None:
     for name in ("_a$", "_b$"):
         pd.DataFrame(values).to_csv(tmp_path / f"{name}.csv", index=False)
     write_shards(tmp_path / "acts", clustered_acts(60))
-    untrained = ["train-sae", tmp_path / "acts", "--layer", 3, "--d-sae", 32, "--k", 4, "--tokens", 0]
-    tool(*untrained, "--batch-size", 64, "--out", tmp_path / "zero.h5")
+    untrained = [tmp_path / "acts", "--layer", 3, "--d-sae", 32, "--k", 4, "--tokens", 0]
+    train(*untrained, "--batch-size", 64, "--out", tmp_path / "zero.h5")
     tables = {
         **{kind: ["ap.csv"] for kind in ("map", "layers", "traits", "prevalence")},
         "front": ["runs.csv"],
         "training": ["_a$.csv", "_b$.csv", "zero.metrics.csv"],
     }
-    for kind, names in tables.items():
-        files = [tmp_path / name for name in names]
-        done = tool("render-visuals", "plot", kind, *files, "--out", tmp_path / "a.svg")
-        assert done.stderr == ""
+    files_of = {kind: [tmp_path / name for name in names] for kind, names in tables.items()}
+    commands = [["plot", kind, *files, "--out", tmp_path / f"{kind}.svg"] for kind, files in files_of.items()]
+    assert run_all("render-visuals", *commands).stderr == ""
+    for kind, files in files_of.items():
+        assert (tmp_path / f"{kind}.svg").is_file()
         figure = draw_kind(kind, files)
         figure.draw_without_rendering()
         for axes in figure.axes:  # the panels fill the figure

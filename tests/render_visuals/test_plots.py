@@ -235,6 +235,8 @@ def test_edits_have_a_panel_for_each_latent_and_one_for_the_mean(tables: dict[st
     )  # type: ignore[arg-type]
     assert len(at) == 6 and len(np.unique(at[:, 0])) == 6
     assert (np.abs(at - np.array(AMOUNTS)) < 0.5).all()
+    first = np.array([line.get_xdata() for line in figure.axes[0].get_lines() if line.get_marker() != "None"])
+    np.testing.assert_allclose(np.sort(first[:, 0]), np.sort(at[:, 0]))  # the same in every panel
     means = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
     by_amount = table[table["control"] == "none"].groupby("amount")["target_changed"]
     np.testing.assert_allclose(np.asarray(means["the latent"].get_ydata(), float), by_amount.mean())

@@ -104,7 +104,7 @@ def edits(tables: Sequence[tuple[Path, pd.DataFrame]], y: str = "target_changed"
     for number, (axes, (title, operation, panel)) in enumerate(zip(axes_p, panels, strict=True)):
         axes.set_ylim(*limits)
         axes.axhline(0, color=FAINT, linewidth=0.6, zorder=1)
-        roomy &= _lines(axes, panel, drawn, order, series)
+        roomy &= _lines(axes, panel, drawn, order, series, WIDTH * 72 * 0.8 / columns)
         is_mean = number < n_means
         longest = 72 if columns == 1 else 32 if is_mean else 34
         axes.set_title(shortened(title, longest), loc="left", fontsize=8.5, color=INK,
@@ -146,10 +146,11 @@ def _dashes(y: str, one_amount: bool) -> list[Artist]:
 
 
 def _lines(
-    axes: Axes, panel: pd.DataFrame, drawn: Sequence[str], order: Sequence[str], series: dict[str, Artist]
-) -> bool:
+    axes: Axes, panel: pd.DataFrame, drawn: Sequence[str], order: Sequence[str], series: dict[str, Artist],
+    width: float,
+) -> bool:  # fmt: skip
     """A line for each control, set apart sideways so that no whisker covers another; returns whether there was room
-    for those of the controls."""
+    for those of the controls. width: of the panel, in points."""
     amounts = np.array(sorted(panel["amount"].unique()), float)
     is_even = _even(amounts)
     place = {amount: amount if is_even else float(rank) for rank, amount in enumerate(amounts)}
@@ -157,7 +158,6 @@ def _lines(
     here = [name for name in order if panel.loc[panel["control"] == name, drawn[0]].notna().any()]
     apart = 0.66 * gap / max(len(order), 1)
     span = place[amounts[-1]] - place[amounts[0]] + gap
-    width = float(axes.get_position().width * WIDTH * 72 * 0.85)
     roomy = len(order) == 1 or apart / span * width >= POINTS_APART
     middle = (len(order) - 1) // 2  # where the latent is, with its controls on either side
     controls = [name for name in order if name != NONE]

@@ -58,7 +58,7 @@ def write_birds_page(folder: Path) -> Path:
     save_scorer(folder / "sae.h5", TrainedScorer("sae", sae, provenance, {**source, "layer": 3}))
     write_ap_table(folder / "ap.csv", parts)
     options = ["--scorer", folder / "sae.h5", "--table", folder / "ap.csv", "--top", 12, "--workers", 1]
-    options += ["--label-names", birds / "segmentations/classes.txt", "--title", "Drawn birds"]
+    options += ["--class-names", birds / "segmentations/classes.txt", "--title", "Drawn birds"]
     render("page", folder / "latents", "--images", birds, *options, "--out", folder / "site")
     return folder / "site"
 

@@ -239,10 +239,10 @@ $(camvid)%/probes/probes.csv: $(camvid)%/sae.h5
 
 $(camvid)%/page/index.html: $(camvid)%/probes/probes.csv
 	$(BIN)/render-visuals page $(camvid)$*/training --images '$(CAMVID)' --scorer $(camvid)$*/sae.h5 --table $< \
-		--table $(<D)/latents.csv --label-names '$(CAMVID)/classes.txt' --out $(@D) >/dev/null
+		--table $(<D)/latents.csv --class-names '$(CAMVID)/classes.txt' --out $(@D) >/dev/null
 
 $(camvid)%/pictures/index.csv: $(camvid)%/probes/probes.csv
-	$(BIN)/render-visuals latents $(camvid)$*/training --images '$(CAMVID)' --label-names '$(CAMVID)/classes.txt' \
+	$(BIN)/render-visuals latents $(camvid)$*/training --images '$(CAMVID)' --class-names '$(CAMVID)/classes.txt' \
 		$(PICTURES) --out $(@D) >/dev/null
 
 include examples/camvid/probes.mk

@@ -361,7 +361,7 @@ def test_every_option_counts(chain: tuple[Chain, Path], tmp_path: Path) -> None:
         (["--by", "size", "--by-table", table], "data/heatmap.js"),
         (["--scorer", chain[0].scorer], "data/latents/0000.js"),
         (["--seed", 5], "data/latents/0000.js"),
-        (["--label-names", labels], about),
+        (["--class-names", labels], about),
         (["--title", "mine"], about),
     ]:
         site = tmp_path / "other"

@@ -62,7 +62,7 @@ def write_birds_page(folder: Path) -> Path:
     write_planted_edits(folder / "edits", f_npk, labels_np, paths, parts)
     options = ["--scorer", folder / "sae.h5", "--table", folder / "ap.csv", "--top", 12, "--workers", 1]
     options += ["--edits", folder / "edits"]
-    options += ["--label-names", birds / "segmentations/classes.txt", "--title", "Drawn birds"]
+    options += ["--class-names", birds / "segmentations/classes.txt", "--title", "Drawn birds"]
     render("page", folder / "latents", "--images", birds, *options, "--out", folder / "site")
     return folder / "site"
 

@@ -58,6 +58,7 @@ TopOption = Annotated[int, typer.Option(min=1, max=256, help="Number of top imag
 NamesOption = Annotated[
     Path | None, typer.Option(help="File with the names of the patch labels, one a line, label 0 first.")
 ]
+FormerNamesOption = Annotated[Path | None, typer.Option("--label-names", hidden=True)]
 ByOption = Annotated[
     str, typer.Option(help="Sort images by class (their folder), species, genus, or a column of a table.")
 ]
@@ -82,7 +83,7 @@ def render_visuals(version: VersionOption = False) -> None:
     "latents",
     groups={
         "Which latents": "numbers table random log_freq log_value seed",
-        "Pictures": "images out top spread tables label_names workers",
+        "Pictures": "images out top spread tables class_names workers",
     },
     epilog=examples(
         "render-visuals latents latents/test --images data/birds --random 8 --spread --out pictures",
@@ -110,7 +111,8 @@ def latents_command(
             " latent; so with --from. Repeatable.",
         ),
     ] = None,
-    label_names: NamesOption = None,
+    class_names: NamesOption = None,
+    label_names: FormerNamesOption = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 2,
     verbose: VerboseOption = False,
@@ -141,7 +143,14 @@ def latents_command(
         chosen = latents_of_table(table, opened.header, quiet=True)  # said when its traits are read
     selection = LatentSelection(chosen, table, random, ranges[0], ranges[1], seed)
     settings = PictureSettings(
-        images_root(images), out, selection, top, spread, _names(label_names), workers, tables or []
+        images_root(images),
+        out,
+        selection,
+        top,
+        spread,
+        _names(class_names, label_names),
+        workers,
+        tables or [],
     )
     write_line(str(draw_latents(opened, settings)))
 
@@ -149,7 +158,7 @@ def latents_command(
 @app.command(
     "page",
     groups={
-        "Data": "images scorer table edits label_names",
+        "Data": "images scorer table edits class_names",
         "Views": "by by_table top per_patch heatmap_latents seed",
         "Output": "out title workers",
     },
@@ -186,7 +195,8 @@ def page_command(
     heatmap_latents: Annotated[
         int, typer.Option(min=3, max=2000, help="Number of latents in the heat map.")
     ] = 256,
-    label_names: NamesOption = None,
+    class_names: NamesOption = None,
+    label_names: FormerNamesOption = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 2,
@@ -203,7 +213,7 @@ def page_command(
 
     settings = PageSettings(
         images_root(images), out, scorer, table or [], top, per_patch, by, by_table, heatmap_latents,
-        _names(label_names), title, seed, workers, edits,
+        _names(class_names, label_names), title, seed, workers, edits,
     )  # fmt: skip
     write_line(str(write_page(open_latents(latents), settings)))
 
@@ -350,10 +360,12 @@ def _range(option: str, text: str | None) -> tuple[float, float]:
     return low, high
 
 
-def _names(path: Path | None) -> list[str] | None:
+def _names(path: Path | None, by_former_option: Path | None) -> list[str] | None:
+    if path and by_former_option:
+        raise UsageError("--label-names is the former name of --class-names; give one of them")
     from saetools.labels.splits import read_class_names
 
-    return read_class_names(path) or None
+    return read_class_names(path or by_former_option) or None
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
 """The page of 4,096 latents and 1,000 images: time, memory, size on disk, first paint, scrolling, opening a latent.
 
-    python benchmarks/visuals.py [--latents 4096] [--images 1000] [--workers 2] [--keep FOLDER]
+    python benchmarks/visuals.py [--latents 4096] [--images 1000] [--edits 32] [--workers 2] [--keep FOLDER]
 
 Images are coloured noise of 500 x 375 pixels as JPEG. Latents have power-law frequencies; each of the 196 patches has
 16 active ones, drawn from 200 per image, since those of a TopK SAE cluster too. The second part needs Chromium and
-chromedriver.
+chromedriver. --edits: of so many latents too, on 40 images, for 150 classes of patches, with 5 amounts and 3 controls.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from saetools.scorers.sae import SAE, SAEConfig
 from saetools.shards.header import Examples
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/support"))
+from edit_files import EditedSet, write_edits  # type: ignore[import-not-found]
 from pages import browser  # type: ignore[import-not-found]
 
 N_PATCHES, PER_PATCH, D = 196, 16, 384
@@ -102,6 +103,19 @@ def write_sae(path: Path, n_latents: int) -> str:
     return provenance.uid
 
 
+def write_edited(folder: Path, paths: list[str], n: int, scorer: str) -> list[str]:
+    """Edits of n latents; returns LATENT:TARGET of each."""
+    rng = np.random.default_rng(2)
+    names = [f"class {c}" for c in range(150)]
+    some = paths[:: max(1, len(paths) // 40)][:40]
+    value_npk = rng.random((len(some), N_PATCHES, n)) * (rng.random((len(some), N_PATCHES, n)) < 0.1)
+    label = np.repeat(rng.integers(0, 150, (len(some), N_PATCHES // 4)), 4, axis=1)
+    of = EditedSet(some, np.full((len(some), 2), 14), value_npk, label, names, scorer, PREPROCESS,
+                   model="timm/benchmark", layer=11)  # fmt: skip
+    write_edits(folder, [(k, names[k]) for k in range(n)], of)
+    return [f"{k}:{names[k].replace(' ', '%20')}" for k in range(n)]
+
+
 def timed(command: list[str]) -> tuple[float, float, float]:
     """(seconds, CPU seconds, largest memory of the process and its children together in GB)."""
     import resource
@@ -152,8 +166,8 @@ requestAnimationFrame(function step(now) {
 """
 
 
-def measure_browser(site: Path, n_latents: int, n_images: int) -> None:
-    paint, table, frames, latents, images = [], [], [], [], []
+def measure_browser(site: Path, n_latents: int, n_images: int, edits: list[str]) -> None:
+    paint, table, frames, latents, images, edited = [], [], [], [], [], []
     rng = np.random.default_rng(0)
     for attempt in range(5):
         with tempfile.TemporaryDirectory() as downloads, browser(Path(downloads), 1440, 900) as page:
@@ -175,11 +189,14 @@ def measure_browser(site: Path, n_latents: int, n_images: int) -> None:
                 frames = page.execute_async_script(SCROLL)
                 latents = [opening(page, f"latent={k}") for k in rng.choice(n_latents, 60, replace=False)]
                 images = [opening(page, f"image={n}") for n in rng.choice(n_images, 40, replace=False)]
+                edited = [opening(page, f"edit={name}") for name in edits]
     say("first paint", paint)
     say("table shown", table)
     say("a frame of scrolling the table", frames)
     say("opening a latent", latents)
     say("opening an image", images)
+    if edited:
+        say("opening an edit", edited)
 
 
 def opening(page: object, where: str) -> float:
@@ -207,6 +224,7 @@ def main() -> None:
     )
     parser.add_argument("--latents", type=int, default=4096)
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--edits", type=int, default=0, help="Edits of so many latents too.")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="Use this folder, and leave it.")
     asked = parser.parse_args()
@@ -219,6 +237,10 @@ def main() -> None:
         print(f"{asked.latents:,} latents, {asked.images:,} images, {n_active:,} active latents")
         command = [str(Path(sys.executable).parent / "render-visuals"), "page", str(folder / "latents")]
         command += ["--images", str(folder / "root"), "--scorer", str(folder / "sae.h5")]
+        edits = []
+        if asked.edits:
+            edits = write_edited(folder / "edits", paths, asked.edits, uid)
+            command += ["--edits", str(folder / "edits")]
         command += ["--out", str(folder / "site"), "--workers", str(asked.workers)]
         for what in ("the page", "the same again"):
             seconds, cpu, memory = timed(command)
@@ -231,7 +253,12 @@ def main() -> None:
             f"on disk: {size / 1e6:.1f} MB in {len(files):,} files, of which images {pictures / 1e6:.1f} MB;"
             f" for thumbnails and the wall {tops / 1e6:.2f} MB ({tops / size:.1%})"
         )
-        measure_browser(folder / "site", asked.latents, asked.images)
+        of_edits = [path for path in files if "edits" in path.relative_to(folder / "site").as_posix()]
+        if of_edits:
+            print(
+                f"of edits: {sum(path.stat().st_size for path in of_edits) / 1e6:.1f} MB in {len(of_edits)} files"
+            )
+        measure_browser(folder / "site", asked.latents, asked.images, edits)
 
 
 if __name__ == "__main__":

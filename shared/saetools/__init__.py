@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edit_latents.api import edit_latents as edit_latents
     from fit_heads.api import fit_heads as fit_heads
     from saetools.errors import UserError as UserError
     from saetools.files.tables import read_table as read_table
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from saetools.scorers.head import load_head as load_head
     from saetools.scorers.sae import SAE as SAE
     from saetools.shards.reader import open_shards as open_shards
+    from saetools.vision.edits import edit as edit
     from saetools.vision.new_images import encode_image as encode_image
     from saetools.vision.new_images import load_model as load_model
     from saetools.vision.new_images import overlay as overlay
@@ -35,6 +37,8 @@ _MODULES = {
     "SAE": "saetools.scorers.sae",
     "SAETraining": "train_sae.config",
     "UserError": "saetools.errors",
+    "edit": "saetools.vision.edits",
+    "edit_latents": "edit_latents.api",
     "encode_image": "saetools.vision.new_images",
     "fit_heads": "fit_heads.api",
     "load_head": "saetools.scorers.head",
@@ -51,6 +55,7 @@ _MODULES = {
 # Names that live in a tool, and the command of that tool
 _COMMANDS = {
     "SAETraining": "train-sae",
+    "edit_latents": "edit-latents",
     "fit_heads": "fit-heads",
     "score_traits": "score-traits",
     "train_sae": "train-sae",
@@ -60,6 +65,8 @@ __all__ = [
     "SAE",
     "SAETraining",
     "UserError",
+    "edit",
+    "edit_latents",
     "encode_image",
     "fit_heads",
     "load_head",

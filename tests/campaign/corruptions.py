@@ -18,6 +18,7 @@ from campaign import Campaign
 from damage import REPLACED, damaged
 from record import Case
 from runs import HERE, REAL_SHARE, Command, Running, Server, signal_group
+from small_edits import write_small_edits
 from zoo import MODEL
 
 SECONDS = 20  # for one file and all its readers
@@ -69,6 +70,7 @@ TARGETS = (
     Target("latents", "latents", "latents/train", "*.npz", command=_PROBES),
     Target("probes", "probes", "probes/probes.npz", ""),
     Target("heads", "heads", "head*.h5", ""),
+    Target("predictions of edits", "predictions", "edits/*.npz", ""),
     Target("AP tables", "tables", "tables/ap", "*", command=_COLLECT),
     Target("training metrics", "tables", "tables/metrics", "*", command=_COLLECT),
     Target("probe tables", "tables", "tables/probes", "*", command=_COLLECT),
@@ -78,6 +80,8 @@ TARGETS = (
     Target("yields", "tables", "tables/yield", "*", command=_COLLECT),
     Target("pictures' tables", "tables", "tables/index", "*", command=_COLLECT),
     Target("collected runs", "tables", "tables/runs", "*", command=_COLLECT),
+    Target("effects of edits", "tables", "tables/effects", "*", command=_COLLECT),
+    Target("fidelity of edits", "tables", "tables/fidelity", "*", command=_COLLECT),
     Target("saev .pt", "saev", "sae.pt", "", command=_CONVERT),
     Target("SAELens folder", "SAELens", "saelens", "*", command=_CONVERT),
     Target("saev .pt, foreign", "saev", "foreign/schema[35]-topk.pt", "", checked=False, command=_CONVERT),
@@ -91,11 +95,13 @@ TARGETS = (
     Target("AP tables, earlier", "tables", "earlier/ap", "*", checked=False),
 )
 TABLES = ("ap.csv", "sae.metrics.csv", "probes/probes.csv", "probes/latents.csv", "probes/summary.csv",
-          "audit/ranking.csv", "audit/yield.csv", "pictures/index.csv", "runs.csv")  # fmt: skip
+          "audit/ranking.csv", "audit/yield.csv", "pictures/index.csv", "runs.csv", "edits/effects.csv",
+          "edits/fidelity.csv")  # fmt: skip
 
 
 def arrange(zoo: Path) -> None:
-    """Folders with one table each, one with the training state and its settings, and files of earlier versions."""
+    """Folders with one table each, one with the training state and its settings, files of earlier versions, edits."""
+    write_small_edits(zoo / "edits")
     shutil.copytree(HERE / "earlier", zoo / "earlier")
     shutil.copytree(HERE.parent / "convert_sae/saelens_folders", zoo / "foreign")
     shutil.copytree(HERE.parent / "convert_sae/saev_checkpoints", zoo / "foreign", dirs_exist_ok=True)

@@ -24,7 +24,7 @@ SAE, OTHER_SEED, SMALL, KMEANS = "sae", "another seed", "half as wide", "k-means
 
 @dataclass(frozen=True)
 class Item:
-    """An input. kind: shards, scorer, latents, AP table, table, images, traits, labels, weights, or odd.
+    """An input. kind: shards, scorer, latents, head, AP table, table, images, traits, labels, weights, or odd.
 
     layer, preprocess: of the activations that it holds or was made from (None: it does not say). split: of its images.
     scorer: which one it is, or was made by. whole: not a part of a recording. name: of a link to it, or a copy.
@@ -59,6 +59,7 @@ ITEMS = (
     Item("latents/test", "latents", "test", scorer=SAE),
     Item("other/latents", "latents", "test", scorer=OTHER_SEED),
     Item("latents/test/latents-000000.npz", "latents", "test", scorer=SAE, whole=False),
+    Item("head-patches.h5", "head"),
     Item("ap.csv", "AP table", scorer=SAE),
     Item("sae.metrics.csv", "table"),
     Item("probes/summary.csv", "table"),
@@ -138,6 +139,13 @@ def _score(chosen: Chosen) -> bool:
     )
 
 
+def _edit(chosen: Chosen) -> bool:
+    images, train, test, scorer, head = (chosen[name] for name in ("images", "train", "test", "scorer", "head"))
+    fits = images.kind == "images" and scorer.kind == "scorer" and scorer.scorer != KMEANS and head.kind == "head"
+    shards = train.kind == test.kind == "shards" and (train.split, test.split) == ("train", "test")
+    return fits and shards and _same_source(train, test, scorer, head)
+
+
 def _page(chosen: Chosen) -> bool:
     latents = chosen["latents"]
     fits = latents.kind == "latents" and chosen["images"].kind == "images"
@@ -169,6 +177,11 @@ RECIPES: Mapping[str, Recipe] = {
                          {"train": "latents/train", "test": "latents/test"}, _two_latents),
     "fit-heads": Recipe(("fit-heads", "--train", "{train}", "--test", "{test}", "--labels", "target", "--l2", "1",
                          "--out", "out.h5"), {"train": "acts/train", "test": "acts/test"}, _two_shards),
+    "edit-latents": Recipe(("edit-latents", "{images}", "--weights", MODEL[3], "--train", "{train}", "--test", "{test}",
+                            "--scorer", "{scorer}", "--head", "{head}", "--latents", "1", "--targets", "1", "--set",
+                            "2", "--draws", "1", "--resamples", "5", "--out", "out"),
+                           {"images": "birds", "train": "acts/train", "test": "acts/test", "scorer": "sae.h5",
+                            "head": "head-patches.h5"}, _edit),
     "audit-latents": Recipe(("audit-latents", "--train", "{train}", "--test", "{test}", "--labels", "target",
                              "--bootstrap", "0", "--null", "0", "--threads", "1", "--out", "out"),
                             {"train": "latents/train", "test": "latents/test"}, _two_latents),

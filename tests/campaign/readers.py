@@ -137,6 +137,12 @@ def read_head(place: Path) -> Any:
     return load_head(place)
 
 
+def read_predictions(place: Path) -> Any:
+    from saetools.latents.edit_predictions import read_edit_predictions
+
+    return read_edit_predictions(place)
+
+
 def read_table(place: Path) -> Any:
     from saetools import read_table
 
@@ -163,6 +169,7 @@ READERS: Mapping[str, Mapping[str, Callable[[Path], Any]]] = {
     "image scores": {"ScoreFile": read_scores},
     "probes": {"load_probes": read_probes},
     "heads": {"load_head": read_head},
+    "predictions": {"read_edit_predictions": read_predictions},
     "tables": {"read_table": read_table},
     "saev": {"load_scorer": read_scorer},
     "SAELens": {"load_scorer": read_scorer},

@@ -12,7 +12,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 # Multiples of the numbers of tools and formats: each is tried as often as any other.
-SMALL = {"kills": 22, "interrupts": 44, "disks": 20, "corruptions": 300, "mixtures": 44, "pairs": 17}
+SMALL = {"kills": 23, "interrupts": 46, "disks": 21, "corruptions": 330, "mixtures": 48, "pairs": 18}
 
 pytestmark = [
     pytest.mark.slow,

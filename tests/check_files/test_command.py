@@ -7,12 +7,21 @@ import shutil
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from broken_files import LATENTS, SCORERS, SHARDS, TABLES, Kind, contents
 from edited_files import edit_hdf5
 from in_process import runner
 from processes import Tool, error_lines
+from small_edits import (
+    effects_table,
+    predictions,
+    write_effects,
+    write_predictions,
+    write_small_edits,
+)
 from small_shards import clustered_acts, write_shards
+from small_tables import write_table
 
 from audit_latents.cli import app as audit_latents_app
 from check_files.cli import app
@@ -21,8 +30,9 @@ from convert_sae.cli import app as convert_sae_app
 from encode_acts.cli import app as encode_acts_app
 from fit_probes.cli import app as fit_probes_app
 from render_visuals.cli import app as render_visuals_app
-from saetools.files.formats import FORMATS
+from saetools.files.formats import EDIT_FIDELITY, FORMATS
 from saetools.files.provenance import canonical_json
+from saetools.files.tables import read_csv
 from score_traits.cli import app as score_traits_app
 from train_sae.cli import app as train_sae_app
 
@@ -290,3 +300,76 @@ def test_every_format_of_the_project_is_known() -> None:
         for part in path.read_text().split('Format("')[1:]
     }
     assert written - {"any format of saetools"} == {format.name for format in FORMATS}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "link"), [("patches", "softmax"), ("image", "softmax"), ("image", "logistic")]
+)
+def test_sound_edits(tokens: str, link: str, tmp_path: Path) -> None:
+    folder = write_small_edits(tmp_path / "edits", tokens, link)
+    for deep in ([], ["--deep"]):
+        lines = check_files(folder, *deep).stdout.splitlines()
+        assert [line.removeprefix(f"{folder}") for line in lines] == [
+            ": ok, 2 files, predictions of 5 images, saetools-edit-predictions",
+            "/effects.csv: ok, saetools-edit-effects, 40 rows",
+            "/fidelity.csv: ok, saetools-edit-fidelity, 4 rows",
+        ]
+    alone = check_files(folder / "predictions-001.npz").stdout
+    assert "latent 17, tree, 5 images, 5 amounts, 4 controls" in alone
+
+
+def test_broken_tables_of_edits(tmp_path: Path) -> None:
+    effects = tmp_path / "effects.csv"
+    table = effects_table([(3, "car")])
+    for broken, says, deep in (
+        (table.drop(columns="kl_low"), "no column 'kl_low'", False),
+        (table.assign(control="nothing"), "found 'nothing' in the column 'control'; expected none, random-dir", False),
+        (table.assign(other_changed_high=1.5), "row 1 holds 1.5 in the column 'other_changed_high'; a share", True),
+    ):  # fmt: skip
+        write_effects(effects, broken)
+        if deep:
+            check_files(effects)
+        assert says in check_files(effects, *["--deep"] * deep, code=1).stdout
+    empty = table.assign(target_changed=np.nan, target_changed_low=np.nan, target_changed_high=np.nan)
+    check_files(write_effects(effects, empty), "--deep")
+    fidelity = write_small_edits(tmp_path / "edits") / "fidelity.csv"
+    table, _ = read_csv(fidelity, EDIT_FIDELITY)
+    for broken, says in (
+        (table.drop(columns="ce_recovered"), "no column 'ce_recovered'"),
+        (table.assign(input="y"), "found 'y' in the column 'input'"),
+    ):
+        write_table(fidelity, broken, EDIT_FIDELITY)
+        assert says in check_files(fidelity, code=1).stdout
+
+
+def test_broken_predictions(tmp_path: Path) -> None:
+    """What their reader refuses."""
+    settings, arrays = predictions(3, "car")
+    path = write_predictions(
+        tmp_path / "predictions-000.npz", settings, arrays | {"after": arrays["after"][1:]}
+    )
+    assert "its array 'after' has the shape" in check_files(path, code=1).stdout
+    assert f"{path}: its array 'after' has the shape" in check_files(tmp_path, code=1).stdout
+
+
+def test_edits_that_do_not_belong_together(tmp_path: Path) -> None:
+    folder = write_small_edits(tmp_path / "edits")
+    third = folder / "predictions-002.npz"
+    settings, arrays = predictions(5, "sky")
+
+    def said() -> str:
+        (wrong,) = check_files(folder, code=1).stdout.splitlines()[:1]
+        assert wrong.startswith(f"{folder}: ")
+        return wrong
+
+    write_predictions(third, settings, arrays)
+    assert "effects.csv has no row of predictions-002.npz, latent 5 and sky: they are of two runs" in said()
+    write_predictions(third, settings | {"where": "all"}, arrays)
+    assert (
+        "predictions-000.npz and predictions-002.npz are of different runs: where: 'firing' against" in said()
+    )
+    write_predictions(third, settings, arrays | {"path": arrays["path"][::-1].copy()})
+    assert "predictions-000.npz and predictions-002.npz are of different images" in said()
+    third.unlink()
+    write_effects(folder / "effects.csv", effects_table([(3, "car"), (17, "tree")], amounts=(0.0, 1.0, 2.0)))
+    assert "no row of predictions-000.npz with the amount -2.0, -1.0: they are of two runs" in said()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import error_lines
+from small_edits import AMOUNTS, effects_table, write_effects, write_small_edits
 
 from saetools.files.formats import AP_TABLE as AP
 from saetools.files.formats import COLLECTED_RUNS, Format
@@ -301,3 +302,34 @@ def test_scorers_have_names_not_uids(tool, tmp_path) -> None:
 def test_what_is_better_when_large() -> None:
     assert all(map(is_gain, ["map", "map_low", "purity@16", "coverage@0.3", "explained_variance", "f1"]))
     assert not any(map(is_gain, ["nmse", "l0", "mse", "dead", "loss"]))
+
+
+def test_edits_are_means_over_latents_and_targets(tool, tmp_path) -> None:
+    """Of each file, operation, amount and control; ends of intervals have no mean, and latents none either."""
+    table = effects_table([(3, "car"), (17, "tree"), (4, "sky")])
+    table.loc[table["target"] == "sky", "target_changed"] = np.nan
+    path = write_effects(
+        tmp_path / "effects.csv", table, {"scorer": "1" * 32, "layer": 8, "operation": "scale"}
+    )
+    done = tool("collect-runs", path)
+    found = read(done.stdout)
+    assert len(found) == len(AMOUNTS) * 6 and set(found["runs"]) == {3}
+    assert "target_changed: the mean of 24 rows is over fewer runs" in done.stderr
+    assert "missing" not in done.stderr
+    row = found[(found["amount"] == -2) & (found["control"] == "none")].iloc[0]
+    mine = table[(table["amount"] == -2) & (table["control"] == "none")]
+    assert row["target_changed"] == pytest.approx(mine["target_changed"].mean())
+    assert row["kl"] == pytest.approx(mine["kl"].mean()) and row["layer"] == 8
+    assert not [name for name in found if name.endswith(("_low", "_high", "_min", "_max"))]
+    assert "latent" not in found and "scorer" not in found
+    by = tool("collect-runs", path, "--by", "latent,target,control", "--columns", "other_changed", "--strict")
+    pairs = read(by.stdout)
+    assert len(pairs) == 18 and pairs["latent"].tolist()[::6] == [3, 17, 4]
+    assert pairs["other_changed"].iloc[0] == pytest.approx(
+        table[(table["latent"] == 3) & (table["control"] == "none")]["other_changed"].mean()
+    )
+    fidelity = write_small_edits(tmp_path / "edits") / "fidelity.csv"
+    found = read(tool("collect-runs", fidelity).stdout)
+    assert found["input"].tolist() == ["x", "reconstruction", "mean", "zero"]
+    assert found["ce_recovered"].tolist()[1] == pytest.approx(0.7) and found["ce_recovered"].count() == 1
+    assert read(tool("collect-runs", fidelity, path).stdout)["file"].nunique() == 2

@@ -10,15 +10,21 @@ import pandas as pd
 import pytest
 from in_process import runner
 from PIL import Image
-from processes import Tool, error_lines
+from processes import error_lines
 from tiny_models import VIT, random_image, save_timm_weights
 
+from audit_latents.cli import app as audit_app
 from dump_acts.cli import app
+from encode_acts.cli import app as encode_app
+from fit_probes.cli import app as fit_app
 from saetools.latents.reader import open_latents
 from saetools.shards.reader import open_shards
 from saetools.vision.image_sets import list_images
+from score_traits.cli import app as score_app
 
-dump = runner("dump-acts", app)
+dump, encode = runner("dump-acts", app), runner("encode-acts", encode_app)
+fit, audit = runner("fit-probes", fit_app), runner("audit-latents", audit_app)
+score = runner("score-traits", score_app)
 NAMES = {"train": ["kéa", "kéa", "owl", "owl", "ant", "ant"], "test": ["owl", "kéa", "owl", "kéa", "bee"]}
 
 
@@ -47,43 +53,43 @@ def test_text_targets_are_recorded(recorded: Path) -> None:
     assert np.concatenate([each.target for each in test.examples]).tolist() == [2, 1, 2, 1, 0, -1]
 
 
-def test_classes_of_two_lists_are_compared_by_name(recorded: Path, tool: Tool, tmp_path: Path) -> None:
+def test_classes_of_two_lists_are_compared_by_name(recorded: Path, tmp_path: Path) -> None:
     """`ant` of train and `bee` of test have the number 0: they are two classes. Tables hold names."""
     for split in NAMES:
-        tool("encode-acts", recorded / split, "--scorer", "units", "--out", tmp_path / split)
+        encode(recorded / split, "--scorer", "units", "--out", tmp_path / split)
         files = open_latents([tmp_path / split]).files
         assert [name for file in files for name in file.examples.class_name] == [*NAMES[split], ""]
     latents = ("--train", tmp_path / "train", "--test", tmp_path / "test")
-    done = tool("fit-probes", *latents, "--labels", "target", "--out", tmp_path / "probes")
+    done = fit(*latents, "--labels", "target", "--out", tmp_path / "probes")
     classes = pd.read_csv(tmp_path / "probes/probes.csv").set_index("class")
     assert classes["n_pos_train"].to_dict() == {"ant": 2, "kéa": 2, "owl": 2, "bee": 0}
     assert classes["n_pos"].to_dict() == {"ant": 0, "kéa": 2, "owl": 2, "bee": 1}
     assert "images are compared by their classes' names" in done.stderr
     assert "no positive row in the training latents: bee" in done.stderr
-    done = tool("score-traits", "--train", recorded / "train", "--test", recorded / "test", "--scorer", "units",
+    done = score("--train", recorded / "train", "--test", recorded / "test", "--scorer", "units",
                 "--traits", "target", code=1)  # fmt: skip
     assert "2 images have no class" in done.stderr  # the last of each list
 
 
-def test_names_for_patch_labels(recorded: Path, tool: Tool, tmp_path: Path) -> None:
+def test_names_for_patch_labels(recorded: Path, tmp_path: Path) -> None:
     """A name a line, the first for 0; labels beyond stay numbers. Other names are other settings."""
     (tmp_path / "names.txt").write_text("sky\nbird\n")
     named = ("--class-names", tmp_path / "names.txt")
     for split in NAMES:
-        tool("encode-acts", recorded / split, "--scorer", "units", "--out", tmp_path / split)
+        encode(recorded / split, "--scorer", "units", "--out", tmp_path / split)
     latents = ("--train", tmp_path / "train", "--test", tmp_path / "test")
     out = ("--out", tmp_path / "probes")
-    tool("fit-probes", *latents, *named, *out)
+    fit(*latents, *named, *out)
     assert pd.read_csv(tmp_path / "probes/probes.csv")["class"].tolist() == ["sky", "bird", "2"]
-    assert "settings" in error_lines(tool("fit-probes", *latents, *out, code=1))
-    tool("fit-probes", *latents, "--out", tmp_path / "plain")
+    assert "settings" in error_lines(fit(*latents, *out, code=1))
+    fit(*latents, "--out", tmp_path / "plain")
     assert pd.read_csv(tmp_path / "plain/probes.csv")["class"].tolist() == [0, 1, 2]
     settings = json.loads((tmp_path / "plain/probes.csv.json").read_text())["settings"]
     assert "class_names" not in settings  # a second run of an earlier version's
     shards = ("--train", recorded / "train", "--test", recorded / "test", "--scorer", "units")
-    done = tool("score-traits", *shards, "--patch-traits", *named)
+    done = score(*shards, "--patch-traits", *named)
     assert [line.split(",")[6] for line in done.stdout.splitlines()] == ["trait", "sky", "bird", "label 2"]
-    done = tool("audit-latents", *latents, "--labels", "target", *named, "--budgets", 2, "--null", 2,
+    done = audit(*latents, "--labels", "target", *named, "--budgets", 2, "--null", 2,
                 "--bootstrap", 2, "--tau", 0.9, "--out", tmp_path / "audit")  # fmt: skip
     ranking = pd.read_csv(tmp_path / "audit/ranking.csv", dtype=str)
     assert set(ranking["found_in"]) <= {"sky", "bird", "2"} and set(ranking["asked_by"]) <= {
@@ -92,13 +98,13 @@ def test_names_for_patch_labels(recorded: Path, tool: Tool, tmp_path: Path) -> N
         "owl",
     }
     (tmp_path / "names.txt").write_text("sky\nsky\n")
-    assert "two of the labels are called 'sky'" in error_lines(tool("fit-probes", *latents, *named, "--out",
+    assert "two of the labels are called 'sky'" in error_lines(fit(*latents, *named, "--out",
                                                                     tmp_path / "twice", code=1))  # fmt: skip
     table = tmp_path / "table.csv"
     table.write_text(
         "path,red\n" + "".join(f"{split}-{i}.png,{i % 2}\n" for split in NAMES for i in range(7))
     )
-    done = tool("fit-probes", *latents, *named, "--labels", table, "--out", tmp_path / "none", code=2)
+    done = fit(*latents, *named, "--labels", table, "--out", tmp_path / "none", code=2)
     assert "the columns of a table have names" in done.stderr
 
 

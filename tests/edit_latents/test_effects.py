@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edit_latents.controls import like_latents, random_directions, same_size, unit
-from edit_latents.effects import FIELDS, RATIOS, Labels, effect_sums, intervals, ratios
+from edit_latents.effects import FIELDS, RATIOS, SUMS, Resamples, effect_sums, interval, loss_sums, ratios
 from saetools.errors import UserError
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.vision.edits import Operation, latent_change
@@ -31,7 +31,7 @@ def by_rows(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> 
     """One image, one row, one class after another."""
     found = []
     for image in range(B):
-        sums = dict.fromkeys(FIELDS, 0.0)
+        sums = dict.fromkeys(SUMS, 0.0)
         for row in range(R):
             z, w, label = before[image, row].tolist(), after[image, row].tolist(), int(labels[image, row])
             was, now = z.index(max(z)), w.index(max(w))
@@ -54,19 +54,48 @@ def by_rows(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> 
 def test_sums_of_classes_by_rows() -> None:
     before, after = logits(0), logits(1)
     labels = torch.randint(-1, C, (B, R), generator=torch.Generator().manual_seed(2))
-    found = effect_sums(before, after, TARGET, Labels(labels))
-    expected = [[sums[name] for name in FIELDS] for sums in by_rows(before, after, labels)]
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-    assert ratios(found)["accuracy_after"] == pytest.approx(
-        sum(row[FIELDS.index("correct_after")] for row in expected) / (labels >= 0).sum().item()
-    )
+    found = effect_sums(before, after, torch.full((B,), TARGET), labels)
+    rows = by_rows(before, after, labels)
+    np.testing.assert_allclose(found, [[sums[name] for name in SUMS] for sums in rows], rtol=1e-6, atol=1e-6)
+    right = sum(row["correct_after"] for row in rows) / (labels >= 0).sum().item()
+    assert of_images(found)["accuracy_after"] == pytest.approx(right)
+
+
+def test_each_image_has_its_own_target() -> None:
+    before, after = logits(0), logits(1)
+    targets = torch.tensor([0, 1, 2, 3, 0])
+    together = effect_sums(before, after, targets)
+    for image, target in enumerate(targets):
+        alone = effect_sums(before[[image]], after[[image]], target[None])
+        np.testing.assert_allclose(together[[image]], alone, rtol=1e-12, atol=1e-12)
+
+
+def test_losses_by_rows() -> None:
+    z = logits(0)
+    labels = torch.randint(-1, C, (B, R), generator=torch.Generator().manual_seed(2))
+    for image, (known, right, loss) in enumerate(loss_sums(z, labels)):
+        rows = [(z[image, row].tolist(), int(labels[image, row])) for row in range(R)]
+        rows = [(logit, label) for logit, label in rows if label >= 0]
+        assert known == len(rows)
+        assert right == sum(logit.index(max(logit)) == label for logit, label in rows)
+        assert loss == pytest.approx(-sum(math.log(softmax(logit)[label]) for logit, label in rows), rel=1e-6)
+    value = torch.randint(0, 3, (B, R, C), generator=torch.Generator().manual_seed(5)).double()
+    value[value == 2] = torch.nan
+    for image, (known, right, loss) in enumerate(loss_sums(z, value, softmax=False)):
+        cells = [(z[image, r, c].item(), value[image, r, c].item()) for r in range(R) for c in range(C)]
+        cells = [(logit, label) for logit, label in cells if not math.isnan(label)]
+        p = [1 / (1 + math.exp(-logit)) for logit, _ in cells]
+        expected = -sum(math.log(q if label else 1 - q) for q, (_, label) in zip(p, cells, strict=True))
+        assert (known, right) == (len(cells), sum((logit > 0) == label for logit, label in cells))
+        assert loss == pytest.approx(expected, rel=1e-6)
 
 
 def test_sums_of_traits_by_rows() -> None:
     before, after = logits(3), logits(4)
     value = torch.randint(0, 3, (B, R, C), generator=torch.Generator().manual_seed(5)).double()
     value[value == 2] = torch.nan
-    found = dict(zip(FIELDS, effect_sums(before, after, TARGET, Labels(value, False), False).T, strict=True))
+    sums = effect_sums(before, after, torch.full((B,), TARGET), value, softmax=False)
+    found = dict(zip(SUMS, sums.T, strict=True))
     for image in range(B):
         said, changed, flipped, kl, right = 0, 0, 0, 0.0, 0
         for row in range(R):
@@ -90,29 +119,54 @@ def test_sums_of_traits_by_rows() -> None:
     assert found["labelled"].sum() == (~value.isnan()).sum()
 
 
+def of_images(sums_bf: np.ndarray) -> dict[str, float]:
+    """Measures of images {b, SUMS}, of which no patch is edited."""
+    total = np.concatenate([sums_bf.sum(0), np.zeros(len(FIELDS) - len(SUMS))])
+    return {name: float(value) for name, value in ratios(total).items()}
+
+
 def test_intervals_draw_images_and_cover() -> None:
     """Of many samples, about 95% of the intervals hold the truth; patches of an image are drawn together."""
     draw, held, trials = np.random.default_rng(6), 0, 300
-    for _ in range(trials):
-        sums = np.zeros((60, len(FIELDS)))
+    for trial in range(trials):
+        sums = np.zeros((60, 1, len(FIELDS)))
         rate = np.clip(draw.normal(0.3, 0.2, 60), 0, 1)  # images differ: rows are no independent samples
-        sums[:, FIELDS.index("target_before")] = 40
-        sums[:, FIELDS.index("target_changed")] = draw.binomial(40, rate)
-        low, high = intervals(sums, 200, seed=1)["target_changed"]
+        sums[:, 0, FIELDS.index("target_before")] = 40
+        sums[:, 0, FIELDS.index("target_changed")] = draw.binomial(40, rate)
+        drawn = Resamples(200, trial, (1, len(FIELDS)))
+        for block in range(4):
+            drawn.add(block, sums[15 * block : 15 * (block + 1)])
+        np.testing.assert_allclose(drawn.total, sums.sum(0))
+        found = ratios(drawn.drawn[:, 0])
+        low, high = interval(found["target_changed"])
         held += low <= 0.303 <= high  # the mean of the clipped normal distribution
-        nan_low, _ = intervals(sums[:3], 5, seed=1)["accuracy_before"]
-        assert math.isnan(nan_low)
+        assert all(math.isnan(end) for end in interval(found["accuracy_before"]))
     assert 0.90 <= held / trials <= 0.98
-    again = intervals(sums, 200, seed=1)["target_changed"]
-    assert again == (low, high) != intervals(sums, 200, seed=2)["target_changed"]
-    assert set(RATIOS) == set(ratios(sums))
+    assert set(RATIOS) == set(found)
+
+
+def test_the_same_seed_draws_the_same_images() -> None:
+    sums = np.random.default_rng(0).random((30, 2, 3))
+
+    def drawn(seed: int) -> np.ndarray:
+        resamples = Resamples(20, seed, (2, 3))
+        resamples.add(0, sums)
+        return resamples.drawn
+
+    assert np.array_equal(drawn(1), drawn(1))
+    assert not np.array_equal(drawn(1), drawn(2))
+    alone = Resamples(20, 1, (3,))
+    alone.add(0, sums[:, 1])
+    np.testing.assert_allclose(alone.drawn, drawn(1)[:, 1])  # of other edits, the same images
 
 
 def test_nothing_to_divide_by_is_not_a_number() -> None:
     before = torch.zeros(B, R, C)
     before[:, :, 0] = 1  # the target is never predicted
-    assert math.isnan(ratios(effect_sums(before, before, TARGET))["target_changed"])
-    assert ratios(effect_sums(before, before, 0))["target_changed"] == 0
+    never, always = (effect_sums(before, before, torch.full((B,), c)) for c in (TARGET, 0))
+    assert math.isnan(of_images(never)["target_changed"])
+    assert of_images(always)["target_changed"] == 0
+    assert math.isnan(of_images(always)["relative_change"])
 
 
 def test_controls_have_the_latents_size_in_every_patch() -> None:
@@ -159,16 +213,21 @@ def test_a_network_whose_cause_is_known() -> None:
     def predict(state: torch.Tensor) -> torch.Tensor:
         return state @ head - torch.tensor([0.0, 4.0])
 
-    labels, f = Labels(there.long()), sae.encode(x)
+    labels, f = there.long(), sae.encode(x)
+    targets = torch.ones(40, dtype=torch.long)
+
+    def measure(change: torch.Tensor) -> dict[str, float]:
+        return of_images(effect_sums(predict(x), predict(x + change), targets, labels))
+
     measured = {}
     for latent in (0, 1):
         assert (
             float(((f[..., latent] > 1) == (there > 0)).float().mean()) == 1
         )  # as detectors both are perfect
         change = latent_change(sae, f, latent, Operation("scale", 0.0))
-        measured[latent] = ratios(effect_sums(predict(x), predict(x + change), 1, labels))
+        measured[latent] = measure(change)
         control = same_size(change, sae.W_dec[latent], random_directions(1, d, seed=3)[0])
-        measured[f"control of {latent}"] = ratios(effect_sums(predict(x), predict(x + control), 1, labels))
+        measured[f"control of {latent}"] = measure(control)
     assert measured[0]["target_changed"] == 1
     assert measured[0]["other_changed"] == 0
     assert measured[1]["target_changed"] == 0

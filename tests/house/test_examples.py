@@ -22,6 +22,7 @@ COMMANDS = (
     "encode-acts",
     "fit-probes",
     "fit-heads",
+    "edit-latents",
     "audit-latents",
     "render-visuals page",
     "render-visuals latents",

@@ -30,7 +30,7 @@ def scripts() -> dict[str, str]:
 def test_the_distribution_has_every_command_and_dependency_of_its_parts() -> None:
     found = distribution("saetools")
     assert {entry.name: entry.value for entry in found.entry_points} == scripts()
-    assert len(scripts()) == len(PARTS) == 13  # one for each tool, and saetools
+    assert len(scripts()) == len(PARTS) == 14  # one for each tool, and saetools
     needed = {one for one in found.requires or [] if "extra ==" not in one}
     extras = projects()[0]["optional-dependencies"]
     checks = {one for name in ("test", "docs", "dev") for one in extras[name]}

@@ -9,7 +9,7 @@ import pytest
 from edited_files import edit_hdf5
 from in_process import runner
 from PIL import Image
-from processes import Tool, error_lines, run_on_a_full_disk
+from processes import Tool, error_lines, run_all, run_on_a_full_disk
 from tiny_models import VIT, random_image, save_timm_weights
 
 from dump_acts import cli as dump_cli
@@ -47,17 +47,16 @@ def test_an_image_of_another_size_is_refused(recorded: Path, tmp_path: Path, too
     root.mkdir()
     for path in (recorded / "set").iterdir():
         (root / path.name).write_bytes(path.read_bytes())
-    page = ["render-visuals", "page", recorded / "latents", "--images", root, "--out", tmp_path / "site"]
-    pictures = ["render-visuals", "latents", recorded / "latents", "--images", root, "--latents", "0,1,2",
+    page = ["page", recorded / "latents", "--images", root, "--out", tmp_path / "site"]
+    pictures = ["latents", recorded / "latents", "--images", root, "--latents", "0,1,2",
                 "--out", tmp_path / "pictures"]  # fmt: skip
-    tool(*page)
-    tool(*pictures)
+    run_all("render-visuals", page, pictures)
 
     # Twice as large: the same aspect, so that every patch would still be where it was, on another image for all we know
     with Image.open(root / "1.jpg") as image:
         image.resize((180, 122)).save(root / "1.jpg")
     for command in (page, [*pictures, "--workers", 1]):
-        said = error_lines(tool(*command, code=1))
+        said = error_lines(tool("render-visuals", *command, code=1))
         assert f"{root / '1.jpg'}: it is 180 x 122 pixels, but was 90 x 61 when" in said
         assert "restore it, or run dump-acts and encode-acts again" in said
 

@@ -11,7 +11,7 @@ import pytest
 from in_process import runner
 from pictured_latents import CROPPED, NATIVE, sparse_latents, write_images, write_pictured
 from PIL import Image
-from processes import Tool, error_lines, run_on_a_full_disk
+from processes import Tool, error_lines, run_all, run_on_a_full_disk
 from small_tables import write_table
 
 from render_visuals.cli import app
@@ -159,7 +159,7 @@ def test_label_maps_are_beside_the_images(case: tuple[Path, Path], tmp_path: Pat
     assert (plain != named).any()
 
 
-def test_pictures_say_what_they_show(case: tuple[Path, Path], tmp_path: Path, tool: Tool) -> None:
+def test_pictures_say_what_they_show(case: tuple[Path, Path], tmp_path: Path) -> None:
     """The latent, its SAE, the traits for which it was chosen, and the numbers of its colours."""
     root, latents = case
     ap = tmp_path / "ap.csv"
@@ -174,10 +174,13 @@ def test_pictures_say_what_they_show(case: tuple[Path, Path], tmp_path: Path, to
     write_table(ap, pd.DataFrame(table), AP_TABLE)
     own = tmp_path / "notes.csv"
     own.write_text("latent;note\n3;a wing\n0;nothing\n")
-    arguments = ["render-visuals", "latents", latents, "--images", root]
-    tool(*arguments, "--latents", "3,11", "--table", ap, "--table", own, "--out", tmp_path / "given")
-    tool(*arguments, "--from", ap, "--out", tmp_path / "from")
-    tool(*arguments, "--latents", "3", "--out", tmp_path / "plain")
+    arguments = ["latents", latents, "--images", root]
+    run_all(
+        "render-visuals",
+        [*arguments, "--latents", "3,11", "--table", ap, "--table", own, "--out", tmp_path / "given"],
+        [*arguments, "--from", ap, "--out", tmp_path / "from"],
+        [*arguments, "--latents", "3", "--out", tmp_path / "plain"],
+    )
     largest = sparse_latents(8, 16, 12, share=0.3)[..., 3].max()
     f_k = (sparse_latents(8, 16, 12, share=0.3)[..., 3] > 0).mean()
 

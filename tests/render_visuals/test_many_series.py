@@ -11,22 +11,30 @@ import matplotlib.collections
 import numpy as np
 import pandas as pd
 import pytest
+from in_process import runner
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+<<<<<<< HEAD
 from processes import Tool
+from small_edits import effects_table, write_effects
+=======
+from processes import Tool, run_all
+>>>>>>> narrow
 from small_shards import clustered_acts, write_shards
 from small_tables import write_table
 
-from render_visuals.plots.kinds import draw_kind
+from render_visuals.plots.kinds import KINDS, draw_kind
 from render_visuals.plots.style import COLOURS, look_of
 from saetools.files.formats import AP_TABLE, LATENT_TABLE, TRAINING_METRICS
 from saetools.files.provenance import Provenance
 from saetools.files.tables import write_csv
+from train_sae.cli import app as train_app
 
+train = runner("train-sae", train_app)
 N = 24
 POINTS_AT_8_CM = 5.0  # the least that journals accept
 LONG = "a-name-of-a-run-that-somebody-made-longer-than-any-figure-is-wide-and-then-some-more"
@@ -76,7 +84,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         latents.append(write_table(folder / f"latents{k}.csv", frequencies, LATENT_TABLE))
     ap = [write_table(folder / "ap.csv", pd.DataFrame(rows), AP_TABLE)]
     of_ap = dict.fromkeys(("map", "layers", "traits", "prevalence", "front"), ap)
-    return {**of_ap, "training": runs, "histogram": latents}
+    pairs = [(number, LONG if number == 3 else f"class {number}") for number in range(40)]
+    edits = [write_effects(folder / "effects.csv", effects_table(pairs, (-2, -1, 0, 1, 2)))]
+    return {**of_ap, "training": runs, "histogram": latents, "edits": edits}
 
 
 def series(figure: Figure) -> set[tuple[str, str]]:
@@ -145,7 +155,7 @@ def test_prevalence_has_a_panel_for_each_of_many_scorers(many: dict[str, list[Pa
     assert len(np.asarray(clouds[0].get_offsets())) == N * 27  # all others, in grey
 
 
-@pytest.mark.parametrize("kind", ["front", "map", "layers", "traits", "prevalence", "training", "histogram"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_covers_anything(kind: str, many: dict[str, list[Path]]) -> None:
     figure = draw_kind(kind, many[kind])
     figure.draw_without_rendering()
@@ -172,7 +182,7 @@ def test_nothing_covers_anything(kind: str, many: dict[str, list[Path]]) -> None
         assert not [one for one in axes.collections if "FillBetween" in type(one).__name__]
 
 
-@pytest.mark.parametrize("kind", ["front", "map", "layers", "traits", "prevalence", "training", "histogram"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_figures_are_legible_in_a_column_of_8_cm(kind: str, many: dict[str, list[Path]]) -> None:
     figure = draw_kind(kind, many[kind])
     figure.draw_without_rendering()
@@ -332,7 +342,7 @@ def test_latents_of_several_tables_are_named_by_their_scorer(many: dict[str, lis
     assert str(line.get_label()) == "latents0: 50 active, 0 not"
 
 
-def test_odd_names_and_values_are_drawn(tmp_path: Path, tool: Tool) -> None:
+def test_odd_names_and_values_are_drawn(tmp_path: Path) -> None:
     """Dollar signs, underscores at the beginning, letters that the font lacks; one point, zeros, no values."""
     rows = [
         {"scorer": "sae", "n_prototypes": 4, "checkpoint": f"{name}$x^{{$.h5", "layer": 3, "n_train": 9}
@@ -346,17 +356,18 @@ def test_odd_names_and_values_are_drawn(tmp_path: Path, tool: Tool) -> None:
     for name in ("_a$", "_b$"):
         pd.DataFrame(values).to_csv(tmp_path / f"{name}.csv", index=False)
     write_shards(tmp_path / "acts", clustered_acts(60))
-    untrained = ["train-sae", tmp_path / "acts", "--layer", 3, "--d-sae", 32, "--k", 4, "--tokens", 0]
-    tool(*untrained, "--batch-size", 64, "--out", tmp_path / "zero.h5")
+    untrained = [tmp_path / "acts", "--layer", 3, "--d-sae", 32, "--k", 4, "--tokens", 0]
+    train(*untrained, "--batch-size", 64, "--out", tmp_path / "zero.h5")
     tables = {
         **{kind: ["ap.csv"] for kind in ("map", "layers", "traits", "prevalence")},
         "front": ["runs.csv"],
         "training": ["_a$.csv", "_b$.csv", "zero.metrics.csv"],
     }
-    for kind, names in tables.items():
-        files = [tmp_path / name for name in names]
-        done = tool("render-visuals", "plot", kind, *files, "--out", tmp_path / "a.svg")
-        assert done.stderr == ""
+    files_of = {kind: [tmp_path / name for name in names] for kind, names in tables.items()}
+    commands = [["plot", kind, *files, "--out", tmp_path / f"{kind}.svg"] for kind, files in files_of.items()]
+    assert run_all("render-visuals", *commands).stderr == ""
+    for kind, files in files_of.items():
+        assert (tmp_path / f"{kind}.svg").is_file()
         figure = draw_kind(kind, files)
         figure.draw_without_rendering()
         for axes in figure.axes:  # the panels fill the figure

@@ -18,7 +18,7 @@ from in_process import runner
 from pages import N_IMAGES, Chain, S, write_chain
 from pictured_latents import CROPPED, sparse_latents, write_images, write_pictured
 from PIL import Image
-from processes import BIN, error_lines, run_on_a_full_disk
+from processes import error_lines, run_on_a_full_disk
 
 from audit_latents.cli import app as audit_app
 from encode_acts.cli import app as encode_app
@@ -28,9 +28,11 @@ from render_visuals.page.data import largest_per_patch
 from saetools.files.formats import AP_TABLE, LATENT_TABLE, PROBE_TABLE
 from saetools.files.provenance import Provenance
 from saetools.files.tables import OWN_DIGEST, write_csv
+from score_traits.cli import app as score_app
 
 render, encode = runner("render-visuals", app), runner("encode-acts", encode_app)
 fit, audit = runner("fit-probes", fit_app), runner("audit-latents", audit_app)
+score = runner("score-traits", score_app)
 
 
 @pytest.fixture(scope="module")
@@ -280,43 +282,33 @@ def test_tables_of_probes_say_of_which_scorer_they_are(chain: tuple[Chain, Path]
 
 
 def test_an_ap_table_says_of_which_sae_it_is(chain: tuple[Chain, Path], tmp_path: Path) -> None:
-    """Two SAEs of one size, by real processes: each table is taken with its own latents, refused with the other's."""
+    """Two SAEs of one size: each table is taken with its own latents, refused with the other's."""
     shards = sorted(chain[0].acts.glob("*.h5"))
     own, others = tmp_path / "own.csv", tmp_path / "others.csv"
     for table, scorer in ((own, chain[0].scorer), (others, write_chain(tmp_path / "other").scorer)):
         data = ["--train", shards[0], "--test", shards[1], "--traits", "target", "--layer", 3]
-        score = [BIN / "score-traits", *data, "--scorer", scorer, "--out", table]
-        subprocess.run(list(map(str, score)), check=True, capture_output=True, timeout=300)
+        score(*data, "--scorer", scorer, "--out", table)
 
-    def render_all(table: Path) -> list[subprocess.CompletedProcess[str]]:
+    def render_all(table: Path, code: int = 0) -> list[subprocess.CompletedProcess[str]]:
         pictured = ["--images", chain[0].root, "--workers", 1]
         commands = (
             ["page", chain[1], *pictured, "--out", tmp_path / "site", "--table", table],
             ["latents", chain[1], *pictured, "--out", tmp_path / "pictures", "--from", table],
             ["heatmap", chain[1], "--from", table, "--out", tmp_path / "heat.png"],
         )
-        return [
-            subprocess.run(
-                list(map(str, [BIN / "render-visuals", *command])),
-                capture_output=True, text=True, check=False, timeout=300,
-            )
-            for command in commands
-        ]  # fmt: skip
+        return [render(*command, code=code) for command in commands]
 
-    for done in render_all(others):
-        assert done.returncode == 1
+    for done in render_all(others, code=1):
         assert f"{others}: its rows of a sae scorer" in error_lines(done)
         assert "of another scorer than this one" in done.stderr
     assert not (tmp_path / "site").exists() and not (tmp_path / "pictures").exists()
     for done in render_all(own):
-        assert done.returncode == 0, done.stderr
         assert "is known by kind" not in done.stderr
     sidecar = own.with_name("own.csv.json")
     values = {**json.loads(sidecar.read_text()), "format_version": 1}
     without = {name: value for name, value in values.items() if name not in ("scorer_files", OWN_DIGEST)}
     sidecar.write_text(json.dumps(without, indent=1))  # as the first versions wrote it
     for done in render_all(own):
-        assert done.returncode == 0, done.stderr
         assert "is known by kind, size and layer only; score the file again" in done.stderr
 
 

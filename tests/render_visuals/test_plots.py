@@ -12,6 +12,7 @@ import pytest
 from in_process import runner
 from PIL import Image
 from processes import BIN, error_lines
+from small_edits import AMOUNTS, effects_table, write_effects
 from small_tables import write_table
 
 from render_visuals.cli import app
@@ -65,7 +66,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     latents.loc[:9, ["frequency", "mean_value"]] = 0, np.nan
     write_table(folder / "latents.csv", latents, LATENT_TABLE)
     ap_kinds = {kind: [folder / "ap.csv"] for kind in ("map", "layers", "traits", "prevalence")}
-    return {**ap_kinds, "front": runs, "training": runs[:2], "histogram": [folder / "latents.csv"]}
+    edits = [write_effects(folder / "effects.csv", effects_table([(3, "car"), (17, "tree"), (5, "sky")]))]
+    histogram = [folder / "latents.csv"]
+    return {**ap_kinds, "front": runs, "training": runs[:2], "histogram": histogram, "edits": edits}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -194,6 +197,138 @@ def test_layers_use_the_most_training_images(tables: dict[str, list[Path]]) -> N
 def test_traits_are_grouped_by_attribute(tables: dict[str, list[Path]]) -> None:
     axes = draw_kind("traits", tables["traits"]).axes[0]
     assert {text.get_text() for text in axes.get_yticklabels()} == {"bill shape", "wing color"}
+
+
+def test_edits_have_a_panel_for_each_latent_and_one_for_the_mean(tables: dict[str, list[Path]]) -> None:
+    figure = draw_kind("edits", tables["edits"])
+    table = pd.read_csv(tables["edits"][0])
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[0] == "mean of 3 latents and targets"
+    assert sorted(titles[1:]) == ["latent 17: tree", "latent 3: car", "latent 5: sky"]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"", "scale: factor of the latent's value"}
+    said = " ".join(figure.get_suptitle().split())
+    assert said.startswith(
+        "Edits (scale) of 3 latents, SAE 01234567, layer 8 of timm/test, head model, patches where"
+    )
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("the latent", "random-direction", "random-latent", "diff-means", "probe", "reconstruction"),
+        *("solid: of predictions as the target", "dashed: of predictions that were not the target"),
+    ]
+    axes = figure.axes[titles.index("latent 3: car")]
+    mine = table[(table["latent"] == 3) & (table["control"] == "none")]
+    lines = {str(line.get_label()): line for line in axes.get_lines() if line.get_marker() != "None"}
+    np.testing.assert_allclose(np.asarray(lines["the latent"].get_ydata(), float), mine["target_changed"])
+    dashed = [
+        np.asarray(line.get_ydata(), float) for line in axes.get_lines() if line.get_linestyle() == "--"
+    ]
+    assert any(np.allclose(one, mine["other_changed"]) for one in dashed)
+    whiskers = [one.get_segments() for one in axes.collections]  # type: ignore[attr-defined]
+    ends = mine[["target_changed_low", "target_changed_high"]].to_numpy()
+    assert any(np.allclose([one[:, 1] for one in found], ends) for found in whiskers)
+    ranges = table[(table["latent"] == 3) & (table["control"] == "random-latent")]
+    ends = ranges[["target_changed_draw_min", "target_changed_draw_max"]].to_numpy()
+    assert any(np.allclose([one[:, 1] for one in found], ends) for found in whiskers)
+    # Set apart sideways, the latent among its controls, all of them nearer to their amount than to another.
+    at = np.array(
+        [np.asarray(line.get_xdata(), float) for line in lines.values() if len(line.get_xdata()) == 4]
+    )  # type: ignore[arg-type]
+    assert len(at) == 6 and len(np.unique(at[:, 0])) == 6
+    assert (np.abs(at - np.array(AMOUNTS)) < 0.5).all()
+    means = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
+    by_amount = table[table["control"] == "none"].groupby("amount")["target_changed"]
+    np.testing.assert_allclose(np.asarray(means["the latent"].get_ydata(), float), by_amount.mean())
+    half = 4.302653 * by_amount.std() / np.sqrt(3)  # Student's, of three
+    found = [one.get_segments() for one in figure.axes[0].collections]  # type: ignore[attr-defined]
+    ends = np.stack([by_amount.mean() - half, by_amount.mean() + half], 1).clip(0, 1)
+    assert any(np.allclose([one[:, 1] for one in whisker], ends, atol=1e-6) for whisker in found)
+
+
+def test_the_measure_of_edits(tables: dict[str, list[Path]], tmp_path: Path) -> None:
+    axes = draw_kind("edits", tables["edits"], y="kl").axes[0]
+    assert axes.get_ylabel() == "KL, nats" and not [
+        one for one in axes.get_lines() if one.get_linestyle() == "--"
+    ]
+    assert draw_kind("edits", tables["edits"], y="target_logit").axes[0].get_ylabel() == "change of logit"
+    out = ["--out", tmp_path / "a.png"]
+    render("plot", "edits", *tables["edits"], "--y", "accuracy_after", *out)
+    said = error_lines(render("plot", "edits", *tables["edits"], "--y", "nmse", *out, code=2))
+    assert "--y nmse: edits can draw target_changed, other_changed" in said
+    said = error_lines(render("plot", "front", *tables["front"], "--y", "kl", *out, code=2))
+    assert "--y kl: front can draw nmse, nmse_standardized, mse" in said
+
+
+def test_edits_that_tell_most_come_first(tmp_path: Path) -> None:
+    """Those furthest from the nearest control of the same size; what is left out is said."""
+    table = effects_table([(latent, f"class {latent}") for latent in range(40)])
+    own = table["control"] == "none"
+    for latent in range(40):
+        mine = table["latent"] == latent
+        table.loc[mine, "target_changed"] = 0.1
+        table.loc[mine & own & (table["amount"] == 2), "target_changed"] = 0.1 + latent / 50
+    table.loc[table["control"] == "reconstruction", "target_changed"] = 0.9
+    table.loc[table["latent"] == 39, "target_changed"] = np.nan
+    figure = draw_kind("edits", [write_effects(tmp_path / "effects.csv", table)])
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == [
+        "mean of 40 latents and targets",
+        *(f"latent {k}: class {k}" for k in range(38, 27, -1)),
+    ]
+    assert "the 11 of 40 latents and targets furthest from their controls" in " ".join(
+        figure.get_suptitle().split()
+    )
+    lines = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
+    assert np.asarray(lines["the latent"].get_ydata(), float)[-1] == pytest.approx(0.1 + 19 / 50)  # of 39
+
+
+def test_odd_edits(tmp_path: Path) -> None:
+    names = [
+        "$x_1$ & <b>",
+        "_hidden",
+        "a name that is much longer than a panel of this figure is wide",
+        "3",
+        "NA",
+    ]
+    table = effects_table(list(enumerate(names)), (2.0,), ("none", "my-own"), "times-max")
+    undefined = [name for name in table if str(name).startswith("target_changed")]
+    table.loc[table["latent"] == 3, undefined] = np.nan
+    path = write_effects(tmp_path / "effects.csv", table, {})
+    figure = draw_kind("edits", [path])
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert {"latent 0: $x_1$ & <b>", "latent 1: _hidden", "latent 4: NA"} <= set(titles)
+    assert titles[-1] == "latent 3: 3"
+    assert [text.get_text() for text in figure.axes[-1].texts] == [
+        "not defined: nothing\nwas predicted as the target"
+    ]
+    hollow = [line for line in figure.axes[1].get_lines() if line.get_markerfacecolor() == "white"]
+    assert len(hollow) == 2
+    table = effects_table([(3, "car")], (0, 1, 2, 1000), ("none",), "set")
+    axes = draw_kind("edits", [write_effects(path, table)]).axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "1", "2", "1000"]
+    assert axes.get_xticks().tolist() == [0, 1, 2, 3]
+    assert "amounts at equal distances" in " ".join(axes.figure.get_suptitle().split())  # type: ignore[union-attr]
+    for change, says in (
+        (lambda t: t.drop(columns="kl_low"), "no column 'kl_low', which the plot of edits needs"),
+        (lambda t: t.assign(amount=np.nan), "a row has no latent or no amount"),
+    ):
+        write_effects(path, change(table), {})
+        done = render("plot", "edits", path, "--y", "kl", "--out", tmp_path / "a.png", code=1)
+        assert says in error_lines(done)
+    sidecar_path(path).unlink()
+    assert "effects.csv.json is missing" in error_lines(
+        render("plot", "edits", path, "--out", tmp_path / "a.png", code=1)
+    )
+
+
+def test_edits_of_two_tables(tables: dict[str, list[Path]], tmp_path: Path) -> None:
+    other = write_effects(tmp_path / "other.csv", effects_table([(1, "car"), (2, "car")], operation="add"))
+    figure = draw_kind("edits", [*tables["edits"], other])
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[1] == "mean of 2 latents (other)" and "latent 3: car (effects)" in titles
+    assert {axes.get_xlabel() for axes in figure.axes} == {
+        "scale: factor of the latent's value",
+        "add: added to the latent's value",
+    }
 
 
 def test_no_window_system_and_no_known_backend(tables: dict[str, list[Path]], tmp_path: Path) -> None:

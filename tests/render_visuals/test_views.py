@@ -27,6 +27,8 @@ VIEWS = {
     "dead": f"latent={DEAD_LATENT}",
     "image": "image=30&patches=75,76,90",
     "heatmap": "heatmap",
+    "edits": "edits",
+    "edit": "edit=59:wing&image=13&amount=-2",
     "unknown": "latent=99999",
 }
 DIALOGS = ("help", "notes", "columns")
@@ -163,7 +165,7 @@ def test_fingers_meet_what_they_aim_at(page: Any) -> None:
         " const enough = box.width >= 44 && box.height >= 44;"
         " return enough ? [] : [`${e.outerHTML.slice(0, 90)} ${box.width}x${box.height}`]})"
     )
-    touched = "a[href], button, input, textarea"
+    touched = "a[href], button, input, select, textarea"
     for view in VIEWS:
         show(page, view)
         assert page.execute_script(small, touched) == [], view
@@ -268,6 +270,9 @@ def test_views_look_as_before(page: Any, size: tuple[int, int], scheme: str, tmp
         ("image", ".heat { display: none !important }"),
         ("image", "canvas.choice { display: none }"),
         ("heatmap", "#heatmap { visibility: hidden }"),
+        ("edit", ".map { display: none }"),
+        ("edit", ".edit-panel .lines { display: none }"),
+        ("edit", ".edit-legend { visibility: hidden }"),
         ("unknown", ".unknown { visibility: hidden }"),
         ("latent", ":root { --paper: #e4e6e9 }"),
     ],

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
+import saetools as st
 from saetools.errors import UsageError, UserError
+from saetools.files.formats import SCORERS
+from saetools.files.provenance import Provenance
+from saetools.scorers.file import with_origin
+from saetools.scorers.record import TrainedScorer
 from saetools.scorers.sae import SAE, SAEConfig
 from saetools.vision.cut_models import CutModel, blocks_of
 from saetools.vision.edits import OPERATIONS, Operation, edit, latent_change
+from saetools.vision.models import VisionModel
 
 D, S, LAYER = 64, 96, 1
 SMALL = {"embed_dim": D, "depth": 4, "num_heads": 4, "num_classes": 7}
@@ -225,3 +234,112 @@ def test_what_cannot_be_edited_is_said(sae: SAE) -> None:
     state = CutModel(half, 1).first(torch.zeros(1, 3, 64, 64).half())
     with pytest.raises(UserError, match="not finite as float16; lower the amount"):
         state.with_patches(state.patches.float() + 1e6)
+
+
+VIT = Path(__file__).resolve().parents[2] / "examples/birds/vit.safetensors"
+
+
+@pytest.fixture(scope="module")
+def live() -> VisionModel:
+    """The model of the example, as a notebook loads it."""
+    return st.load_model("timm/test_vit2", weights=VIT, device="cpu")
+
+
+@pytest.fixture
+def known(live: VisionModel, sae: SAE) -> SAE:
+    """The same SAE, which says that it is of this model's layer 3."""
+    return trained_on(live, sae)
+
+
+def trained_on(live: VisionModel, sae: SAE, **changed: object) -> SAE:
+    same = SAE(sae.config, *(w.clone() for w in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)), mean=sae.mean,
+               scale=sae.scale)  # fmt: skip
+    source = {**live.source(), "layer": 3, **changed}
+    return with_origin(TrainedScorer("sae", same, Provenance.of(SCORERS, "train-sae", {}), source))
+
+
+def n_hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_what_a_model_records_is_edited_in_the_block(live: VisionModel, known: SAE) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (160, 160, 3)).astype(np.uint8)
+    x, later = live.record(pixels, layer=3), live.record(pixels, layer=7)
+    f = known.encode(x)
+    latent = f.sum((0, 1)).argmax()
+    with st.edit(live, known, latent, scale=-2):
+        found, after = live.record(pixels, layer=3), live.record(pixels, layer=7)
+        assert torch.equal(live.record(pixels, layer=2), live.record(pixels, layer=2))
+    torch.testing.assert_close(found, x + latent_change(known, f, int(latent), Operation("scale", -2.0)))
+    assert not torch.allclose(after, later)
+    assert n_hooks(live.module) == 0
+    assert torch.equal(live.record(pixels, layer=7), later)
+    other = int(f.sum((0, 1)).argsort()[-2])
+    with st.edit(live, known, [int(latent), other, other], set=0.0):  # each once
+        found = live.record(pixels, layer=3)
+    both = sum(latent_change(known, f, one, Operation("set", 0.0)) for one in (int(latent), other))
+    torch.testing.assert_close(found, x + both)
+
+
+def test_gradients_flow_through_a_live_edit(sae: SAE) -> None:
+    """Those of the edited network: its difference quotient."""
+    torch.manual_seed(0)
+    tower, double = vit().eval().requires_grad_(False).double(), copy.deepcopy(sae).double()
+    for block in tower.blocks:
+        for weight in block.parameters():
+            weight.mul_(1.5)
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64, requires_grad=True)
+    (plain,) = torch.autograd.grad(tower(images)[0, 0], images)
+    with edit(tower, double, list(range(S)), layer=1, scale=2.0):
+        (edited,) = torch.autograd.grad(tower(images)[0, 0], images)
+        step = torch.randn_like(images) * 1e-6
+        quotient = (tower(images + step) - tower(images - step))[0, 0] / 2
+    torch.testing.assert_close((edited * step).sum(), quotient.detach(), rtol=1e-4, atol=0)
+    assert (edited - plain).norm() > 1e-3 * plain.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_an_edit_of_nothing_in_every_type(sae: SAE, dtype: torch.dtype) -> None:
+    tower = vit().eval().to(dtype)
+    images = torch.randn(2, 3, 64, 64).to(dtype)
+    whole = tower(images)
+    with edit(tower, sae, [3, 5], layer=1, scale=1):
+        assert torch.equal(tower(images), whole)
+    mask = torch.zeros(16, dtype=torch.bool)
+    with edit(tower, sae, 3, layer=1, set=5.0, where=mask):
+        assert torch.equal(tower(images), whole)
+
+
+def test_nothing_is_left_after_an_error(live: VisionModel, known: SAE, sae: SAE) -> None:
+    tower = vit().eval()
+    images = torch.zeros(2, 3, 64, 64)
+    with pytest.raises(KeyError), edit(tower, sae, 3, layer=1, scale=0.0):
+        raise KeyError
+    assert n_hooks(tower) == 0
+    ones = torch.ones(2, 16, dtype=torch.bool)
+    for where, says in (
+        (ones[:1], r"bool \(1, 16\); expected bool \(2, 16\)"),
+        (ones.float(), "torch.float32"),
+    ):
+        with pytest.raises(UsageError, match=says), edit(tower, sae, 3, layer=1, scale=0.0, where=where):
+            tower(images)
+        assert n_hooks(tower) == 0
+    half = vit().eval().half()
+    with (
+        pytest.raises(UserError, match="not finite as float16; lower the amount"),
+        edit(half, sae, 3, layer=1, add=1e6, where="all"),
+    ):
+        half(images.half())
+    assert n_hooks(half) == 0
+    for latents in ([], 1.5, [True], [0, S]):
+        with pytest.raises(UsageError, match="latent"), edit(tower, sae, latents, layer=1, scale=0.0):
+            pass
+    with pytest.raises(UserError, match="layer: 3 against 4"), edit(live, known, 0, layer=4, scale=0.0):
+        pass
+    other = trained_on(live, sae, weights="0" * 64)
+    with (
+        pytest.raises(UserError, match="other activations than the model gives: weights"),
+        edit(live, other, 0, scale=0.0),
+    ):
+        pass
+    assert n_hooks(live.module) == 0

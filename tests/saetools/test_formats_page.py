@@ -12,8 +12,12 @@ import pandas as pd
 import pytest
 from formats_page import PAGE, names, table
 from processes import Tool
+from small_edits import write_small_edits
 from small_shards import clustered_acts, write_shards
 
+from saetools.files.edit_tables import EFFECT_COLUMNS, FIDELITY_COLUMNS
+from saetools.files.formats import EDIT_PREDICTIONS, FORMATS
+from saetools.files.npz import read_npz
 from saetools.files.provenance import Provenance
 
 
@@ -107,3 +111,28 @@ def test_tables(made: Path) -> None:
     ):
         assert f'"{name}"' in (made / sidecar).read_text()
         assert name in PAGE
+
+
+def test_edits(tmp_path: Path) -> None:
+    assert [row[0] for row in table("effects columns")] == EFFECT_COLUMNS
+    assert [row[0] for row in table("fidelity columns")] == FIDELITY_COLUMNS
+    sizes = {"N": 5, "P": 12, "C": 3, "K": 4, "A": 5, "2": 2}
+    documented = {row[0]: row[1:] for row in table("predictions members")}
+    for tokens, link in (("patches", "softmax"), ("image", "softmax"), ("image", "logistic")):
+        folder = write_small_edits(tmp_path / tokens / link, tokens, link)
+        for name, columns in (("effects", EFFECT_COLUMNS), ("fidelity", FIDELITY_COLUMNS)):
+            assert list(pd.read_csv(folder / f"{name}.csv").columns) == columns
+        provenance, arrays = read_npz(folder / "predictions-000.npz", EDIT_PREDICTIONS)
+        assert set(provenance.settings) == names("predictions settings")
+        assert {*arrays, "saetools"} == set(documented)
+        for name, array in arrays.items():
+            shape, kind, _ = documented[name]
+            assert array.shape in [
+                tuple(sizes[axis] for axis in one.split(", ")) for one in shape.split(" or ")
+            ]
+            assert (kind == "text") == (array.dtype.kind == "U")
+            assert kind == "text" or array.dtype.name in kind.split(", ")
+
+
+def test_every_format_is_named() -> None:
+    assert not [one.name for one in FORMATS if f": `{one.name}`\n" not in PAGE]

@@ -15,6 +15,7 @@ import torch
 from broken_files import contents
 from edited_files import edit_hdf5
 from scipy import sparse
+from small_edits import predictions, write_predictions
 from small_latents import write_latents
 from small_shards import clustered_acts, write_shards
 
@@ -26,6 +27,7 @@ from saetools.files.formats import AP_TABLE, HEADS, IMAGE_SCORES, PROBES, SCORER
 from saetools.files.hdf5 import new_hdf5
 from saetools.files.provenance import Provenance
 from saetools.files.tables import read_csv
+from saetools.latents.edit_predictions import read_edit_predictions
 from saetools.latents.reader import open_latents
 from saetools.scorers.baselines import Linear
 from saetools.scorers.file import load_scorer
@@ -84,6 +86,13 @@ def values_of_head(path: Path) -> list[np.ndarray]:
     return [head.weight.numpy(), head.bias.numpy(), *head.arrays.values(), np.array(str(head))]
 
 
+def values_of_predictions(path: Path) -> list[np.ndarray]:
+    found = read_edit_predictions(path)
+    return [
+        np.array(getattr(found, name)) for name in found.__dataclass_fields__ if not name.startswith("pr")
+    ]
+
+
 READ = {
     "shard": values_of_shard,
     "scorer": values_of_scorer,
@@ -91,6 +100,7 @@ READ = {
     "scores": values_of_scores,
     "probes": values_of_probes,
     "head": values_of_head,
+    "predictions": values_of_predictions,
 }
 
 
@@ -116,6 +126,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     weight = torch.from_numpy(rng.normal(size=(3, 4000)))
     save_head(root / "head.h5", Head(weight, weight[:, 0], ["a", "b", "c"], "softmax", "cls", {"layer": 3}, 0.1,
                                      provenance, arrays))  # fmt: skip
+    predicted = write_predictions(root / "predictions-000.npz", *predictions(3, "car"))
     return {
         "shard": shard,
         "scorer": root / "scorer.h5",
@@ -123,6 +134,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "scores": root / "scores.h5",
         "probes": root / "probes.npz",
         "head": root / "head.h5",
+        "predictions": predicted,
     }
 
 

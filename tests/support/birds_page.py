@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from edit_files import EditedSet, write_edits
 from in_process import runner
 from pictured_latents import write_pictured
 from PIL import Image
@@ -35,6 +36,7 @@ COLOURS = {
 EVERYWHERE, DEAD = 12, 1  # latents of no part: in scattered patches; never active
 N_IMAGES, N_LATENTS = 24 * PER_CLASS, 12 * len(COLOURS) + EVERYWHERE + DEAD
 DEAD_LATENT = N_LATENTS - 1
+EDITED = (15, 27, 59)  # latents
 UID = "b" * 32  # of the SAE
 
 render = runner("render-visuals", app)
@@ -57,7 +59,9 @@ def write_birds_page(folder: Path) -> Path:
     provenance = replace(Provenance.of(SCORERS, "test", {}), uid=UID)
     save_scorer(folder / "sae.h5", TrainedScorer("sae", sae, provenance, {**source, "layer": 3}))
     write_ap_table(folder / "ap.csv", parts)
+    write_planted_edits(folder / "edits", f_npk, labels_np, paths, parts)
     options = ["--scorer", folder / "sae.h5", "--table", folder / "ap.csv", "--top", 12, "--workers", 1]
+    options += ["--edits", folder / "edits"]
     options += ["--label-names", birds / "segmentations/classes.txt", "--title", "Drawn birds"]
     render("page", folder / "latents", "--images", birds, *options, "--out", folder / "site")
     return folder / "site"
@@ -97,6 +101,17 @@ def _share(part_hw: np.ndarray) -> np.ndarray:
     """The share of each patch that is True, {P}."""
     picture = Image.fromarray(part_hw.astype(np.float32))
     return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
+
+
+def write_planted_edits(
+    folder: Path, f_npk: np.ndarray, labels_np: np.ndarray, paths: list[str], parts: list[str]
+) -> None:
+    """Edits of EDITED latents, as of a head that names the part in each patch, on every third image."""
+    some = slice(0, None, PER_CLASS)
+    grid_n2 = np.full((len(paths[some]), 2), SIDE)
+    labels = labels_np[some].astype(np.int16)
+    of = EditedSet(paths[some], grid_n2, f_npk[some], labels, parts, UID, SQUASHED.to_settings())
+    write_edits(folder, [(k, parts[1 + k // len(COLOURS)]) for k in EDITED], of)
 
 
 def write_ap_table(path: Path, parts: list[str]) -> None:

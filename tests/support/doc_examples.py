@@ -9,15 +9,19 @@ depend on the machine.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from in_process import runner
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(
@@ -49,13 +53,18 @@ def run(code: str, names: dict[str, object]) -> str:
 
 
 def run_commands(text: str) -> None:
-    """The lines after `$ ` as a shell runs them, with our commands."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    """The lines after `$ `: our commands in this process, which has imported what they need, others by a shell."""
     for line in text.splitlines():
         command = line.removeprefix("$ ")
-        subprocess.run(
-            ["bash", "-c", command], env={**os.environ, "PATH": path}, check=True, capture_output=True
-        )
+        name, *arguments = shlex.split(command)
+        if (ROOT / "tools" / name).is_dir() and not re.search(r"[|&;<>$`*\\]", command):
+            app = importlib.import_module(f"{name.replace('-', '_')}.cli").app
+            runner(name, app)(*arguments)
+        else:
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            subprocess.run(
+                ["bash", "-c", command], env={**os.environ, "PATH": path}, check=True, capture_output=True
+            )
 
 
 def prepare(folder: Path) -> None:

@@ -219,6 +219,7 @@ class _Autocast(TorchFunctionMode):
         "multi_head_attention_forward",
     )
     EXACT = ("layer_norm", "softmax", "group_norm", "rms_norm")
+    enabled = True
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -228,7 +229,7 @@ class _Autocast(TorchFunctionMode):
         name = getattr(func, "__name__", "").strip("_").replace("rmatmul", "matmul")
         dtype = self.dtype if name in self.PRODUCTS else torch.float32 if name in self.EXACT else None
         flat, form = tree_flatten((args, kwargs or {}))
-        if dtype is not None:
+        if dtype is not None and self.enabled:
             flat = [
                 given.to(dtype) if isinstance(given, FarTensor) and given.is_floating_point() else given
                 for given in flat
@@ -238,7 +239,12 @@ class _Autocast(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _autocast(device_type: str, dtype: torch.dtype) -> Iterator[None]:
-    assert device_type != "cpu" and dtype in (torch.float16, torch.bfloat16)
+def _autocast(device_type: str, dtype: torch.dtype | None = None, enabled: bool = True) -> Iterator[None]:
+    assert device_type != "cpu"
+    if not enabled:
+        with mock.patch.object(_Autocast, "enabled", False):
+            yield
+        return
+    assert dtype in (torch.float16, torch.bfloat16)
     with _Autocast(dtype):
         yield

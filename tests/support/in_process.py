@@ -18,13 +18,19 @@ from saetools.cli import app as cli
 
 
 def runner(name: str, app: typer.Typer) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """A function like the fixture `tool`: run(*arguments, code=0) -> exit code and output; code: None for any."""
+    """A function like the fixture `tool`: run(*arguments, stdin=..., code=0) -> exit code and output.
 
-    def run(*arguments: object, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    code: the expected one, None for any.
+    """
+
+    def run(
+        *arguments: object, stdin: str | None = None, code: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
         argv = [name, *map(str, arguments)]
         stdout, stderr = io.StringIO(), io.StringIO()
         with (
             mock.patch.object(sys, "argv", argv),
+            mock.patch.object(sys, "stdin", sys.stdin if stdin is None else io.StringIO(stdin)),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
         ):

@@ -293,10 +293,10 @@ def test_a_folder_with_a_missing_shard(tmp_path: Path) -> None:
     assert "1 of 3 shards are missing (number 1)" in said
 
 
-def test_no_shards_at_all(tool: Tool, tmp_path: Path) -> None:
-    said = error_lines(tool("train-sae", "--out", tmp_path / "sae.h5", stdin="", code=1))
+def test_no_shards_at_all(tmp_path: Path) -> None:
+    said = error_lines(in_process("--out", tmp_path / "sae.h5", stdin="", code=1))
     assert "no activation shards were given" in said
-    said = error_lines(tool("train-sae", tmp_path / "nowhere", "--out", tmp_path / "sae.h5", code=1))
+    said = error_lines(in_process(tmp_path / "nowhere", "--out", tmp_path / "sae.h5", code=1))
     assert "no such file or folder" in said
 
 

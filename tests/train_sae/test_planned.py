@@ -82,12 +82,9 @@ def test_the_default_is_said_and_recorded_and_found_again(shards: list[Path], tm
     listed = "".join(f"{path}\n" for path in shards)
     for name, source in (("pipe.h5", "-"), ("pipe.h5", "-"), ("folder.h5", str(shards[0].parent))):
         out = tmp_path / name
-        command = [BIN / "train-sae", source, "--out", out, *SMALL, "--batch-size", 2000]
         there = out.exists()
-        done = subprocess.run(
-            list(map(str, command)), input=listed, capture_output=True, text=True, timeout=120
-        )
-        assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr
+        done = train(source, "--out", out, *SMALL, "--batch-size", 2000, stdin=listed)
+        assert done.stdout == f"{out}\n"
         said = "(the default: 20 epochs, at least 1M and at most 100M; --tokens sets another number)\n"
         assert (said in done.stderr) == (not there)
         with h5py.File(out) as file:

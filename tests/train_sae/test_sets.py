@@ -126,8 +126,7 @@ def test_a_broken_pipe_is_no_finished_sae(
     given = ["--layer", 3, "--val", val, *SMALL, "--tokens", tokens, "-"]
 
     def run(out: Path, paths: list[Path], *more: object) -> subprocess.CompletedProcess[str]:
-        command = [str(part) for part in [BIN / "train-sae", "--out", out, *given, *more]]
-        return subprocess.run(command, input=listed(paths), capture_output=True, text=True, check=False)
+        return train("--out", out, *given, *more, stdin=listed(paths), code=None)
 
     out = tmp_path / "sae.h5"
     for _ in range(2):  # the second time it is no finished one either
@@ -143,19 +142,17 @@ def test_a_broken_pipe_is_no_finished_sae(
     assert "shards" not in load_scorer(out).trained_on
 
 
-def test_a_part_that_is_meant_says_so(tool: Tool, shards: list[Path], val: Path, tmp_path: Path) -> None:
+def test_a_part_that_is_meant_says_so(shards: list[Path], val: Path, tmp_path: Path) -> None:
     out = tmp_path / "sae.h5"
     given = ["--layer", 3, "--val", val, *SMALL, "--out", out, "-"]
-    done = tool("train-sae", *given, "--allow-incomplete", stdin=listed(shards[:2]))
+    done = train(*given, "--allow-incomplete", stdin=listed(shards[:2]))
     assert "trained on 2 of 6 shards" in done.stderr
     assert load_scorer(out).trained_on["shards"] == "2 of 6 shards"
     assert (
         json.loads((tmp_path / "sae.metrics.csv.json").read_text())["trained_on"]["shards"] == "2 of 6 shards"
     )
-    assert (
-        "trained already" in tool("train-sae", *given, "--allow-incomplete", stdin=listed(shards[:2])).stderr
-    )
-    said = error_lines(tool("train-sae", *given, stdin=listed(shards[:2]), code=1))
+    assert "trained already" in train(*given, "--allow-incomplete", stdin=listed(shards[:2])).stderr
+    said = error_lines(train(*given, stdin=listed(shards[:2]), code=1))
     assert "it was trained on 2 of 6 shards; remove it" in said
 
 

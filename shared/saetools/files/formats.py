@@ -26,6 +26,7 @@ LATENTS = Format("saetools-latents", 3, "encode-acts", sealed_from=3)
 IMAGE_SCORES = Format("saetools-image-scores", 2, "score-traits", sealed_from=2)
 PROBES = Format("saetools-probes", 2, "fit-probes", sealed_from=2)
 HEADS = Format("saetools-head", 1, "fit-heads", sealed_from=1)
+EDIT_PARTS = Format("saetools-edit-part", 1, "edit-latents", sealed_from=1)
 EDIT_PREDICTIONS = Format("saetools-edit-predictions", 1, "edit-latents", sealed_from=1)
 
 # CSV, each with a sidecar NAME.csv.json
@@ -51,5 +52,18 @@ TABLES = (
     YIELD,
     LATENT_PICTURES,
     COLLECTED_RUNS,
+    EDIT_EFFECTS,
+    EDIT_FIDELITY,
 )
-FORMATS = (SHARDS, SCORERS, TRAINING_STATES, LATENTS, IMAGE_SCORES, PROBES, HEADS, *TABLES)
+FORMATS = (
+    SHARDS,
+    SCORERS,
+    TRAINING_STATES,
+    LATENTS,
+    IMAGE_SCORES,
+    PROBES,
+    HEADS,
+    EDIT_PARTS,
+    EDIT_PREDICTIONS,
+    *TABLES,
+)

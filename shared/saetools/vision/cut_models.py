@@ -62,17 +62,23 @@ class CutState:
             rows = torch.arange(len(patches), device=patches.device) % len(self.tokens)
             assert len(patches) % len(self.tokens) == 0, (patches.shape, self.tokens.shape)
         assert rows.shape == patches.shape[:1], (rows.shape, patches.shape)
-        in_stream = patches.to(self.tokens.dtype)
-        if not bool(torch.isfinite(in_stream).all()):
-            raise UserError(
-                f"an edited patch is not finite as {str(self.tokens.dtype).removeprefix('torch.')};"
-                " lower the amount, or run the model in float32"
-            )
+        in_stream = in_stream_type(patches, self.tokens.dtype)
         prefix = self.tokens[rows.to(self.tokens.device), : self.n_prefix]
         expanded = [t[:1].expand(len(patches), *t.shape[1:]) for t in (self.images, self.embedded)]
         return replace(
             self, tokens=torch.cat([prefix, in_stream], 1), images=expanded[0], embedded=expanded[1]
         )
+
+
+def in_stream_type(patches: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Edited patches in the type of the residual stream; raises UserError where a value is beyond its range."""
+    in_stream = patches.to(dtype)
+    if not bool(torch.isfinite(in_stream).all()):
+        raise UserError(
+            f"an edited patch is not finite as {str(dtype).removeprefix('torch.')};"
+            " lower the amount, or run the model in float32"
+        )
+    return in_stream
 
 
 class CutModel:

@@ -11,8 +11,10 @@ import numpy as np
 
 from saetools.errors import UserError, near_names, why_unreadable
 from saetools.files.user_csv import read_user_csv
-from saetools.vision.pictures import deep_grey_range, open_image, rgb_picture
+from saetools.vision.pictures import deep_grey_range, open_image, picture_digest, rgb_picture
 from saetools.vision.preprocess import Preprocess, native_grid
+
+CHANGED = "the image has changed; restore it, or run dump-acts and encode-acts again, into new folders"
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,12 @@ class Recorded:
     """What an image was when its activations were recorded.
 
     grid: rows and columns of patches. size: height and width in pixels of the file, None where that is unknown.
+    digest: `picture_digest`, None where it is not to be compared.
     """
 
     grid: tuple[int, int]
     size: tuple[int, int] | None
+    digest: str | None = None
 
 
 def images_root(images: Path) -> Path:
@@ -76,23 +80,27 @@ def seen_pixels(root: Path, path: str, preprocess: Mapping[str, Any], recorded: 
                 f"{root / path}: it is grey of more than 8 bits, which was clipped to white when its activations"
                 " were recorded by an earlier version: run dump-acts and encode-acts again, into new folders"
             )
-        return settings.pixels(rgb_picture(image, root / path))
+        picture = rgb_picture(image, root / path)
+        if recorded.digest is not None and picture_digest(picture) != recorded.digest:
+            raise UserError(
+                f"{root / path}: it is another picture than when its activations were recorded: {CHANGED}"
+            )
+        return settings.pixels(picture)
 
 
 def _check_unchanged(image: Path, now: tuple[int, int], recorded: Recorded, settings: Preprocess) -> None:
     """Raise UserError unless an image of this height and width is the one whose activations were recorded."""
     here = f"{image}: it is {now[1]} x {now[0]} pixels"
-    advice = "the image has changed; restore it, or run dump-acts and encode-acts again, into new folders"
     if recorded.size is not None:
         if now != recorded.size:
             height, width = recorded.size
             raise UserError(
-                f"{here}, but was {width} x {height} when its activations were recorded: {advice}"
+                f"{here}, but was {width} x {height} when its activations were recorded: {CHANGED}"
             )
     elif settings.native is not None:  # of an unknown size, but the grid tells something of it
         rows, columns = native_grid(settings.native[0], *now)
         if (rows, columns) != recorded.grid:
             raise UserError(
                 f"{here}, which makes a grid of {rows} x {columns} patches, but {recorded.grid[0]} x"
-                f" {recorded.grid[1]} were recorded: {advice}"
+                f" {recorded.grid[1]} were recorded: {CHANGED}"
             )

@@ -62,19 +62,9 @@ def encode_image(
     """
     import torch
 
-    from saetools.scorers.compatibility import other_activations
+    from saetools.vision.edits import layer_of
 
-    known = sae.trained_on
-    layer = known.get("layer", layer) if layer is None else layer
-    if layer is None:
-        raise UsageError("`layer`: the SAE does not say which layer it was trained on; give its number")
-    (layer,) = model.outline.resolve_layers([layer])
-    if difference := other_activations(known, model.source(), layer):
-        raise UserError(
-            f"the SAE was trained on other activations than the model gives: {difference}; load the model with the same"
-            " weights and preprocessing, and choose the same layer"
-        )
-    acts_npd = model.record(images, layer).to(sae.W_enc)
+    acts_npd = model.record(images, layer_of(sae, model, layer)).to(sae.W_enc)
     with torch.no_grad():
         f_nps = sae.encode(acts_npd)
     return f_nps if isinstance(images, list | tuple) else f_nps[0]

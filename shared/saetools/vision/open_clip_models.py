@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,7 @@ def create(name: str, *, published: bool, any_grid: bool) -> torch.nn.Module:  #
 
     any_grid: of no use to it; its transformers take one size only, and its convolutions any.
     """
-    architecture, tag = _split(name)
-    tag_config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
-    model = _create(architecture, tag, tag_config, published)
+    model, tag_config = _create(name, published)
     visual = model.visual
     if not hasattr(visual, "forward_intermediates"):
         raise UserError(
@@ -49,6 +48,32 @@ def load_file(module: torch.nn.Module, weights: Path, name: str) -> None:
             key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")
         }
     fit_weights(module, state, weights, f"open_clip/{name}")
+
+
+def create_clip(name: str, weights: Path | None) -> torch.nn.Module:
+    """The image and the text tower, with their published weights or those of a local file; raises UserError."""
+    model, _ = _create(name, published=weights is None)
+    if weights is not None:
+        state = read_weights(weights)
+        if not any(key.startswith("visual.") for key in state):
+            raise UserError(
+                f"{weights}: it holds an image tower alone; zero-shot needs the text tower too: give the weights of the"
+                f" whole open_clip/{name}, or fit a head with fit-heads"
+            )
+        fit_weights(model, state, weights, f"open_clip/{name}")
+    return model.eval().requires_grad_(False)
+
+
+def tokenize(name: str, texts: Sequence[str]) -> torch.Tensor:
+    """Texts as the text tower takes them, {n, T}; raises UserError where the tokenizer cannot be had."""
+    try:
+        return open_clip.get_tokenizer(_split(name)[0])(list(texts))
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"open_clip/{name}: the tokenizer of its text tower could not be had ({first_line}); it is one of Hugging"
+            " Face: `pip install transformers sentencepiece` and check the network, or fit a head with fit-heads"
+        ) from error
 
 
 def preprocess(module: torch.nn.Module) -> Preprocess:
@@ -127,11 +152,14 @@ def _parse(name: str, weights: Path | None) -> None:
         )
 
 
-def _create(architecture: str, tag: str | None, tag_config: dict[str, Any], published: bool) -> Any:
+def _create(name: str, published: bool) -> tuple[Any, dict[str, Any]]:
+    """Both towers, and what is known of the weights."""
+    architecture, tag = _split(name)
+    tag_config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
     if not published:
         logging.disable(logging.WARNING)  # open_clip warns that the weights are random, as was asked for
     try:
-        return open_clip.create_model(
+        model = open_clip.create_model(
             architecture,
             pretrained=tag if published else None,
             load_weights=published,
@@ -141,6 +169,7 @@ def _create(architecture: str, tag: str | None, tag_config: dict[str, Any], publ
             # open_clip only warns where the weights were trained with the other GELU
             force_quick_gelu=bool(tag_config.get("quick_gelu", False)),
         )
+        return model, tag_config
     except (OSError, RuntimeError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def create(name: str, *, published: bool, any_grid: bool) -> torch.nn.Module:
 
     any_grid: it should take images of other sizes than its own, where its architecture can.
     """
-    module = _create(name, published, {"dynamic_img_size": True} if any_grid else {})
+    module = _create(name, published, any_grid, n_classes=0)
     if not hasattr(module, "forward_intermediates"):
         raise UserError(
             f"timm/{name}: this architecture has no forward_intermediates in timm {timm.__version__};"
@@ -53,9 +54,47 @@ def create(name: str, *, published: bool, any_grid: bool) -> torch.nn.Module:
 
 def load_file(module: torch.nn.Module, weights: Path, name: str) -> None:
     """Put the weights of a local file into the model."""
-    classifier = module.pretrained_cfg.get("classifier") or ()  # type: ignore[operator, union-attr]
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    fit_weights(module, read_weights(weights), weights, f"timm/{name}", ignore=heads)
+    fit_weights(module, read_weights(weights), weights, f"timm/{name}", ignore=_classifiers(module))
+
+
+def create_with_classifier(
+    name: str, body: torch.nn.Module, weights: Path | None, *, any_grid: bool
+) -> torch.nn.Module:
+    """The network of `create` with its classifier as well, both of the published weights or of a local file.
+
+    body: as `create` gives it. Raises UserError where the weights have no classifier.
+    """
+    if weights is None:
+        module = _create(name, published=True, any_grid=any_grid, n_classes=None)
+        if module.num_classes > 0:
+            return module
+        found = f"timm/{name}: its published weights have"
+    else:
+        state = read_weights(weights)
+        sizes = {len(state[key]) for part in _classifiers(body) if (key := f"{part}.weight") in state}
+        if len(sizes) == 1:
+            module = _create(name, published=False, any_grid=any_grid, n_classes=sizes.pop())
+            fit_weights(module, state, weights, f"timm/{name}")
+            return module
+        found = f"{weights}: these weights of timm/{name} have"
+    raise UserError(f"{found} no classifier; fit one with fit-heads, and give its file as `head`")
+
+
+def class_names(module: torch.nn.Module) -> list[str]:
+    """Names of the classes of a network with its classifier: timm's words for ImageNet, otherwise 0, 1, ...
+
+    Where timm has several words for a class, the first; where several classes share it, the synset is added.
+    """
+    subset = timm.data.infer_imagenet_subset(module)
+    if subset is None:
+        return [str(number) for number in range(int(module.num_classes))]  # type: ignore[arg-type]
+    info = timm.data.ImageNetInfo(subset)
+    words = [description.split(",")[0] for description in info.label_descriptions()]
+    shared = Counter(words)
+    return [
+        word if shared[word] == 1 else f"{word} ({synset})"
+        for word, synset in zip(words, info.label_names(), strict=True)
+    ]
 
 
 def preprocess(module: torch.nn.Module) -> Preprocess:
@@ -93,13 +132,21 @@ def intermediates(
     return [item if isinstance(item, tuple) else (item, None) for item in found]
 
 
-def _create(name: str, published: bool, options: dict[str, Any]) -> Any:
+def _classifiers(module: Any) -> tuple[str, ...]:
+    """The names of its last layers, one or (of distilled networks) two."""
+    found = module.pretrained_cfg.get("classifier") or ()
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
+def _create(name: str, published: bool, any_grid: bool, n_classes: int | None) -> Any:
+    """n_classes: None for as many as the published weights have."""
+    options: dict[str, Any] = {"dynamic_img_size": True} if any_grid else {}
     try:
-        return timm.create_model(name, pretrained=published, num_classes=0, **options)
+        return timm.create_model(name, pretrained=published, num_classes=n_classes, **options)
     except TypeError:
-        if not options:
+        if not any_grid:
             raise
-        return _create(name, published, {})  # an architecture that does not know the option
+        return _create(name, published, False, n_classes)  # an architecture that does not know the option
     except (OSError, RuntimeError) as error:
         if not published:
             raise

@@ -9,6 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from check_files.edits import (
+    check_effects,
+    check_fidelity,
+    check_folder_of_predictions,
+    check_predictions,
+)
 from check_files.files import (
     SAEV_SUFFIX,
     SUFFIXES,
@@ -22,7 +28,16 @@ from check_files.files import (
 )
 from check_files.shards import check_folder_of_shards, check_shard
 from saetools.errors import UserError
-from saetools.files.formats import FORMATS, HEADS, LATENTS, SCORERS, SHARDS
+from saetools.files.formats import (
+    EDIT_EFFECTS,
+    EDIT_FIDELITY,
+    EDIT_PREDICTIONS,
+    FORMATS,
+    HEADS,
+    LATENTS,
+    SCORERS,
+    SHARDS,
+)
 from saetools.files.provenance import first_difference
 from saetools.files.reading import reading
 from saetools.scorers.saelens import is_saelens
@@ -32,9 +47,16 @@ CHECKS: Mapping[str, Callable[[Path, bool], Facts]] = {
     SCORERS.name: check_scorer,
     HEADS.name: check_head,
     LATENTS.name: check_latents,
+    EDIT_EFFECTS.name: check_effects,
+    EDIT_FIDELITY.name: check_fidelity,
+    EDIT_PREDICTIONS.name: check_predictions,
 }
 # the files of a folder -> the check of the whole folder
-FOLDERS = {"shard-*.h5": check_folder_of_shards, "latents-*.npz": check_folder_of_latents}
+FOLDERS = {
+    "shard-*.h5": check_folder_of_shards,
+    "latents-*.npz": check_folder_of_latents,
+    "predictions-*.npz": check_folder_of_predictions,
+}
 
 
 @dataclass(frozen=True)

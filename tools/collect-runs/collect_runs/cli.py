@@ -36,7 +36,8 @@ def collect_runs(
         str | None,
         typer.Option(
             help="Columns that identify a row; runs that agree in them are averaged. Default: scorer,n_prototypes,"
-            "checkpoint,layer,n_train for AP tables, the file for others. `group`: a trait's name up to ::",
+            "checkpoint,layer,n_train for AP tables, the file for others (of edits also operation,amount,control)."
+            " `group`: a trait's name up to ::",
             metavar="COLUMN,...",
         ),
     ] = None,

@@ -13,16 +13,20 @@ from saetools.log import logger
 from saetools.metrics.pareto import APART
 
 DEFAULT_BY = ["scorer", "n_prototypes", "checkpoint", "layer", "n_train"]
+EDITS_BY = ["operation", "amount", "control", "input"]
 # These are one axis of a sweep together: a scorer has its own number of prototypes, a checkpoint its own layer.
-ONE_AXIS = {"scorer", "n_prototypes", "checkpoint", "file", "model", "d_sae", "group"}
+ONE_AXIS = {
+    *("scorer", "n_prototypes", "checkpoint", "file", "model", "d_sae", "group"),
+    *("operation", "amount", "latent", "target"),
+}
 RESULTS = ["runs", "traits", "map", "map_sd", "ap_5", "ap_95"]
 
 
 def default_by(runs: pd.DataFrame) -> list[str]:
-    """The columns that identify a row without --by: DEFAULT_BY for AP tables, else the file."""
+    """The columns that identify a row without --by: DEFAULT_BY for AP tables, else the file, with EDITS_BY of edits."""
     found = [name for name in DEFAULT_BY if name in runs and runs[name].notna().any()]
     all_ap = "scorer" in found and "n_train" in found and runs["n_train"].notna().all()
-    return found if all_ap else ["file", *found]
+    return found if all_ap else ["file", *found, *(name for name in EDITS_BY if name in runs)]
 
 
 def check_columns(option: str, names: Sequence[str], runs: pd.DataFrame) -> None:
@@ -50,11 +54,12 @@ def gather(runs: pd.DataFrame, by: Sequence[str], wanted: Sequence[str] = ()) ->
             if f"{name}_sd" in wanted or (name == "map" and (columns["runs"] > 1).any()):
                 columns[f"{name}_sd"] = spread(groups[name])
             n_known = groups[name].count()
-            if len(fewer := n_known[(n_known > 0) & (n_known < columns["runs"])]):
+            is_fewer = (n_known > 0) & (n_known < columns["runs"])
+            if len(fewer := n_known[is_fewer]):
                 logger.info(
                     "%s: the mean of %d rows is over fewer runs than in the column `runs` (first: %d of %d);"
                     " the others have no value",
-                    *(name, len(fewer), fewer.iloc[0], columns["runs"][fewer.index[0]]),
+                    *(name, len(fewer), fewer.iloc[0], columns["runs"][is_fewer].iloc[0]),
                 )
         elif (groups[name].nunique(dropna=False) <= 1).all():
             columns[str(name)] = groups[name].first()

@@ -9,7 +9,14 @@ import pandas as pd
 
 from saetools.errors import UserError
 from saetools.files.ap_tables import mean_ap
-from saetools.files.formats import AP_TABLE, COLLECTED_RUNS, TABLES, TRAINING_METRICS
+from saetools.files.formats import (
+    AP_TABLE,
+    COLLECTED_RUNS,
+    EDIT_EFFECTS,
+    EDIT_FIDELITY,
+    TABLES,
+    TRAINING_METRICS,
+)
 from saetools.files.provenance import Provenance
 from saetools.files.tables import check_columns, read_csv, sidecar_values
 from saetools.files.user_csv import numbers_of
@@ -19,6 +26,9 @@ from saetools.metrics.pareto import measured_on
 AP_RUN = ["scorer", "n_prototypes", "checkpoint", "model", "layer", "n_train", "seed"]
 GROUP, GROUP_MARK = "group", "::"
 EVALUATION = "eval_"
+EDITS = (EDIT_EFFECTS.name, EDIT_FIDELITY.name)
+# Ends of intervals and ranges: the mean of several says nothing
+ENDS = ("_low", "_high", "_draw_min", "_draw_max")
 HIDDEN = (
     "weights",
     "hook",
@@ -34,6 +44,7 @@ def read_runs(path: Path, by: Sequence[str] | None) -> tuple[pd.DataFrame, Prove
     AP table: a run is a scorer, layer, seed and number of training images; its traits become `traits`, `map`,
     `ap_5` and `ap_95`, per group of traits where `by` has `group`.
     Training metrics: the last row, the evaluation under plain names.
+    Effects and fidelity of edits: every row is a run, without the ends of its intervals.
     Any other table: the means of its numbers. Raises UserError where it is not one of our tables, or broken.
     `scorer` is the kind of the scorer, never its uid. Columns of `measured_on` are
     added where the table does not have them.
@@ -43,6 +54,8 @@ def read_runs(path: Path, by: Sequence[str] | None) -> tuple[pd.DataFrame, Prove
         runs = _ap_runs(table, path, grouped=by is not None and GROUP in by)
     elif provenance.format == TRAINING_METRICS.name:
         runs = _last_row(table, path, provenance)
+    elif provenance.format in EDITS:
+        runs = _edit_rows(table, provenance)
     else:
         means = table.select_dtypes("number").mean().to_frame().T.assign(rows=len(table))
         for name in NAMES:
@@ -87,6 +100,16 @@ def _last_row(table: pd.DataFrame, path: Path, provenance: Provenance) -> pd.Dat
     return pd.concat([run, row[logged]], axis=1)
 
 
+def _edit_rows(table: pd.DataFrame, provenance: Provenance) -> pd.DataFrame:
+    """The rows with the settings beside them. Latents are names, of which there is no mean."""
+    rows = table[[name for name in table if not str(name).endswith(ENDS)]]
+    if "latent" in rows:
+        rows = rows.astype({"latent": str})
+    settings = _with_settings(rows.iloc[:1], provenance)
+    added = {str(name): settings[name].iloc[0] for name in settings if name not in rows}
+    return rows.assign(**added) if len(rows) else rows
+
+
 def _with_settings(row: pd.DataFrame, provenance: Provenance) -> pd.DataFrame:
     """Plain settings become columns, where the table has no column of that name.
 
@@ -95,6 +118,8 @@ def _with_settings(row: pd.DataFrame, provenance: Provenance) -> pd.DataFrame:
     settings = dict(provenance.settings)
     if "kind" in settings:
         settings["scorer"] = settings.pop("kind")
+    elif provenance.format in EDITS:
+        settings.pop("scorer", None)
     plain = {
         name: value
         for name, value in settings.items()

@@ -8,22 +8,22 @@ An image has one row of logits (a head of images) or one for each patch. With lo
     other_logits     mean of z'_c - z_c over rows and all other classes c
     kl               mean over rows of KL(p || p'), in nats
     accuracy_before, accuracy_after     over the rows with a label
+    relative_change  mean of |x' - x| / |x| over the patches that are edited
 
-The prediction is the class of the largest logit, and p = softmax(z); for a head with one logit for each trait the
+The prediction is the class of the largest logit, and p = softmax(z). For a head with one logit for each trait the
 prediction is whether it is above 0, other decisions are those of the other traits, and kl is the sum of Bernoulli ones.
 
-Sums are kept for each image so that parts of a job can be put together in any order, and images be drawn again for
-intervals.
+Sums are kept for each image, so that images can be drawn again for intervals.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 
-FIELDS = (
+SUMS = (
     "rows",
     "target_before",
     "target_changed",
@@ -36,6 +36,8 @@ FIELDS = (
     "correct_before",
     "correct_after",
 )
+FIELDS = (*SUMS, "patches", "relative")
+"""Sums of an image: those of its logits, the patches that are edited, and the sum of |x' - x| / |x| over them."""
 # name of a measure -> the sums whose ratio it is
 RATIOS = {
     "target_changed": ("target_changed", "target_before"),
@@ -45,97 +47,129 @@ RATIOS = {
     "kl": ("kl", "rows"),
     "accuracy_before": ("correct_before", "labelled"),
     "accuracy_after": ("correct_after", "labelled"),
+    "relative_change": ("relative", "patches"),
 }
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What is right. Of classes int64 {b, R}, -1 unknown; of traits (not multi_class) float {b, R, C}, NaN unknown."""
-
-    value: torch.Tensor
-    multi_class: bool = True
+Ratios = dict[str, tuple[str, str]]
+LEVEL = 0.95  # of intervals
 
 
 def effect_sums(
-    before_brc: torch.Tensor, after_brc: torch.Tensor, target: int, labels: Labels | None = None,
-    multi_class: bool = True,
-) -> np.ndarray:  # fmt: skip
-    """float64 {b, FIELDS} for logits {b, R, C} before and after, of R rows for each image."""
-    before, after = before_brc.double(), after_brc.double()
-    n_classes = before.shape[2]
-    is_other = torch.arange(n_classes, device=before.device) != target
+    before_brc: torch.Tensor,
+    after_brc: torch.Tensor,
+    target_b: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    softmax: bool = True,
+) -> np.ndarray:
+    """float64 {b, SUMS} for logits {b, R, C} before and after, of R rows for each image, and its target {b}.
+
+    labels: of classes int64 {b, R}, -1 unknown; without softmax, of traits float {b, R, C}, NaN unknown.
+    """
+    before, after, target_b = before_brc.double(), after_brc.double(), target_b.to(before_brc.device)
+    n_rows, n_classes = before.shape[1:]
+    target_b11 = target_b[:, None, None]
+    target_br1 = target_b11.expand(-1, n_rows, 1)
     difference = after - before
-    if multi_class:
+    target_logit = difference.gather(2, target_br1).sum((1, 2))
+    if softmax:
         was, now = before.argmax(2), after.argmax(2)
-        of_target, changed = was == target, was != now
+        of_target, changed = was == target_b[:, None], was != now
         target_before, target_changed = of_target.sum(1), (of_target & changed).sum(1)
         other_before, other_changed = (~of_target).sum(1), (~of_target & changed).sum(1)
         log_p, log_q = before.log_softmax(2), after.log_softmax(2)
         kl_br = (log_p.exp() * (log_p - log_q)).sum(2)
     else:
         said, says = before > 0, after > 0
-        target_before = said[:, :, target].sum(1)
-        target_changed = (said & ~says)[:, :, target].sum(1)
-        other_before = torch.full_like(target_before, before.shape[1] * (n_classes - 1))
-        other_changed = (said != says)[:, :, is_other].sum((1, 2))
+        target_before = said.gather(2, target_br1).sum((1, 2))
+        target_changed = (said & ~says).gather(2, target_br1).sum((1, 2))
+        other_before = torch.full_like(target_before, n_rows * (n_classes - 1))
+        other_changed = (said != says).sum((1, 2)) - (said != says).gather(2, target_br1).sum((1, 2))
         log_sigmoid = torch.nn.functional.logsigmoid
         kl_br = (
             before.sigmoid() * (log_sigmoid(before) - log_sigmoid(after))
             + (-before).sigmoid() * (log_sigmoid(-before) - log_sigmoid(-after))
         ).sum(2)
-    rows = torch.full((len(before),), before.shape[1], dtype=torch.float64, device=before.device)
-    other_logits = difference[:, :, is_other].sum((1, 2)) / max(n_classes - 1, 1)
-    sums = [rows, target_before, target_changed, other_before, other_changed,
-            difference[:, :, target].sum(1), other_logits, kl_br.sum(1),
-            *_correct(before, after, labels, multi_class)]  # fmt: skip
+    other_logits = (difference.sum((1, 2)) - target_logit) / max(n_classes - 1, 1)
+    rows = torch.full_like(target_logit, n_rows)
+    sums = [
+        *(rows, target_before, target_changed, other_before, other_changed, target_logit, other_logits),
+        *(kl_br.sum(1), *_correct(before, after, labels, softmax)),
+    ]
     return torch.stack([one.double() for one in sums], 1).cpu().numpy()
 
 
 def _correct(
-    before: torch.Tensor, after: torch.Tensor, labels: Labels | None, multi_class: bool
+    before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor | None, softmax: bool
 ) -> list[torch.Tensor]:
     """Rows (or decisions) {b} with a label, and those that are right before and after."""
     if labels is None:
         return [torch.zeros(len(before), dtype=torch.float64, device=before.device)] * 3
-    value = labels.value.to(before.device)
-    if multi_class:
-        known = value >= 0
-        right = [(logits.argmax(2) == value) & known for logits in (before, after)]
+    labels = labels.to(before.device)
+    if softmax:
+        known = labels >= 0
+        right = [(logits.argmax(2) == labels) & known for logits in (before, after)]
         return [known.sum(1), *(one.sum(1) for one in right)]
-    known = ~value.isnan()
-    right = [((logits > 0) == (value > 0.5)) & known for logits in (before, after)]
+    known = ~labels.isnan()
+    right = [((logits > 0) == (labels > 0.5)) & known for logits in (before, after)]
     return [known.sum((1, 2)), *(one.sum((1, 2)) for one in right)]
 
 
-def ratios(sums_nf: np.ndarray) -> dict[str, float]:
-    """Each measure over all images {n, FIELDS}; NaN where there is nothing to divide by."""
-    total = dict(zip(FIELDS, sums_nf.sum(0), strict=True))
-    return {name: _ratio(total[above], total[below]) for name, (above, below) in RATIOS.items()}
+def loss_sums(logits_brc: torch.Tensor, labels: torch.Tensor, softmax: bool = True) -> np.ndarray:
+    """float64 {b, 3}: rows (or decisions) with a label, those that are right, and the sum of their log-loss in nats."""
+    logits, labels = logits_brc.double(), labels.to(logits_brc.device)
+    n_known, n_right, _ = _correct(logits, logits, labels, softmax)
+    if softmax:
+        log_p = logits.log_softmax(2).gather(2, labels.clamp(min=0)[..., None])[..., 0]
+        loss_b = -torch.where(labels >= 0, log_p, 0).sum(1)
+    else:
+        y = labels.nan_to_num()
+        loss = torch.nn.functional.softplus(logits) - y * logits
+        loss_b = torch.where(labels.isnan(), 0, loss).sum((1, 2))
+    return torch.stack([n_known.double(), n_right.double(), loss_b], 1).cpu().numpy()
 
 
-def intervals(
-    sums_nf: np.ndarray, resamples: int, seed: int, level: float = 0.95
-) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of each measure, with images drawn again with replacement; NaN where none is defined.
+def ratios(
+    total_f: np.ndarray, fields: tuple[str, ...] = FIELDS, of: Ratios = RATIOS
+) -> dict[str, np.ndarray]:
+    """Each measure of summed sums {..., F}; NaN where there is nothing to divide by."""
+    column = {name: total_f[..., i] for i, name in enumerate(fields)}
+    return {
+        name: np.divide(
+            column[above], column[below], out=np.full(column[above].shape, np.nan), where=column[below] != 0
+        )
+        for name, (above, below) in of.items()
+    }
 
-    The same seed draws the same images for every edit, so that edits can be compared within a draw.
+
+class Resamples:
+    """Sums of images that are drawn again: of each resample, how often image n is in it is Poisson with mean 1.
+
+    So blocks of images can be added one after another: the n images of block i are drawn by (seed, i). The same seed
+    draws the same images for every edit. Source: the Poisson bootstrap (Chamandy et al., 2012).
     """
-    n = len(sums_nf)
-    draw = np.random.default_rng(seed)
-    found = np.empty((resamples, len(FIELDS)))
-    for r in range(resamples):
-        found[r] = np.bincount(draw.integers(n, size=n), minlength=n) @ sums_nf
-    column = {name: found[:, i] for i, name in enumerate(FIELDS)}
-    tails = [100 * (1 - level) / 2, 100 * (1 + level) / 2]
-    out = {}
-    for name, (above, below) in RATIOS.items():
-        with np.errstate(invalid="ignore", divide="ignore"):
-            values = column[above] / column[below]
-        values = values[np.isfinite(values)]
-        low, high = np.percentile(values, tails) if len(values) else (np.nan, np.nan)
-        out[name] = (float(low), float(high))
-    return out
+
+    def __init__(self, n_resamples: int, seed: int, shape: tuple[int, ...]) -> None:
+        """shape: that of the sums of an image."""
+        self.n, self.seed = n_resamples, seed
+        self.total, self.drawn = np.zeros(shape), np.zeros((n_resamples, *shape))
+
+    def add(self, block: int, sums_nf: np.ndarray) -> None:
+        """Add the images {n, *shape} of a block."""
+        flat = sums_nf.reshape(len(sums_nf), -1)
+        counts_rn = np.random.default_rng([self.seed, block]).poisson(1.0, (self.n, len(flat)))
+        self.total += sums_nf.sum(0)
+        self.drawn += (counts_rn @ flat).reshape(self.drawn.shape)
 
 
-def _ratio(above: float, below: float) -> float:
-    return above / below if below else float("nan")
+def interval(values_r: np.ndarray) -> tuple[float, float]:
+    """Percentile interval of a measure's resamples; NaN where fewer than half of them are defined."""
+    known = values_r[~np.isnan(values_r)]
+    if 2 * len(known) < len(values_r) or not len(known):
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return float(low), float(high)
+
+
+def mean_defined(values: Iterable[float]) -> float:
+    """The mean of those that are numbers; NaN without any."""
+    known = [value for value in values if value == value]
+    return float(np.mean(known)) if known else float("nan")

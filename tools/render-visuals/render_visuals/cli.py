@@ -11,7 +11,6 @@ from saetools.cli.app import (
     SeedOption,
     VerboseOption,
     VersionOption,
-    choice,
     completing,
     examples,
     new_app,
@@ -150,7 +149,7 @@ def latents_command(
 @app.command(
     "page",
     groups={
-        "Data": "images scorer table label_names",
+        "Data": "images scorer table edits label_names",
         "Views": "by by_table top per_patch heatmap_latents seed",
         "Output": "out title workers",
     },
@@ -172,6 +171,10 @@ def page_command(
         typer.Option(
             help="latents.csv, probes.csv or an AP table, whose columns are added to the page. Repeatable."
         ),
+    ] = None,
+    edits: Annotated[
+        Path | None,
+        typer.Option(help="Folder of edit-latents: what editing latents does to predictions.", metavar="DIR"),
     ] = None,
     top: TopOption = 20,
     per_patch: Annotated[
@@ -200,7 +203,7 @@ def page_command(
 
     settings = PageSettings(
         images_root(images), out, scorer, table or [], top, per_patch, by, by_table, heatmap_latents,
-        _names(label_names), title, seed, workers,
+        _names(label_names), title, seed, workers, edits,
     )  # fmt: skip
     write_line(str(write_page(open_latents(latents), settings)))
 
@@ -276,10 +279,10 @@ def plot_command(
     kind: Annotated[
         str,
         typer.Argument(
-            help="front, training, map, layers, traits, prevalence or histogram.",
+            help="front, training, map, layers, traits, prevalence, histogram or edits.",
             metavar="KIND",
             autocompletion=completing(
-                "front", "training", "map", "layers", "traits", "prevalence", "histogram"
+                "front", "training", "map", "layers", "traits", "prevalence", "histogram", "edits"
             ),
         ),
     ],
@@ -287,7 +290,15 @@ def plot_command(
     out: Annotated[Path, typer.Option(help="File of the figure: .png, .svg or .pdf.")],
     y: Annotated[
         str | None,
-        choice("nmse", "nmse_standardized", "mse", help="For front: the error against L0. [default: nmse]"),
+        typer.Option(
+            help="For front, the error against L0: nmse (default), nmse_standardized or mse. For edits, the effect:"
+            " target_changed (default), other_changed, target_logit, other_logits, kl or accuracy_after.",
+            metavar="MEASURE",
+            autocompletion=completing(
+                *("nmse", "nmse_standardized", "mse", "target_changed", "other_changed", "target_logit"),
+                *("other_logits", "kl", "accuracy_after"),
+            ),
+        ),
     ] = None,
     verbose: VerboseOption = False,
     version: VersionOption = False,
@@ -303,6 +314,8 @@ def plot_command(
     traits, prevalence: AP by group of attributes, or against the trait's prevalence, from AP tables
 
     histogram: how often and how strongly latents are active, from latents.csv or index.csv
+
+    edits: what edits of latents change, over their amounts, beside the controls, from effects.csv
     """
     from render_visuals.plots.style import check_target, save_figure
 
@@ -316,8 +329,13 @@ def plot_command(
         raise UsageError(
             f"{kind}: unknown kind of plot; known are {', '.join(KINDS)}{near_names(kind, list(KINDS))}"
         )
-    if y is not None and kind != "front":
-        raise UsageError(f"--y {y}: it is an option of front, and has no effect on {kind}; leave it out")
+    if y is not None and y not in KINDS[kind].ys:
+        known = list(KINDS[kind].ys)
+        raise UsageError(
+            f"--y {y}: {kind} can draw {', '.join(known)}{near_names(y, known)}"
+            if known
+            else f"--y {y}: it has no effect on {kind}; leave it out"
+        )
     with writing(out, {"command": command_line()}):
         save_figure(draw_kind(kind, files, **({"y": y} if y is not None else {})), out)
     write_line(str(out))

@@ -55,6 +55,7 @@ MARKS = (
     {"latent", "baseline_loss"},  # probe table
     {"latent", "mean_value", "train_r"},  # latent table
     {"latent", "picture"},  # pictures of latents
+    {"latent", "control", "relative_change"},  # effects of edits
 )
 
 

@@ -20,6 +20,7 @@ from render_visuals.page import data as page_data
 from render_visuals.page.annotations import Annotations, Column, read_tables
 from render_visuals.page.columns import own_columns, write_images, write_table
 from render_visuals.page.data import write_chunk
+from render_visuals.page.edits import Edits, draw_edit_images, read_edits, write_edits
 from render_visuals.page.thumbnails import draw_thumbnails
 from render_visuals.pictures.redraw import content_key, file_stat
 from saetools.errors import UserError
@@ -53,6 +54,7 @@ class PageSettings:
     title: str | None
     seed: int
     workers: int
+    edits: Path | None = None
 
 
 def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
@@ -66,10 +68,11 @@ def write_page(latents: LatentsSet, settings: PageSettings) -> Path:
     known = read_tables(settings.tables, latents.header, settings.scorer, settings.label_names, of_classes)
     classes = image_classes(latents)
     groups = group_images(settings.by, latents.paths, settings.root, settings.by_table, classes)
+    edits = read_edits(settings.edits, latents, settings.root) if settings.edits else None
     _check_folder(site)
-    key = _key(latents, settings)
+    key = _key(latents, settings, edits)
     with writing(site, {"what the page is made of": key}, folder=True):
-        return _write(latents, settings, known, groups, classes, key)
+        return _write(latents, settings, known, groups, classes, edits, key)
 
 
 def _write(
@@ -78,6 +81,7 @@ def _write(
     known: Annotations,
     groups: Groups,
     classes: list[str] | None,
+    edits: Edits | None,
     key: str,
 ) -> Path:
     site, index = settings.out, settings.out / "index.html"
@@ -91,6 +95,7 @@ def _write(
             neighbours = nearest_latents(settings.scorer, latents.header, N_NEIGHBOURS)
         index.unlink(missing_ok=True)
     draw_thumbnails(latents, image_index, settings.root, site, settings.workers)
+    draw_edit_images(edits, latents, settings.root, site, settings.workers)
     if whole:
         logger.info("%s: nothing to do: made of the same files with the same settings", site)
         return index
@@ -116,18 +121,18 @@ def _write(
     write_images(site, latents, image_index, classes)
     columns = own_columns(latents, found, classes) + known.columns
     write_table(site, columns, known)
-    write_chunk(
-        site,
-        "about",
-        _about(latents, settings, columns, per_chunk, neighbours[0].shape[1] if neighbours else 0),
-    )
+    if edits is not None:
+        write_edits(site, edits, latents)
+    n_near = neighbours[0].shape[1] if neighbours else 0
+    write_chunk(site, "about", _about(latents, settings, columns, per_chunk, n_near, edits))
     _write_assets(site, key, settings.title or _default_title(latents))
     return index
 
 
 def _about(
-    latents: LatentsSet, settings: PageSettings, columns: list[Column], per_chunk: int, n_near: int
-) -> dict[str, Any]:
+    latents: LatentsSet, settings: PageSettings, columns: list[Column], per_chunk: int, n_near: int,
+    edits: Edits | None,
+) -> dict[str, Any]:  # fmt: skip
     header = latents.header
     return {
         "title": settings.title or _default_title(latents),
@@ -142,6 +147,7 @@ def _about(
         "images_per_chunk": per_chunk,
         "per_patch": settings.per_patch,
         "n_near": n_near,
+        "edits": edits.about() if edits is not None else None,
         "columns": [{"name": c.name, "title": c.title, "hint": c.hint, "text": c.is_text} for c in columns],
         "has_labels": latents.files[0].labels is not None,
         "label_names": settings.label_names or [],
@@ -161,12 +167,13 @@ def _default_title(latents: LatentsSet) -> str:
     return f"{header.source['model'].split('/')[-1]}, layer {header.layer}: {latents.n_latents:,} latents"
 
 
-def _key(latents: LatentsSet, settings: PageSettings) -> str:
+def _key(latents: LatentsSet, settings: PageSettings, edits: Edits | None) -> str:
     tables = [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings.tables]
     by_table = hashlib.sha256(settings.by_table.read_bytes()).hexdigest() if settings.by_table else None
     return content_key(
         latents.uids, tables, by_table, file_stat(settings.scorer) if settings.scorer else None, settings.top,
         settings.per_patch, settings.by, settings.n_heatmap, settings.label_names, settings.title, settings.seed,
+        edits.uids if edits is not None else None,
         [hashlib.sha256(asset.encode()).hexdigest() for _, asset in _assets()],
     )  # fmt: skip
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from render_visuals.plots import sweep_plots, trait_plots
+from render_visuals.plots import edit_plots, sweep_plots, trait_plots
 from render_visuals.plots.style import WIDTH, finish, look_of, new_figure
 from render_visuals.tables import read_table, short_names
 from saetools.errors import UserError
 from saetools.files.formats import (
     AP_TABLE,
     COLLECTED_RUNS,
+    EDIT_EFFECTS,
     LATENT_PICTURES,
     LATENT_TABLE,
     TRAINING_METRICS,
@@ -34,10 +35,11 @@ Table = tuple[Path, "pd.DataFrame"]
 
 @dataclass(frozen=True)
 class Kind:
-    """draw: makes the figure from (path, table) pairs; formats: of the tables that it takes."""
+    """draw: makes the figure from (path, table) pairs; formats: of the tables that it takes; ys: its values of `y`."""
 
     draw: Callable[..., Figure]
     formats: Sequence[Format]
+    ys: Collection[str] = ()
 
 
 def histogram(tables: Sequence[tuple[Path, pd.DataFrame]]) -> Figure:
@@ -109,13 +111,14 @@ def _quartiles(values: pd.Series) -> tuple[float, float, float]:
 
 
 KINDS = {
-    "front": Kind(sweep_plots.front, (TRAINING_METRICS, AP_TABLE, COLLECTED_RUNS)),
+    "front": Kind(sweep_plots.front, (TRAINING_METRICS, AP_TABLE, COLLECTED_RUNS), sweep_plots.ERRORS),
     "training": Kind(sweep_plots.training, (TRAINING_METRICS,)),
     "map": Kind(trait_plots.map_over_images, (AP_TABLE,)),
     "layers": Kind(trait_plots.layers, (AP_TABLE,)),
     "traits": Kind(trait_plots.trait_groups, (AP_TABLE,)),
     "prevalence": Kind(trait_plots.prevalence, (AP_TABLE,)),
     "histogram": Kind(histogram, (LATENT_TABLE, LATENT_PICTURES)),
+    "edits": Kind(edit_plots.edits, (EDIT_EFFECTS,), edit_plots.MEASURES),
 }
 
 

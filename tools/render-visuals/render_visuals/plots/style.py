@@ -197,10 +197,13 @@ def name_points(axes: Axes, xy_n2: np.ndarray, names: Sequence[str], among_n2: n
                 tried.remove()
 
 
-def ticks_at(axes: Axes, values: Sequence[float]) -> None:
-    """The values themselves as the ticks of the x axis, without those that would run into each other."""
+def ticks_at(axes: Axes, values: Sequence[float], names: Sequence[str] | None = None) -> None:
+    """The values themselves as the ticks of the x axis, without those that would run into each other.
+
+    names: what stands at each of the values, which then ascend.
+    """
     places = sorted(set(values))
-    axes.set_xticks(places, [f"{value:g}" for value in places])
+    axes.set_xticks(places, [f"{value:g}" for value in places] if names is None else names)
     axes.minorticks_off()
     _laid_out(axes)
     end = -1e9

@@ -13,6 +13,7 @@ saetools.keyboard = (function () {
       ArrowUp: () => saetools.table.step(-1),
       h: () => saetools.tiles.toggle(),
       m: () => { location.hash = "heatmap"; },
+      e: () => { if (saetools.page.about.edits) location.hash = "edits"; },
       Enter: () => document.getElementById("detail").focus(),
       n: () => { const note = document.getElementById("note"); if (note) note.focus(); },
       Escape: () => { if (document.body.classList.contains("has-detail")) location.hash = saetools.places.list(); },

@@ -15,6 +15,7 @@ saetools.latentView = (function () {
         dead ? null : [tiles.colourBar(largest, `activation of latent ${latent}`), tiles.switches()]),
       dead ? el("p", { class: "dead" }, `Latent ${latent} is never active in these ${number(page.about.n_images)} images: there is nothing to show.`) : null,
       facts(latent),
+      saetools.editView.links(latent),
       el("div", { class: "twice" },
         el("div", null, el("h3", null, "Note"), note(latent)),
         el("div", null, ...found(latent))),

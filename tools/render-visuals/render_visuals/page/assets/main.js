@@ -14,6 +14,7 @@
       if (!page.byLatent.has(latent)) page.byLatent.set(latent, []);
       page.byLatent.get(latent).push({ kind, name, ap, r, prevalence });
     }
+    document.getElementById("tab-edits").hidden = !about.edits;
     saetools.notes.start();
     saetools.table.start();
     saetools.scatter.start();
@@ -37,10 +38,10 @@
 
   // What is shown, or the list that it was chosen from.
   function markTab(view) {
-    for (const each of ["latents", "images", "heatmap"]) {
+    for (const each of ["latents", "images", "heatmap", "edits"]) {
       const tab = document.getElementById(`tab-${each}`);
-      if (each === view) tab.setAttribute("aria-current", "page");
-      else if (view !== "heatmap" && `#${each}` === places.list()) tab.setAttribute("aria-current", "true");
+      if (each === view || (each === "edits" && view === "edit")) tab.setAttribute("aria-current", "page");
+      else if (!["heatmap", "edits", "edit"].includes(view) && `#${each}` === places.list()) tab.setAttribute("aria-current", "true");
       else tab.removeAttribute("aria-current");
     }
   }
@@ -56,6 +57,8 @@
       el("p", { class: "ways" }, el("a", { class: "button", href: "#latents", title: "The table of all latents" }, "All latents"), " ", el("a", { class: "button", href: "#images", title: "All images" }, "All images"))),
     latent: ({ latent }, box, isCurrent) => saetools.latentView.show(latent, box, isCurrent),
     image: (place, box, isCurrent) => saetools.imageView.show(place, box, isCurrent),
+    edits: (place, box, isCurrent) => saetools.editView.list(box, isCurrent),
+    edit: (place, box, isCurrent) => saetools.editView.show(place, box, isCurrent),
     heatmap: ({ kept }, box, isCurrent) => saetools.heatmapView.show(box, isCurrent, kept && kept.view),
   };
 
@@ -71,10 +74,11 @@
     }
   }
 
-  function title({ view, latent, image, patches }) {
+  function title({ view, latent, image, patches, edit }) {
+    if (view === "edit") return saetools.editView.title(edit);
     if (view === "latent") return saetools.latentView.title(latent);
     if (view === "image") return saetools.imageView.title({ image, patches });
-    return { latents: "", images: "Images", heatmap: "Heat map", unknown: "Unknown address" }[view];
+    return { latents: "", images: "Images", heatmap: "Heat map", edits: "Edits", unknown: "Unknown address" }[view];
   }
 
   async function follow() {
@@ -89,7 +93,7 @@
     markTab(view);
     places.name(title(place));
     places.restoreLists(kept);
-    if (view !== "image") saetools.table.select(view === "latent" ? place.latent : null);
+    if (view !== "image") saetools.table.select(view === "latent" || view === "edit" ? place.latent : null);
     let state;
     try {
       state = await views[view](place, box, isCurrent);

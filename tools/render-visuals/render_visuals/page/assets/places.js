@@ -3,7 +3,7 @@
 // sorting, scroll positions, what had the focus), so that Back returns to it.
 saetools.places = (function () {
   const { page, rows } = saetools;
-  const SCROLLED = ["table", "gallery", "detail"], KEPT = 60;
+  const SCROLLED = { table: "scrollTop", gallery: "scrollTop", detail: "scrollTop", "wall-tiles": "scrollLeft" }, KEPT = 60;
   const left = new Map(); // number of an entry -> how it was left
   const tops = {}; // the last scroll position of each of SCROLLED: none can be read while it is hidden
   let here = null, newest = 0, settled = false, from = null, wasSeen = [], viewState = () => null;
@@ -31,13 +31,15 @@ saetools.places = (function () {
     });
   }
 
-  // #latents, #images, #heatmap, #latent=3, #image=12&patches=4,5&latent=3 -> {view, ...}; of any other, what is wrong with it.
+  // #latents, #images, #heatmap, #edits, #latent=3, #image=12&patches=4,5&latent=3, #edit=3:car&image=2&amount=-1 -> {view, ...};
+  // of any other, what is wrong with it.
   function parse(hash) {
     const text = hash.slice(1), asked = new URLSearchParams(text), { n_latents: latents, n_images: images, n_patches: patches } = page.about;
     const whole = (word, end) => (/^\d{1,9}$/.test(word || "") && Number(word) < end ? Number(word) : null);
     const unknown = (says) => ({ view: "unknown", says });
     if (!text) return { view: "latents" };
     if (["latents", "images", "heatmap"].includes(text)) return { view: text };
+    if (text === "edits" || asked.has("edit")) return saetools.editView.parse(asked, whole, unknown);
     const latent = asked.has("latent") ? whole(asked.get("latent"), latents) : undefined;
     if (latent === null) return unknown(`There is no latent ${asked.get("latent")} on this page: its ${latents.toLocaleString("en")} latents have the numbers 0 to ${latents - 1}.`);
     if (!asked.has("image")) return latent === undefined ? unknown("No view of this page has this address.") : { view: "latent", latent };
@@ -54,12 +56,13 @@ saetools.places = (function () {
   function seen(id) {
     const view = document.body.classList.contains("has-detail");
     if (id === "detail") return view || !narrow.matches;
+    if (id === "wall-tiles") return narrow.matches && !view && list() === "#latents" && within(id) !== null;
     return list() === (id === "table" ? "#latents" : "#images") && !(view && narrow.matches);
   }
 
   // Keeps how the entry that was shown is left. Called before anything of it changes.
   function leave() {
-    for (const id of SCROLLED) if (wasSeen.includes(id)) tops[id] = within(id).scrollTop;
+    for (const id of wasSeen) tops[id] = within(id)[SCROLLED[id]];
     if (here === null || !settled) return;
     const { query, region, sort, descending } = rows.state;
     left.delete(here);
@@ -75,6 +78,7 @@ saetools.places = (function () {
     const known = history.state && history.state.entry;
     if (!known) history.replaceState({ entry: ++newest }, "");
     here = history.state.entry;
+    newest = Math.max(newest, here); // after a reload the entry may be newer than all that were kept
     settled = false;
     viewState = () => null;
     return { ...parse(location.hash), kept: left.get(here) || null };
@@ -90,11 +94,13 @@ saetools.places = (function () {
       if (within("image-search").value !== kept.images) saetools.gallery.search(kept.images);
     }
     // A list that was hidden has lost its place.
-    for (const id of ["table", "gallery"]) if (kept || !wasSeen.includes(id)) scroll(id, (kept || { tops }).tops[id]);
+    for (const id of ["table", "gallery", "wall-tiles"]) if (kept || !wasSeen.includes(id)) scroll(id, (kept || { tops }).tops[id]);
+    // One may leave again before the view is made: what is hidden by now has no place to keep.
+    wasSeen = wasSeen.filter(seen);
   }
 
   function scroll(id, top) {
-    if (top !== undefined && seen(id)) within(id).scrollTop = top;
+    if (top !== undefined && seen(id)) within(id)[SCROLLED[id]] = top;
   }
 
   // The view is made: scrolls to where it was, and puts the focus there. state(): what of it is to be kept.
@@ -102,14 +108,14 @@ saetools.places = (function () {
     viewState = state || (() => null);
     const box = within("detail");
     box.scrollTop = kept ? kept.tops.detail || 0 : 0;
-    if (kept) scroll("table", kept.tops.table);
+    if (kept) for (const id of ["table", "wall-tiles"]) scroll(id, kept.tops[id]);
     if (narrow.matches) window.scrollTo(0, kept ? kept.window : 0);
     // A link that was followed is gone with its view, or hidden: keys go on in the new one. In a list they stay there.
     const again = kept && kept.focus ? document.querySelector(kept.focus) : null;
     const next = document.body.classList.contains("has-detail") ? box : within(list() === "#images" ? "gallery" : "table");
     if (again && again.checkVisibility()) again.focus({ preventScroll: true });
     else if (from && (box.contains(from) || !from.isConnected || !from.checkVisibility())) next.focus({ preventScroll: true });
-    wasSeen = SCROLLED.filter(seen);
+    wasSeen = Object.keys(SCROLLED).filter(seen);
     settled = true;
   }
 

@@ -32,9 +32,14 @@ saetools.tiles = (function () {
   const name = (image) => page.images.path[image].split("/").pop();
   const grid = (image) => [page.images.grid[2 * image], page.images.grid[2 * image + 1]];
 
-  // Draws values at patches; patches without one stay clear.
+  // Draws values at patches of an image; patches without one stay clear.
   function heat(picture, image, patch, value, largest) {
-    const [height, width] = grid(image), pixels = new Uint8ClampedArray(4 * width * height), ramp = colours();
+    const [height, width] = grid(image);
+    heatOn(picture, width, height, patch, value, largest);
+  }
+
+  function heatOn(picture, width, height, patch, value, largest) {
+    const pixels = new Uint8ClampedArray(4 * width * height), ramp = colours();
     for (let e = 0; e < patch.length; e++) {
       const at = 4 * Math.min(255, Math.round((255 * value[e]) / largest));
       for (let c = 0; c < 4; c++) pixels[4 * patch[e] + c] = ramp[at + c];
@@ -131,5 +136,5 @@ saetools.tiles = (function () {
       el("span", null, el("i", { style: `background:rgb(${labelColour(i).join(",")})` }), name)));
   }
 
-  return { heat, picture, tile, toggle, switches, colourBar, rescale, legend, grid, name };
+  return { address, heat, heatOn, picture, tile, toggle, switches, colourBar, rescale, legend, grid, name };
 })();

@@ -68,7 +68,7 @@ saetools.wall = (function () {
     const left = [dead ? `${number(dead)} dead ${dead === 1 ? "latent" : "latents"} (active in none of these images)` : null,
       always ? `${number(always)} active at more than half of all patches` : null].filter(Boolean);
     const more = el("button", { type: "button", class: "wall-more", title: "The next in this order", onclick: add });
-    const says = el("p", { class: "faint" }), tiles = el("div", { class: "wall-tiles" });
+    const says = el("p", { class: "faint" }), tiles = el("div", { class: "wall-tiles", id: "wall-tiles" });
     let shown = 0, measure = null;
 
     function add() {
@@ -134,7 +134,8 @@ saetools.wall = (function () {
   }
 
   function put() {
-    fill(narrow.matches ? document.getElementById("strip") : beside, wall);
+    const place = narrow.matches ? document.getElementById("strip") : beside;
+    if (wall.parentElement !== place) fill(place, wall); // the strip keeps its own place
   }
 
   return { show, order };

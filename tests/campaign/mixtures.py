@@ -140,8 +140,15 @@ def _score(chosen: Chosen) -> bool:
 
 
 def _edit(chosen: Chosen) -> bool:
-    images, train, test, scorer, head = (chosen[name] for name in ("images", "train", "test", "scorer", "head"))
-    fits = images.kind == "images" and scorer.kind == "scorer" and scorer.scorer != KMEANS and head.kind == "head"
+    images, train, test, scorer, head = (
+        chosen[name] for name in ("images", "train", "test", "scorer", "head")
+    )
+    fits = (
+        images.kind == "images"
+        and scorer.kind == "scorer"
+        and scorer.scorer != KMEANS
+        and head.kind == "head"
+    )
     shards = train.kind == test.kind == "shards" and (train.split, test.split) == ("train", "test")
     return fits and shards and _same_source(train, test, scorer, head)
 

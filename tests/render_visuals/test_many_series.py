@@ -18,12 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-<<<<<<< HEAD
-from processes import Tool
-from small_edits import effects_table, write_effects
-=======
 from processes import Tool, run_all
->>>>>>> narrow
+from small_edits import effects_table, write_effects
 from small_shards import clustered_acts, write_shards
 from small_tables import write_table
 

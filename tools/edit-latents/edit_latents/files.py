@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from edit_latents.plan import Case
-from edit_latents.running import INPUTS, Work, run_part
+from edit_latents.running import Work, run_part
 from edit_latents.tables import effects_table, fidelity_table, kept_predictions
 from saetools.cli.progress import Progress
 from saetools.cli.slices import Slice
+from saetools.files.edit_tables import INPUTS
 from saetools.files.formats import EDIT_EFFECTS, EDIT_FIDELITY, EDIT_PARTS, EDIT_PREDICTIONS
 from saetools.files.npz import read_npz, write_npz
 from saetools.files.provenance import Provenance

@@ -14,6 +14,8 @@ import torch
 from edit_latents.controls import like_latents, random_directions
 from saetools.errors import UsageError, UserError, near_names, some_of
 from saetools.files.ap_tables import rows_of_scorer
+from saetools.files.edit_tables import CONTROLS as ALL_CONTROLS
+from saetools.files.edit_tables import NONE, RECONSTRUCTION
 from saetools.files.formats import AP_TABLE, PROBE_TABLE
 from saetools.files.provenance import Provenance
 from saetools.files.tables import read_csv
@@ -23,10 +25,9 @@ from saetools.scorers.record import TrainedScorer
 from saetools.shards.reader import ShardSet
 from saetools.vision.edits import EVERYWHERE, FIRING
 
-OWN = "none"
 RANDOM_DIRECTION, RANDOM_LATENT = "random-direction", "random-latent"
-DIFF_MEANS, PROBE, RECONSTRUCTION = "diff-means", "probe", "reconstruction"
-CONTROLS = (RANDOM_DIRECTION, RANDOM_LATENT, DIFF_MEANS, PROBE, RECONSTRUCTION)
+DIFF_MEANS, PROBE = "diff-means", "probe"
+CONTROLS = ALL_CONTROLS[1:]  # beside the latent itself
 FROM, LABELS = "from:", "labels:"
 
 
@@ -199,7 +200,7 @@ def list_edits(
 def _directions(
     case: Case, controls: Collection[str], draws: int, seed: int, W_dec: torch.Tensor, known: Directions
 ) -> Iterator[tuple[str, Sequence[torch.Tensor | None]]]:
-    yield OWN, [None]
+    yield NONE, [None]
     if RANDOM_DIRECTION in controls:
         of_case = int.from_bytes(hashlib.sha256(f"{seed} {case.latent}".encode()).digest()[:4], "little")
         yield RANDOM_DIRECTION, list(random_directions(draws, W_dec.shape[1], of_case).to(W_dec))

@@ -12,8 +12,9 @@ import torch
 
 from edit_latents.controls import same_size
 from edit_latents.effects import FIELDS, SUMS, effect_sums, loss_sums
-from edit_latents.plan import OWN, RECONSTRUCTION, Case, Edit, Places
+from edit_latents.plan import Case, Edit, Places
 from saetools.errors import UserError
+from saetools.files.edit_tables import INPUTS, NONE, RECONSTRUCTION
 from saetools.scorers.sae import SAE
 from saetools.shards.reader import ShardSet
 from saetools.vision.cut_models import CutModel, CutState
@@ -22,7 +23,6 @@ from saetools.vision.heads import EditHead
 from saetools.vision.model_input import Recorded, seen_pixels
 from saetools.vision.models import VisionModel
 
-INPUTS = ("x", "reconstruction", "mean", "zero")  # of the head, for fidelity
 MOST_DIFFERENT = 0.05  # of activations that were recorded, relative to their norm: int8 differs by less
 
 
@@ -191,7 +191,7 @@ class _Group:
             while edit.case == case_number:
                 part.sums[number, self.at, : len(SUMS)] = unchanged
                 self._add(number, self._change(case, edit, own))
-                number, edit = next(edits, (len(work.edits), Edit(-1, OWN, 0, 0)))
+                number, edit = next(edits, (len(work.edits), Edit(-1, NONE, 0, 0)))
         self._flush()
         if self.labels is not None:
             self._fidelity(self.labels)
@@ -261,7 +261,7 @@ class _Group:
 
     def _fidelity(self, labels: torch.Tensor) -> None:
         """The head on other patches in place of all of an image's."""
-        inputs = {"x": None, "reconstruction": self.x_hat, "zero": torch.zeros_like(self.x)}
+        inputs = {"x": None, RECONSTRUCTION: self.x_hat, "zero": torch.zeros_like(self.x)}
         if self.work.mean is not None:
             inputs["mean"] = self.work.mean.to(self.x).expand_as(self.x)
         for i, name in enumerate(INPUTS):

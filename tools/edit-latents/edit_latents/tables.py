@@ -10,22 +10,23 @@ import numpy as np
 import pandas as pd
 
 from edit_latents.effects import FIELDS, Resamples, interval, mean_defined, ratios
-from edit_latents.plan import CONTROLS, OWN, RECONSTRUCTION, Case, Edit
-from edit_latents.running import INPUTS
+from edit_latents.plan import Case, Edit
 from saetools.cli.markdown import render_markdown
+from saetools.files.edit_tables import (
+    CONTROLS,
+    DRAWN,
+    EFFECT_COLUMNS,
+    FIDELITY_COLUMNS,
+    INPUTS,
+    MEASURES,
+    NONE,
+    RECONSTRUCTION,
+    draw_range,
+    with_interval,
+)
 from saetools.files.formats import EDIT_PARTS
 from saetools.files.npz import read_npz
 
-MEASURES = (
-    "target_changed",
-    "other_changed",
-    "target_logit",
-    "other_logits",
-    "kl",
-    "accuracy_before",
-    "accuracy_after",
-)
-OVER_DRAWS = ("target_changed", "other_changed", "target_logit")
 EDITS_AT_ONCE = 256  # whose resamples are in memory
 FIDELITY_FIELDS = ("rows", "right", "loss")
 FIDELITY_RATIOS = {"accuracy": ("right", "rows"), "cross_entropy": ("loss", "rows")}
@@ -68,12 +69,12 @@ def effects_table(
                         "control": first.control,
                         "draws": len(members),
                         **values,
-                        "_order": (first.case, amount, [OWN, *CONTROLS].index(first.control)),
+                        "_order": (first.case, amount, CONTROLS.index(first.control)),
                     }
                 )
             start += len(members)
     rows.sort(key=lambda row: row.pop("_order"))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
 
 
 def _rows_of_edits(edits: Sequence[Edit]) -> Iterator[list[list[int]]]:
@@ -115,9 +116,9 @@ def _row(total_df: np.ndarray, drawn_rdf: np.ndarray) -> dict[str, Any]:
     }
     for name in MEASURES:
         low, high = interval(resampled[name])
-        found |= {name: float(mean[name]), f"{name}_low": low, f"{name}_high": high}
-    for name in OVER_DRAWS:
-        found |= {f"{name}_draw_min": of_draws[name].min(), f"{name}_draw_max": of_draws[name].max()}
+        found |= zip(with_interval(name), (float(mean[name]), low, high), strict=True)
+    for name in DRAWN:
+        found |= zip(draw_range(name), (of_draws[name].min(), of_draws[name].max()), strict=True)
     return found
 
 
@@ -137,20 +138,21 @@ def fidelity_table(parts: Sequence[Path], inputs: Sequence[str], resamples: int,
         row: dict[str, Any] = {"input": name, "images": n_images, "rows": int(drawn.total[i, 0])}
         for measure in FIDELITY_RATIOS:
             low, high = interval(resampled[measure][:, i])
-            row |= {measure: float(whole[measure][i]), f"{measure}_low": low, f"{measure}_high": high}
+            row |= zip(with_interval(measure), (float(whole[measure][i]), low, high), strict=True)
         recovered, low, high = float("nan"), float("nan"), float("nan")
-        if name == "reconstruction" and "mean" in inputs:
+        if name == RECONSTRUCTION and "mean" in inputs:
             recovered = float(_recovered(whole["cross_entropy"]))
             low, high = interval(_recovered(resampled["cross_entropy"].T))
-        rows.append({**row, "ce_recovered": recovered, "ce_recovered_low": low, "ce_recovered_high": high})
-    return pd.DataFrame(rows)
+        row |= zip(with_interval("ce_recovered"), (recovered, low, high), strict=True)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=FIDELITY_COLUMNS)
 
 
 def _recovered(loss_i: np.ndarray) -> np.ndarray:
     """(CE_mean - CE_hat) / (CE_mean - CE_x), NaN where the mean does as well as x."""
     of = dict(zip(INPUTS, loss_i, strict=True))
     lost = of["mean"] - of["x"]
-    above = of["mean"] - of["reconstruction"]
+    above = of["mean"] - of[RECONSTRUCTION]
     return np.divide(above, lost, out=np.full(np.shape(lost), np.nan), where=np.asarray(lost) != 0)
 
 
@@ -186,11 +188,11 @@ def render_effects(table: pd.DataFrame) -> str:
     """By control and amount the mean over latents, for people."""
     amounts = sorted(table["amount"].unique())
     rows = []
-    for control in [OWN, *CONTROLS]:
+    for control in CONTROLS:
         mine = table[table["control"] == control]
         if mine.empty:
             continue
-        cells: list[object] = ["the latent" if control == OWN else control]
+        cells: list[object] = ["the latent" if control == NONE else control]
         for amount in amounts:
             here = mine[mine["amount"] == amount]
             cells += [mean_defined(here["target_changed"]), mean_defined(here["other_changed"])]

@@ -321,6 +321,8 @@ def summary(table: pd.DataFrame, measured: Measured) -> str:
     for change in (REMOVED, ADDED):
         for control in (*CONTROLS, *CEILINGS):
             here = table[(table["change"] == change) & (table["control"] == control)]
+            if here.empty:
+                continue
             cells: list[object] = [change, control]
             for one in MEASURES[:3]:
                 of_seed = [

@@ -92,7 +92,7 @@ saetools.editView = (function () {
     const cell = (value) => el("td", null, el("i", { "aria-hidden": "true", style: `width:${60 * (value || 0)}px` }), share(value));
     fill(box,
       el("div", { class: "heading" }, places.back(), el("h2", null, "Edits of latents")),
-      el("p", { class: "faint" }, `Each latent is edited inside the network (${common.operation}) and the predictions after it are compared with those before. Of each edit the amount that changes most predictions of its target. Sorted by this share; the controls move each patch as far as the latent does.`),
+      el("p", { class: "faint edits-intro" }, `Each latent is edited inside the network (${common.operation}) and the predictions after it are compared with those before. Of each edit the amount that changes most predictions of its target. Sorted by this share; the controls move each patch as far as the latent does.`),
       el("div", { class: "edits-table", tabindex: "0", role: "region", "aria-label": "Table of edits" }, el("table", null,
         el("thead", null, el("tr", null, el("th", { scope: "col", class: "text" }, "Edit"), el("th", { scope: "col" }, "amount"),
           el("th", { scope: "col", title: "Share of the predictions of the target that change" }, "target changed"),

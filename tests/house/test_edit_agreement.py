@@ -250,9 +250,8 @@ def compare_in(root: Path, out: Path, **other: Path) -> subprocess.CompletedProc
 def test_the_tables_of_the_drawn_birds(folder, tmp_path):
     done = compare_in(folder, tmp_path / "edits.csv")
     assert done.returncode == 0, done.stderr
-    assert (
-        done.stdout.count("| latent ") == 4 + 3
-    )  # two summaries of two changes, and the heads of three tables
+    # two summaries of two changes, and the heads of three tables
+    assert done.stdout.count("| latent ") == 4 + 3
     rows = pd.read_csv(tmp_path / "edits.csv")
     assert set(rows.control) == {
         "latent",
@@ -261,6 +260,10 @@ def test_the_tables_of_the_drawn_birds(folder, tmp_path):
         "random-direction",
         "diff-means",
         "probe",
+        "latent-redrawn",
+        "untrained-redrawn",
+        "all-redrawn",
+        "untrained-all-redrawn",
     }
     assert set(rows.seed) == {0, 1}
     assert set(rows.change) == {"removed", "added"}

@@ -24,6 +24,10 @@ from saetools.errors import UsageError
 from saetools.log import logger
 
 app = new_app()
+BIRDS = (  # of the examples
+    "edit-latents data/birds --weights examples/birds/vit.safetensors --test parts/test --scorer sae.h5"
+    " --head head-parts.h5"
+)
 
 
 @app.command(
@@ -34,8 +38,8 @@ app = new_app()
         "Running": "out weights part memory precision device",
     },
     epilog=examples(
-        "edit-latents data/birds --weights examples/birds/vit.safetensors --test acts/test --train acts/train"
-        " --scorer sae.h5 --head head.h5 --latents 5 --targets 002.Lemon_Finch --scale=-1,0,2 --out edits",
+        f"{BIRDS} --latents 5 --targets 1 --scale=-1,0,2 --out edits",
+        f"{BIRDS} --latents 5 --targets 1 --set 0 --keep 9 --out kept",
     ),
 )
 def edit_latents(

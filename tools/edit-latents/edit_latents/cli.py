@@ -26,7 +26,7 @@ from saetools.log import logger
 app = new_app()
 BIRDS = (  # of the examples
     "edit-latents data/birds --weights examples/birds/vit.safetensors --test parts/test --scorer sae.h5"
-    " --head head-parts.h5"
+    " --head parts.h5"
 )
 
 
@@ -38,8 +38,8 @@ BIRDS = (  # of the examples
         "Running": "out weights part memory precision device",
     },
     epilog=examples(
-        f"{BIRDS} --latents 5 --targets 1 --scale=-1,0,2 --out edits",
-        f"{BIRDS} --latents 5 --targets 1 --set 0 --keep 9 --out kept",
+        f"{BIRDS} --latents 5 --targets 1 --set 0 --out edits",
+        f"{BIRDS} --latents 5 --targets 1 --add 2 --out added",
     ),
 )
 def edit_latents(

@@ -36,7 +36,7 @@ app = new_app()
     },
     epilog=examples(
         "fit-heads --train acts/train --test acts/test --labels target --tokens mean --out head.h5",
-        "fit-heads --train parts/train --test parts/test --labels patch --out head-parts.h5",
+        "fit-heads --train parts/train --test parts/test --labels patch --out parts.h5",
         "fit-heads --train acts/train --test acts/test --labels data/birds --l2 0.1 --out head-attributes.h5",
     ),
 )

@@ -469,7 +469,9 @@ def test_amounts_that_overflow(chain: Chain, tmp_path: Path) -> None:
     said = error_lines(edit_latents(*command, "--set", "0,1e39", *options, code=1))
     assert "an edited patch is not finite as float32; lower the amount" in said
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FittedHead, "logits", lambda *_: torch.full((1, 100, CLASSES), torch.inf))
+        patch.setattr(
+            FittedHead, "logits", lambda _self, _cut, s: torch.full((len(s.tokens), 100, CLASSES), torch.inf)
+        )
         said = error_lines(edit_latents(*command, "--set", "5", *options, code=1))
     assert "latent 3, set 5, control none: the logits are not finite; lower the amount" in said
     assert not (tmp_path / "out/effects.csv").exists()

@@ -83,10 +83,10 @@ class FittedHead:
 
     def logits(self, cut: CutModel, state: CutState) -> torch.Tensor:
         """{b, P, C} of patches, else {b, 1, C}."""
-        tokens = in_float64(cut.rest_until(state, self.layer))
+        tokens = cut.rest_until(state, self.layer)
         if self.head.tokens == "cls":
-            return self.head(tokens[:, :1])
-        patches = tokens[:, state.n_prefix :]
+            return self.head(in_float64(tokens[:, :1]))
+        patches = in_float64(tokens[:, state.n_prefix :])
         return self.head(patches if self.per_patch else patches.mean(1, keepdim=True))
 
 

@@ -50,7 +50,7 @@ from saetools.vision.heads import EditHead, open_head
 from saetools.vision.model_input import check_images, images_root
 from saetools.vision.models import VisionModel
 
-MOST_STACKED = 64  # images at a time: more are no faster on a CPU
+MOST_STACKED = 32  # images at a time: more are slower on a CPU, whose cache and allocator they leave
 
 
 def edit_latents(
@@ -140,7 +140,8 @@ def edit_latents(
         logger.info("control probe: left out; it needs `probe`, a head of fit-heads on layer %d", layer)
     places = Places(where, test_set, layer)
     stacked = _stacked(
-        parse_bytes("`memory`", memory) if isinstance(memory, str) else memory, model, layer, reading
+        parse_bytes("`memory`", memory) if isinstance(memory, str) else memory,
+        *(model, layer, reading, sae.n_prototypes, len(changes)),
     )
     settings: dict[str, Any] = {
         "operation": operation,
@@ -229,11 +230,16 @@ def _evenly(n_images: int, keep: int) -> np.ndarray:
     return chosen
 
 
-def _stacked(memory: int, model: VisionModel, layer: int, head: EditHead) -> int:
-    """How many images go through the blocks at a time in these bytes: about 20 values a token and width are alive."""
+def _stacked(
+    memory: int, model: VisionModel, layer: int, head: EditHead, n_latents: int, n_amounts: int
+) -> int:
+    """How many images go through the blocks at a time in these bytes.
+
+    Alive are about 20 values a token and width, the change of each amount, and latents three times while encoding.
+    """
     shape = model.outline.shapes[layer]
     tokens = shape.n_patches + 8
-    n_bytes = 4 * (20 * tokens * shape.d_model + 2 * 16 * tokens * tokens)
+    n_bytes = 4 * tokens * ((20 + n_amounts) * shape.d_model + 2 * 16 * tokens + 3 * n_latents)
     n_bytes += 8 * 6 * len(head.names) * (tokens if head.per_patch else 1)
     return max(1, min(MOST_STACKED, memory // n_bytes))
 

@@ -70,19 +70,18 @@ def effect_sums(
     target_br1 = target_b11.expand(-1, n_rows, 1)
     difference = after - before
     target_logit = difference.gather(2, target_br1).sum((1, 2))
+    was, now = _predicted(before, softmax), _predicted(after, softmax)
     if softmax:
-        was, now = before.argmax(2), after.argmax(2)
         of_target, changed = was == target_b[:, None], was != now
         target_before, target_changed = of_target.sum(1), (of_target & changed).sum(1)
         other_before, other_changed = (~of_target).sum(1), (~of_target & changed).sum(1)
         log_p, log_q = before.log_softmax(2), after.log_softmax(2)
         kl_br = (log_p.exp() * (log_p - log_q)).sum(2)
     else:
-        said, says = before > 0, after > 0
-        target_before = said.gather(2, target_br1).sum((1, 2))
-        target_changed = (said & ~says).gather(2, target_br1).sum((1, 2))
+        target_before = was.gather(2, target_br1).sum((1, 2))
+        target_changed = (was & ~now).gather(2, target_br1).sum((1, 2))
         other_before = torch.full_like(target_before, n_rows * (n_classes - 1))
-        other_changed = (said != says).sum((1, 2)) - (said != says).gather(2, target_br1).sum((1, 2))
+        other_changed = (was != now).sum((1, 2)) - (was != now).gather(2, target_br1).sum((1, 2))
         log_sigmoid = torch.nn.functional.logsigmoid
         kl_br = (
             before.sigmoid() * (log_sigmoid(before) - log_sigmoid(after))
@@ -92,31 +91,37 @@ def effect_sums(
     rows = torch.full_like(target_logit, n_rows)
     sums = [
         *(rows, target_before, target_changed, other_before, other_changed, target_logit, other_logits),
-        *(kl_br.sum(1), *_correct(before, after, labels, softmax)),
+        *(kl_br.sum(1), *_correct(was, now, labels, softmax)),
     ]
     return torch.stack([one.double() for one in sums], 1).cpu().numpy()
 
 
+def _predicted(logits_brc: torch.Tensor, softmax: bool) -> torch.Tensor:
+    """The class int64 {b, R}; without softmax whether each trait is there, bool {b, R, C}."""
+    return logits_brc.argmax(2) if softmax else logits_brc > 0
+
+
 def _correct(
-    before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor | None, softmax: bool
+    was: torch.Tensor, now: torch.Tensor, labels: torch.Tensor | None, softmax: bool
 ) -> list[torch.Tensor]:
-    """Rows (or decisions) {b} with a label, and those that are right before and after."""
+    """Rows (or decisions) {b} with a label, and those that are predicted right before and after."""
     if labels is None:
-        return [torch.zeros(len(before), dtype=torch.float64, device=before.device)] * 3
-    labels = labels.to(before.device)
+        return [torch.zeros(len(was), dtype=torch.float64, device=was.device)] * 3
+    labels = labels.to(was.device)
     if softmax:
         known = labels >= 0
-        right = [(logits.argmax(2) == labels) & known for logits in (before, after)]
+        right = [(said == labels) & known for said in (was, now)]
         return [known.sum(1), *(one.sum(1) for one in right)]
     known = ~labels.isnan()
-    right = [((logits > 0) == (labels > 0.5)) & known for logits in (before, after)]
+    right = [(said == (labels > 0.5)) & known for said in (was, now)]
     return [known.sum((1, 2)), *(one.sum((1, 2)) for one in right)]
 
 
 def loss_sums(logits_brc: torch.Tensor, labels: torch.Tensor, softmax: bool = True) -> np.ndarray:
     """float64 {b, 3}: rows (or decisions) with a label, those that are right, and the sum of their log-loss in nats."""
     logits, labels = logits_brc.double(), labels.to(logits_brc.device)
-    n_known, n_right, _ = _correct(logits, logits, labels, softmax)
+    said = _predicted(logits, softmax)
+    n_known, n_right, _ = _correct(said, said, labels, softmax)
     if softmax:
         log_p = logits.log_softmax(2).gather(2, labels.clamp(min=0)[..., None])[..., 0]
         loss_b = -torch.where(labels >= 0, log_p, 0).sum(1)

@@ -224,7 +224,8 @@ class _Group:
         if len(rows):
             if sum(len(waiting) for _, waiting, _ in self.pending) + len(rows) > self.work.stacked:
                 self._flush()
-            self.pending.append((number, rows, self.x[rows] + change_bpd[rows]))
+            changed = self.x + change_bpd
+            self.pending.append((number, rows, changed if len(rows) == len(changed) else changed[rows]))
 
     def _flush(self) -> None:
         """Compute what waits, in one pass."""
@@ -232,7 +233,8 @@ class _Group:
             return
         work, part = self.work, self.part
         rows = torch.cat([rows for _, rows, _ in self.pending])
-        after = self._logits(torch.cat([patches for _, _, patches in self.pending]), rows)
+        stacked = [patches for _, _, patches in self.pending]
+        after = self._logits(stacked[0] if len(stacked) == 1 else torch.cat(stacked), rows)
         numbers = np.concatenate([[number] * len(rows) for number, rows, _ in self.pending])
         if not bool((finite_m := torch.isfinite(after).flatten(1).all(1)).all()):
             edit = work.edits[numbers[int(finite_m.logical_not().nonzero()[0, 0])]]

@@ -185,9 +185,11 @@ class _Group:
             target_b = torch.full((len(self.images),), case.target)
             unchanged = effect_sums(self.before, self.before, target_b, self.labels, work.softmax)
             own = [self._own(case.latent, operation) for operation in work.operations]
-            for i, place in self.kept:
-                part.value[case_number, place] = self.f[i, :, case.latent].half().cpu()
-                part.edited[case_number, place] = torch.stack(own)[:, i].any(-1).any(0).cpu()
+            if self.kept:
+                here, places = map(list, zip(*self.kept, strict=True))
+                part.value[case_number, places] = self.f[here, :, case.latent].half().cpu().numpy()
+                edited_bp = torch.stack([change.any(2) for change in own]).any(0)
+                part.edited[case_number, places] = edited_bp[here].cpu().numpy()
             while edit.case == case_number:
                 part.sums[number, self.at, : len(SUMS)] = unchanged
                 self._add(number, self._change(case, edit, own))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ import saetools as st
 from edit_latents import files
 from edit_latents.cli import app
 from edit_latents.controls import same_size
-from edit_latents.plan import Case, Directions, Places, list_edits
+from edit_latents.plan import Case, Directions, Places, choose_cases, list_edits
 from edit_latents.training import read_training
 from fit_heads.cli import app as heads_app
-from saetools.files.formats import EDIT_EFFECTS, EDIT_FIDELITY
-from saetools.files.tables import read_csv
+from saetools.errors import UserError
+from saetools.files.formats import EDIT_EFFECTS, EDIT_FIDELITY, PROBE_TABLE
+from saetools.files.provenance import Provenance
+from saetools.files.tables import read_csv, write_csv
 from saetools.labels.splits import read_labels
+from saetools.scorers.file import load_scorer
 from saetools.scorers.head import Head
 from saetools.shards.reader import open_shards
 from saetools.vision.edits import Operation, latent_change
@@ -474,3 +478,23 @@ def test_amounts_that_overflow(chain: Chain, tmp_path: Path) -> None:
         said = error_lines(edit_latents(*command, "--set", "5", *options, code=1))
     assert "latent 3, set 5, control none: the logits are not finite; lower the amount" in said
     assert not (tmp_path / "out/effects.csv").exists()
+
+
+def test_latents_that_fire_where_their_class_is_not_are_said(
+    chain: Chain, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = load_scorer(chain / "sae.h5")
+    rows = {
+        "class": ["road", "car", "sky"],
+        "latent": [1, 2, float("nan")],
+        "weight": [-3.0, 2.0, float("nan")],
+    }
+    provenance = Provenance.of(PROBE_TABLE, "fit-probes", {"scorer": scorer.provenance.uid})
+    write_csv(tmp_path / "probes.csv", pd.DataFrame(rows), provenance)
+    cases, _ = choose_cases(f"from:{tmp_path / 'probes.csv'}", (), ["car", "road", "sky"], scorer, ())
+    assert cases == [Case(1, 1), Case(2, 0)]
+    assert "the latent of road fires where the class is not" in caplog.text
+    assert "no latent was chosen for sky" in caplog.text
+    other = replace(scorer, provenance=replace(scorer.provenance, uid="0" * 32))
+    with pytest.raises(UserError, match="give the table of this scorer's latents"):
+        choose_cases(f"from:{tmp_path / 'probes.csv'}", (), ["car", "road"], other, ())

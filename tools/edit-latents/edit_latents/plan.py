@@ -140,6 +140,8 @@ def _from_table(
                 " give the table of this scorer's latents"
             )
         name, number = "class", "latent"
+        if absent := table["class"][table["weight"] < 0].astype(str).tolist():
+            logger.warning("%s: the latent of %s fires where the class is not", path, some_of(absent, 10))
     chosen = table[table[number].notna()]
     if len(chosen) < len(table):
         without = [str(one) for one in table[name][table[number].isna()]]

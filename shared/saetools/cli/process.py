@@ -98,14 +98,15 @@ def exceptions_from_signals() -> Iterator[None]:
     finally:
         _Process.running = False
         if _Process.number and hasattr(signal, "setitimer"):
-            # once, and late: Python resets the handler before it has ended
-            signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_LEAVE)
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def ignore_signals() -> None:
     """Nothing is left to be stopped. Python would reset handlers of ours, but not this, before it has ended."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if _Process.number and hasattr(signal, "setitimer"):  # once, and late: Python resets this handler too
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_LEAVE)
     _let_workers_end()
 
 

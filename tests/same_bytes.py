@@ -186,8 +186,7 @@ def steps() -> Iterator[list[str | Path]]:
         "--out",
         "audit",
     ]
-    # --label-names is the former name of --class-names: earlier checkouts know this one only.
-    page = ["latents/topk/test", "--images", "birds", "--label-names", "birds/segmentations/classes.txt"]
+    page = ["latents/topk/test", "--images", "birds"]  # without the names of parts, whose option was renamed
     yield [
         "render-visuals",
         "page",

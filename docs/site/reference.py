@@ -24,6 +24,8 @@ RETURNED = {
     "LatentsSet": "saetools.latents.reader",
     "VisionModel": "saetools.vision.models",
     "TrainedSAE": "train_sae.api",
+    "Edited": "edit_latents.files",
+    "Head": "saetools.scorers.head",
     "TrainedScorer": "saetools.scorers.record",
 }
 _ITEM = re.compile(r"(\*{0,2}[A-Za-z_]\w*(?:, \*{0,2}[A-Za-z_]\w*)*):\s+(\S.*)")  # name, name: what it is

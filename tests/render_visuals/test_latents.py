@@ -148,12 +148,6 @@ def test_label_maps_are_beside_the_images(case: tuple[Path, Path], tmp_path: Pat
     arguments = ["latents", latents, "--images", root, "--latents", 1, "--top", 1]
     render(*arguments, "--out", tmp_path / "plain")
     render(*arguments, "--out", tmp_path / "named", "--class-names", names)
-    render(*arguments, "--out", tmp_path / "former", "--label-names", names)  # the option's former name
-    former, now = (tmp_path / which / "latent-000001.png" for which in ("former", "named"))
-    assert former.read_bytes() == now.read_bytes()
-    both = [*arguments, "--out", tmp_path / "both", "--class-names", names, "--label-names", names]
-    assert "--label-names is the former name of --class-names" in error_lines(render(*both, code=2))
-    assert "label-names" not in render("latents", "--help").stdout
     plain, named = (
         np.asarray(Image.open(tmp_path / which / "latent-000001.png").convert("RGB")).astype(int)
         for which in ("plain", "named")

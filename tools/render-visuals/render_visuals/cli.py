@@ -58,7 +58,6 @@ TopOption = Annotated[int, typer.Option(min=1, max=256, help="Number of top imag
 NamesOption = Annotated[
     Path | None, typer.Option(help="File with the names of the patch labels, one a line, label 0 first.")
 ]
-FormerNamesOption = Annotated[Path | None, typer.Option("--label-names", hidden=True)]
 ByOption = Annotated[
     str, typer.Option(help="Sort images by class (their folder), species, genus, or a column of a table.")
 ]
@@ -112,7 +111,6 @@ def latents_command(
         ),
     ] = None,
     class_names: NamesOption = None,
-    label_names: FormerNamesOption = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 2,
     verbose: VerboseOption = False,
@@ -143,14 +141,7 @@ def latents_command(
         chosen = latents_of_table(table, opened.header, quiet=True)  # said when its traits are read
     selection = LatentSelection(chosen, table, random, ranges[0], ranges[1], seed)
     settings = PictureSettings(
-        images_root(images),
-        out,
-        selection,
-        top,
-        spread,
-        _names(class_names, label_names),
-        workers,
-        tables or [],
+        images_root(images), out, selection, top, spread, _names(class_names), workers, tables or []
     )
     write_line(str(draw_latents(opened, settings)))
 
@@ -196,7 +187,6 @@ def page_command(
         int, typer.Option(min=3, max=2000, help="Number of latents in the heat map.")
     ] = 256,
     class_names: NamesOption = None,
-    label_names: FormerNamesOption = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 2,
@@ -213,7 +203,7 @@ def page_command(
 
     settings = PageSettings(
         images_root(images), out, scorer, table or [], top, per_patch, by, by_table, heatmap_latents,
-        _names(class_names, label_names), title, seed, workers, edits,
+        _names(class_names), title, seed, workers, edits,
     )  # fmt: skip
     write_line(str(write_page(open_latents(latents), settings)))
 
@@ -331,22 +321,11 @@ def plot_command(
     from render_visuals.plots.style import check_target, save_figure
 
     check_target(out)
-    from render_visuals.plots.kinds import KINDS, draw_kind
-    from saetools.errors import near_names
+    from render_visuals.plots.kinds import check_kind, draw_kind
     from saetools.files.provenance import command_line
     from saetools.files.reuse import writing
 
-    if kind not in KINDS:
-        raise UsageError(
-            f"{kind}: unknown kind of plot; known are {', '.join(KINDS)}{near_names(kind, list(KINDS))}"
-        )
-    if y is not None and y not in KINDS[kind].ys:
-        known = list(KINDS[kind].ys)
-        raise UsageError(
-            f"--y {y}: {kind} can draw {', '.join(known)}{near_names(y, known)}"
-            if known
-            else f"--y {y}: it has no effect on {kind}; leave it out"
-        )
+    check_kind(kind, y)
     with writing(out, {"command": command_line()}):
         save_figure(draw_kind(kind, files, **({"y": y} if y is not None else {})), out)
     write_line(str(out))
@@ -361,12 +340,10 @@ def _range(option: str, text: str | None) -> tuple[float, float]:
     return low, high
 
 
-def _names(path: Path | None, by_former_option: Path | None) -> list[str] | None:
-    if path and by_former_option:
-        raise UsageError("--label-names is the former name of --class-names; give one of them")
+def _names(path: Path | None) -> list[str] | None:
     from saetools.labels.splits import read_class_names
 
-    return read_class_names(path or by_former_option) or None
+    return read_class_names(path) or None
 
 
 def main() -> None:

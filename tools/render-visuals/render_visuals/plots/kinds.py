@@ -12,7 +12,7 @@ import numpy as np
 from render_visuals.plots import edit_plots, sweep_plots, trait_plots
 from render_visuals.plots.style import WIDTH, finish, look_of, new_figure
 from render_visuals.tables import read_table, short_names
-from saetools.errors import UserError
+from saetools.errors import UsageError, UserError, near_names
 from saetools.files.formats import (
     AP_TABLE,
     COLLECTED_RUNS,
@@ -120,6 +120,19 @@ KINDS = {
     "histogram": Kind(histogram, (LATENT_TABLE, LATENT_PICTURES)),
     "edits": Kind(edit_plots.edits, (EDIT_EFFECTS,), edit_plots.MEASURES),
 }
+
+
+def check_kind(kind: str, y: str | None) -> None:
+    """Raise UsageError for a kind of plot that there is not, and for a `y` that it cannot draw."""
+    if kind not in KINDS:
+        raise UsageError(
+            f"{kind}: unknown kind of plot; known are {', '.join(KINDS)}{near_names(kind, list(KINDS))}"
+        )
+    if y is None or y in KINDS[kind].ys:
+        return
+    if not (known := list(KINDS[kind].ys)):
+        raise UsageError(f"--y {y}: it has no effect on {kind}; leave it out")
+    raise UsageError(f"--y {y}: {kind} can draw {', '.join(known)}{near_names(y, known)}")
 
 
 def draw_kind(kind: str, paths: Sequence[Path], **options: str) -> Figure:

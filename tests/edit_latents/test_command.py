@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from edit_chain import CLASSES, LAYER, Chain, N, make_chain
 from in_process import runner
@@ -37,6 +38,7 @@ from saetools.shards.reader import open_shards
 from saetools.vision.edits import Operation, latent_change
 from saetools.vision.heads import FittedHead
 from saetools.vision.models import VisionModel
+from saetools.vision.pictures import open_picture
 from score_traits.cli import app as traits_app
 
 edit_latents = runner("edit-latents", app)
@@ -498,3 +500,23 @@ def test_latents_that_fire_where_their_class_is_not_are_said(
     other = replace(scorer, provenance=replace(scorer.provenance, uid="0" * 32))
     with pytest.raises(UserError, match="give the table of this scorer's latents"):
         choose_cases(f"from:{tmp_path / 'probes.csv'}", (), ["car", "road"], other, ())
+
+
+def test_the_networks_own_classifier(chain: Chain, tmp_path: Path) -> None:
+    """Against the whole network of timm, edited live."""
+    command = ["--head", "model", "--latents", "3", "--targets", "tench", "--scale=-2", "--controls", "none"]
+    edit_latents(*chain.edit, *command, "--out", tmp_path / "out")
+    (row,) = effects(tmp_path / "out").to_dict("records")
+    whole = Whole(chain, "patches.h5")
+    network = timm.create_model("test_vit", pretrained=False).eval()
+    network.load_state_dict(torch.load(chain.weights))
+    preprocess = whole.model.outline.preprocess
+    pixels = np.stack([preprocess.pixels(open_picture(path, preprocess)) for path in whole.paths])
+    images = whole.model.inputs(torch.from_numpy(pixels))
+    with torch.inference_mode():
+        before = network(images)
+        with st.edit(network, whole.sae, 3, layer=LAYER, scale=-2.0):
+            after = network(images)
+    assert row["target_logit"] == pytest.approx(float((after - before)[:, 0].mean()), abs=1e-5)
+    assert row["target_logit"] != 0
+    assert not (tmp_path / "out/fidelity.csv").exists()  # nothing says what is right

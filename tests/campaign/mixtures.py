@@ -171,6 +171,7 @@ class Recipe:
     fits: Callable[[Chosen], bool]
 
 
+KINDS_CHECKED = ("shards", "scorer", "latents", "head", "AP table", "table")
 _SMALL = ("--d-sae", "16", "--k", "2", "--tokens", "1k", "--batch-size", "128")
 RECIPES: Mapping[str, Recipe] = {
     "encode-acts": Recipe(("encode-acts", "{acts}", "--scorer", "{scorer}", "--out", "out"),
@@ -206,7 +207,7 @@ RECIPES: Mapping[str, Recipe] = {
                         lambda chosen: chosen["labels"].kind in ("labels", "images")
                         and chosen["weights"].kind == "weights"),
     "check-files": Recipe(("check-files", "--deep", "{any}"), {"any": "sae.h5"},
-                          lambda chosen: chosen["any"].kind in ("shards", "scorer", "latents", "AP table", "table")),
+                          lambda chosen: chosen["any"].kind in KINDS_CHECKED),
 }  # fmt: skip
 # What is allowed though the rule says no, and refused though it says yes; each with the reason.
 EITHER = (

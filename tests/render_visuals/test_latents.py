@@ -326,7 +326,7 @@ def test_images_that_moved(case: tuple[Path, Path], tmp_path: Path) -> None:
         render("latents", latents, "--images", wrong, "--out", tmp_path, "--latents", 1, code=1)
     )
     assert f"{wrong / 'images'}" in said
-    assert "8 of them are not under" in said
+    assert "8 of them are not there" in said
     assert f"did you mean --images {root}?" in said
     nowhere = tmp_path / "empty"
     nowhere.mkdir()

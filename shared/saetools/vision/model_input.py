@@ -55,7 +55,7 @@ def check_images(root: Path, paths: Sequence[str], source: Path) -> None:
     advice = f"; did you mean `images` {found}?" if found else f", such that ROOT/{first} exists"
     raise UserError(
         f"{root / first}: {why_unreadable(root / first)}; {source} names {len(paths):,} images relative to their data"
-        f" set's root, and {len(missing):,} of them are not under {root}\n"
+        f" set's root, and {len(missing):,} of them are not there\n"
         f"give `images` the root that dump-acts was given{advice}"
     )
 

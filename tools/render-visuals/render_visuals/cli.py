@@ -272,7 +272,6 @@ def heatmap_command(
         "render-visuals plot training sae.metrics.csv --out training.png",
         "render-visuals plot front saes/*.metrics.csv --out front.png",
         "render-visuals plot map ap.csv --out map.svg",
-        "render-visuals plot traits ap.csv --out traits.pdf",
         "render-visuals plot edits edits/effects.csv --out edits.png",
     ),
 )
